@@ -1,0 +1,141 @@
+"""One thread, one epoll: descriptors, timers, and completions handed over by other threads.
+
+Everything that a worker decides runs on this thread, so nothing it owns needs a lock. What may block
+goes to `in_pool`; its result comes back here. A callback that raises stops the loop and the process:
+a broken invariant must not be served past (style rule 11), and the agent starts the worker again.
+"""
+
+import heapq
+import itertools
+import os
+import select
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+_T = TypeVar("_T")
+READABLE = select.EPOLLIN
+WRITABLE = select.EPOLLOUT
+POOL_THREADS = 8
+
+
+class Timer:
+    """A call to come. `cancel` is idempotent and may be called after it ran."""
+
+    __slots__ = ("callback",)
+
+    def __init__(self, callback: Callable[[], None]) -> None:
+        self.callback: Callable[[], None] | None = callback
+
+    def cancel(self) -> None:
+        self.callback = None
+
+
+class Loop:
+    """An event loop. Only `call_from_thread` may be called from another thread."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._handlers: dict[int, Callable[[int], None]] = {}
+        self._timers: list[tuple[float, int, Timer]] = []
+        self._order = itertools.count()
+        self._soon: deque[Callable[[], None]] = deque()
+        self._handed_over: deque[Callable[[], None]] = deque()
+        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._pool = ThreadPoolExecutor(POOL_THREADS, thread_name_prefix="io")
+        self._stopped = False
+        self.add(self._wake_fd, READABLE, self._drain_handed_over)
+
+    def now(self) -> float:
+        """Seconds on CLOCK_BOOTTIME: it counts while the machine is suspended (I-3)."""
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+    def add(self, fd: int, events: int, handler: Callable[[int], None]) -> None:
+        """Call `handler(events)` when `fd` is ready (level triggered)."""
+        self._handlers[fd] = handler
+        self._epoll.register(fd, events)
+
+    def modify(self, fd: int, events: int) -> None:
+        self._epoll.modify(fd, events)
+
+    def remove(self, fd: int) -> None:
+        """Forget `fd`; call it before closing. Unknown descriptors are ignored."""
+        if self._handlers.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
+
+    def call_soon(self, callback: Callable[[], None]) -> None:
+        """Run `callback` on this thread after the events at hand."""
+        self._soon.append(callback)
+
+    def call_later(self, delay_s: float, callback: Callable[[], None]) -> Timer:
+        timer = Timer(callback)
+        heapq.heappush(self._timers, (self.now() + delay_s, next(self._order), timer))
+        return timer
+
+    def call_from_thread(self, callback: Callable[[], None]) -> None:
+        """Run `callback` on the loop's thread; safe from any thread."""
+        self._handed_over.append(callback)
+        os.eventfd_write(self._wake_fd, 1)
+
+    def in_pool(
+        self,
+        work: Callable[[], _T],
+        done: Callable[[_T], None],
+        failed: Callable[[BaseException], None],
+    ) -> None:
+        """Run `work` in the pool, then `done(result)` or `failed(error)` on this thread."""
+
+        def finish(future: "Future[_T]") -> None:
+            error = future.exception()
+            if error is not None:
+                self.call_from_thread(lambda: failed(error))
+            else:
+                self.call_from_thread(lambda: done(future.result()))
+
+        self._pool.submit(work).add_done_callback(finish)
+
+    def run(self) -> None:
+        """Serve until `stop`."""
+        while not self._stopped:
+            self.run_once()
+
+    def run_once(self, limit_s: float | None = None) -> None:
+        """One turn: wait for events (at most `limit_s`), then run what is due."""
+        for fd, events in self._epoll.poll(self._timeout_s(limit_s)):
+            handler = self._handlers.get(fd)
+            if handler is not None:
+                handler(events)
+        self._run_timers()
+        for _ in range(len(self._soon)):
+            self._soon.popleft()()
+
+    def stop(self) -> None:
+        self._stopped = True
+
+    def close(self) -> None:
+        """Release descriptors and wait for the pool. Call from the loop's thread, after `run`."""
+        self._pool.shutdown(wait=True)
+        self.remove(self._wake_fd)
+        os.close(self._wake_fd)
+        self._epoll.close()
+
+    def _timeout_s(self, limit_s: float | None) -> float | None:
+        if self._soon or self._stopped:
+            return 0
+        if not self._timers:
+            return limit_s
+        due_s = max(0.0, self._timers[0][0] - self.now())
+        return due_s if limit_s is None else min(due_s, limit_s)
+
+    def _run_timers(self) -> None:
+        while self._timers and self._timers[0][0] <= self.now():
+            callback = heapq.heappop(self._timers)[2].callback
+            if callback is not None:
+                callback()
+
+    def _drain_handed_over(self, _events: int) -> None:
+        os.eventfd_read(self._wake_fd)
+        for _ in range(len(self._handed_over)):
+            self._handed_over.popleft()()
