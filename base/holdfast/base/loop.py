@@ -12,7 +12,7 @@ import select
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import TypeVar
 
 _T = TypeVar("_T")
@@ -84,8 +84,11 @@ class Loop:
         work: Callable[[], _T],
         done: Callable[[_T], None],
         failed: Callable[[BaseException], None],
+        pool: Executor | None = None,
     ) -> None:
-        """Run `work` in the pool, then `done(result)` or `failed(error)` on this thread."""
+        """Run `work` in the pool (or in one of the caller's, for what may block for long), then
+        `done(result)` or `failed(error)` on this thread.
+        """
 
         def finish(future: "Future[_T]") -> None:
             error = future.exception()
@@ -94,7 +97,7 @@ class Loop:
             else:
                 self.call_from_thread(lambda: done(future.result()))
 
-        self._pool.submit(work).add_done_callback(finish)
+        (pool or self._pool).submit(work).add_done_callback(finish)
 
     def run(self) -> None:
         """Serve until `stop`."""

@@ -1,0 +1,189 @@
+"""Fetching what a volume still misses of its origin: on demand, and in the background.
+
+A fetched stretch is written through the primary like any write, extent by extent, to both hosts, and
+only where it is still missing by the time its turn comes: a user's write always wins. Several requests
+that need one extent wait for one fetch. Errors of the source are retried while anybody waits; a request
+that waits too long is answered BUSY by the primary, and the extent stays missing.
+"""
+
+import logging
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Protocol
+
+from holdfast.base.device import Done, Op, Outcome, Request
+from holdfast.base.errors import DataLoss
+from holdfast.base.limits import EXTENT_BYTES, MIB
+from holdfast.base.loop import Loop
+from holdfast.replicator.store import Store
+
+log = logging.getLogger(__name__)
+
+STRETCH_BYTES = MIB
+"""Fetched at once: the extent that is needed and its neighbours (read-ahead)."""
+STRETCH_EXTENTS = STRETCH_BYTES // EXTENT_BYTES
+BACKGROUND_STRETCHES = 3
+"""Background fetches under way at once; those on demand come on top."""
+FETCH_THREADS = 6
+RETRY_S = 1.0
+
+
+class Source(Protocol):
+    """Where the origin's bytes come from. Called in threads; blocks."""
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Raises DataLoss for good, any other HoldfastError or OSError for now."""
+
+
+class Hydrator:
+    """Loop thread only. Without missing extents it does nothing."""
+
+    def __init__(self, loop: Loop, store: Store) -> None:
+        self._loop = loop
+        self._store = store
+        self._fetching: dict[int, list[tuple[Callable[[], None], Done]]] = {}
+        self._threads = ThreadPoolExecutor(FETCH_THREADS, thread_name_prefix="hydrate")
+        self._background = 0
+        self._cursor = 0
+        self._stopped = False
+        self._source: Source | None = None
+        self.total_extents = store.missing.left
+        self.fill: Callable[[Request], None] = lambda _request: None
+        self.trouble = ""
+        self.on_change: Callable[[], None] = lambda: None
+
+    def use(self, source: Source | None) -> None:
+        """Fetch from `source` from now on; None while nobody can serve the origin."""
+        self._source = source
+        if source is None:
+            self._say("no snapshotter is in reach")
+
+    def stop(self) -> None:
+        self._stopped = True
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def need(self, extents: Iterable[int], then: Callable[[], None], failed: Done) -> None:
+        """Call `then()` when the stretches that hold `extents` have been filled (look again: some may
+        still be missing), or `failed(MEDIUM_ERROR)` if the origin has lost one.
+        """
+        stretches = sorted({extent // STRETCH_EXTENTS for extent in extents})
+        left = len(stretches)
+        ended = False
+
+        def one() -> None:
+            nonlocal left
+            left -= 1
+            if left == 0 and not ended:
+                then()
+
+        def fail(outcome: Outcome) -> None:
+            nonlocal ended
+            if not ended:
+                ended = True
+                failed(outcome)
+
+        for stretch in stretches:
+            waiting = self._fetching.get(stretch)
+            if waiting is None:
+                self._fetching[stretch] = [(one, fail)]
+                self._fetch(stretch)
+            else:
+                waiting.append((one, fail))
+
+    def go_on(self) -> None:
+        """Keep the background pass busy; call it when the link comes up, and after each stretch."""
+        while self._background < BACKGROUND_STRETCHES and self._source is not None and not self._stopped:
+            stretch = self._next_stretch()
+            if stretch is None:
+                return
+            self._background += 1
+            self.need([stretch * STRETCH_EXTENTS], self._background_done, self._background_failed)
+
+    def _next_stretch(self) -> int | None:
+        """The next stretch with anything missing that is not being fetched; the pass ends at the end."""
+        for extent in self._store.missing.indexes(self._cursor):
+            stretch = extent // STRETCH_EXTENTS
+            self._cursor = (stretch + 1) * STRETCH_EXTENTS
+            if stretch not in self._fetching:
+                return stretch
+        self._cursor = 0
+        return None
+
+    def _background_done(self) -> None:
+        self._background -= 1
+        self._loop.call_soon(self.go_on)
+
+    def _background_failed(self, _outcome: Outcome) -> None:
+        self._background -= 1
+        self._loop.call_later(RETRY_S, self.go_on)
+
+    def _fetch(self, stretch: int) -> None:
+        if self._stopped:
+            return
+        if self._source is None:
+            self._loop.call_later(RETRY_S, partial(self._fetch, stretch))
+            return
+        offset = stretch * STRETCH_BYTES
+        length = min(STRETCH_BYTES, self._store.size_bytes - offset)
+        self._loop.in_pool(
+            partial(self._source.read, offset, length),
+            partial(self._fetched, stretch),
+            partial(self._fetch_failed, stretch),
+            self._threads,
+        )
+
+    def _fetched(self, stretch: int, content: bytes) -> None:
+        self._say("")
+        first = stretch * STRETCH_EXTENTS
+        extents = self._store.missing.among(range(first, min(first + STRETCH_EXTENTS, self._store.extents)))
+        left = len(extents)
+        worst = Outcome.OK
+
+        def one(outcome: Outcome) -> None:
+            nonlocal left, worst
+            left -= 1
+            if outcome not in (Outcome.OK, Outcome.BUSY):
+                worst = outcome
+            if left == 0:
+                self._settle(stretch, worst)
+
+        view = memoryview(content)
+        for extent in extents:
+            offset, length = self._store.extent_range(extent)
+            at = offset - stretch * STRETCH_BYTES
+            self.fill(_fill_request(offset, view[at : at + length], one))
+        if not extents:
+            self._settle(stretch, Outcome.OK)
+
+    def _settle(self, stretch: int, outcome: Outcome) -> None:
+        for then, failed in self._fetching.pop(stretch, []):
+            if outcome is Outcome.OK:
+                then()
+            else:
+                failed(outcome)
+        if self._store.missing.left == 0:
+            self.on_change()
+
+    def _fetch_failed(self, stretch: int, error: BaseException) -> None:
+        if isinstance(error, DataLoss):
+            self._say(f"the origin has lost data: {error}")
+            self._settle(stretch, Outcome.MEDIUM_ERROR)
+            return
+        self._say(f"the origin cannot be read: {error}")
+        self._loop.call_later(RETRY_S, partial(self._fetch, stretch))
+
+    def _say(self, trouble: str) -> None:
+        if trouble != self.trouble:
+            self.trouble = trouble
+            if trouble:
+                log.warning("hydration: %s", trouble)
+            self.on_change()
+
+
+def _fill_request(offset: int, content: memoryview, done: Done) -> Request:
+    """A write of one extent, or a ZERO if it holds nothing else: a hole stays a hole."""
+    length = len(content)
+    if bytes(content).count(0) == length:
+        return Request(Op.ZERO, offset, length, done)
+    return Request(Op.WRITE, offset, length, done, [content])

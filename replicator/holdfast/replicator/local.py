@@ -1,0 +1,188 @@
+"""This host's replica, driven on a loop: prepare, apply, read, flush.
+
+Whoever calls holds a turn of `order` on the range, from before `prepare` to after the end of `apply`.
+
+A write goes: intent bits on disk; old content to every frozen view that still needs it (`prepare`); then
+the `changed` bits, the data, the `filled` bits (`apply`). The primary sends to the mirror between the two.
+
+What may block runs in the pool; the page cache is written from the loop's thread, which is faster than
+handing over. A local error that leaves the disk's content in doubt makes the replica `suspect`: it acts
+on nothing more, and its owner is told once (a failed sync is never retried as if nothing had happened).
+"""
+
+import errno
+from collections.abc import Callable
+from functools import partial
+
+from holdfast.base.device import Done, Op, Outcome, Request
+from holdfast.base.extents import covering, inside
+from holdfast.base.limits import EXTENT_BYTES, MIB
+from holdfast.base.loop import Loop
+from holdfast.replicator.intent import Intent
+from holdfast.replicator.order import Order
+from holdfast.replicator.store import Store
+from holdfast.replicator.views import Views
+
+INLINE_ZERO_MAX_BYTES = MIB
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+
+
+class LocalReplica:
+    """An open store as an ordered, asynchronous replica. Loop thread only."""
+
+    def __init__(self, loop: Loop, store: Store, on_suspect: Callable[[str], None]) -> None:
+        self._loop = loop
+        self._on_suspect = on_suspect
+        self._flush_waiting: list[Done] = []
+        self._flushing = False
+        self.store = store
+        self.order = Order()
+        self.intent = Intent(loop, store.intent)
+        self.views = Views(loop, store)
+        self.suspect = ""
+
+    def prepare(self, offset: int, length: int, then: Callable[[], None], failed: Done) -> None:
+        """Make it safe to overwrite the range: intent, then frozen copies. `failed(outcome)` otherwise."""
+        if self.suspect:
+            failed(Outcome.MEDIUM_ERROR)
+            return
+        self.intent.ensure(
+            offset,
+            length,
+            partial(self._copy_before_write, offset, length, then),
+            partial(self._disk_failed, failed),
+        )
+
+    def _copy_before_write(self, offset: int, length: int, then: Callable[[], None]) -> None:
+        if self.store.views:
+            self.views.keep_old(covering(offset, length, EXTENT_BYTES), then)
+        else:
+            then()
+
+    def apply(self, request: Request, done: Done, count_as_change: bool = True) -> None:
+        """Carry out a WRITE or ZERO (with `request.buffers`), then `done(outcome)`; FUA includes a flush.
+
+        `count_as_change` is false for bytes that a volume's origin has anyway.
+        """
+        store = self.store
+        touched = covering(request.offset, request.length, EXTENT_BYTES)
+        if count_as_change:
+            for extent in touched:
+                store.changed.set(extent)
+        if request.op is Op.ZERO and request.length > INLINE_ZERO_MAX_BYTES:
+            self._loop.in_pool(
+                partial(store.data.zero, request.offset, request.length),
+                lambda _nothing: self._applied(request, done),
+                partial(self._disk_failed, done),
+            )
+            return
+        try:
+            if request.op is Op.ZERO:
+                store.data.zero(request.offset, request.length)
+            else:
+                store.data.write(request.buffers, request.offset, request.length)
+        except OSError as error:
+            self._disk_failed(done, error)
+            return
+        self._applied(request, done)
+
+    def _applied(self, request: Request, done: Done) -> None:
+        if self.store.missing.left:
+            self.store.missing.fill(self.wholly_covered(request.offset, request.length))
+        if request.fua:
+            self.flush(done)
+        else:
+            done(Outcome.OK)
+
+    def wholly_covered(self, offset: int, length: int) -> range:
+        """Extents that the range overwrites to the last byte; the volume's last one may be short."""
+        end = offset + length
+        if end == self.store.size_bytes:
+            end = -(-end // EXTENT_BYTES) * EXTENT_BYTES
+        return inside(offset, end - offset, EXTENT_BYTES)
+
+    def partly_covered(self, offset: int, length: int) -> list[int]:
+        """Missing extents of which the range leaves some bytes alone: fill them before writing."""
+        missing = self.store.missing
+        if not missing.left:
+            return []
+        whole = self.wholly_covered(offset, length)
+        return [e for e in missing.among(covering(offset, length, EXTENT_BYTES)) if e not in whole]
+
+    def read(self, request: Request, done: Done) -> None:
+        """Fill `request.buffers`, from the page cache at once or from the disk in the pool.
+
+        The pool reads into memory of its own: a caller that gives the request up meanwhile empties
+        `request.buffers`, and nothing is written to memory that may serve another command by then.
+        """
+        data = self.store.data
+        try:
+            if data.read_cached(request.buffers, request.offset, request.length):
+                done(Outcome.OK)
+                return
+        except OSError as error:
+            self._read_failed(done, error)
+            return
+
+        def copy(content: bytearray) -> None:
+            source, at = memoryview(content), 0
+            for buffer in request.buffers:
+                buffer[:] = source[at : at + len(buffer)]
+                at += len(buffer)
+            done(Outcome.OK)
+
+        self._loop.in_pool(
+            partial(data.read, request.offset, request.length), copy, partial(self._read_failed, done)
+        )
+
+    def flush(self, done: Done) -> None:
+        """All that was applied before is on disk here. Flushes that wait together share one sync."""
+        if self.suspect:
+            done(Outcome.MEDIUM_ERROR)
+            return
+        self._flush_waiting.append(done)
+        if not self._flushing:
+            self._start_flush()
+
+    def _start_flush(self) -> None:
+        batch, self._flush_waiting = self._flush_waiting, []
+        self._flushing = True
+        unsettled = self.store.missing.take_unsettled()
+
+        def sync() -> None:
+            self.store.data.sync()
+            self.store.missing.settle(unsettled)
+
+        def end(outcome: Outcome) -> None:
+            self._flushing = False
+            if self._flush_waiting:
+                self._start_flush()
+            for done in batch:
+                done(outcome)
+
+        def failed(error: BaseException) -> None:
+            self.store.missing.give_back(unsettled)
+            self._become_suspect(f"the disk failed a sync: {error}")
+            end(Outcome.MEDIUM_ERROR)
+
+        self._loop.in_pool(sync, lambda _nothing: end(Outcome.OK), failed)
+
+    def in_pool(self, work: Callable[[], object], resume: Callable[[object], None]) -> None:
+        """For sequences (base.steps): run blocking store work, resume with its result or the exception."""
+        self._loop.in_pool(work, resume, resume)
+
+    def _disk_failed(self, done: Done, error: BaseException) -> None:
+        if isinstance(error, OSError) and error.errno in _NO_ROOM:
+            done(Outcome.NO_SPACE)
+            return
+        self._become_suspect(f"the disk failed a write: {error}")
+        done(Outcome.MEDIUM_ERROR)
+
+    def _read_failed(self, done: Done, error: BaseException) -> None:
+        self._become_suspect(f"the disk failed a read: {error}")
+        done(Outcome.MEDIUM_ERROR)
+
+    def _become_suspect(self, why: str) -> None:
+        if not self.suspect:
+            self.suspect = why
+            self._on_suspect(why)

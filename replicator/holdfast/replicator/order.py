@@ -1,0 +1,58 @@
+"""One order for whatever meets on the same bytes.
+
+Overlapping requests take turns, first come first served; reads share, everything else excludes. A turn
+lasts from the first read that a request depends on to its last effect, on both hosts, so nobody ever
+sees half a write, and both hosts apply overlapping writes in one order.
+
+Waiting requests block later ones that overlap them: nothing starves.
+"""
+
+from collections.abc import Callable
+
+
+class Turn:
+    """A range [start, end) that a request holds or waits for."""
+
+    __slots__ = ("blockers", "end", "exclusive", "run", "start", "waiters")
+
+    def __init__(self, start: int, end: int, exclusive: bool, run: "Run") -> None:
+        self.start = start
+        self.end = end
+        self.exclusive = exclusive
+        self.run = run
+        self.blockers = 0
+        self.waiters: list[Turn] = []
+
+
+Run = Callable[[Turn], None]
+
+
+class Order:
+    """The turns of one volume. Depths are those of an initiator's queue: a scan is the fastest index."""
+
+    def __init__(self) -> None:
+        self._turns: dict[Turn, None] = {}
+
+    def take(self, start: int, end: int, exclusive: bool, run: "Run") -> Turn:
+        """Call `run(turn)` when [start, end) is its own, perhaps at once. Give it back exactly once."""
+        turn = Turn(start, end, exclusive, run)
+        for other in self._turns:
+            if other.start < end and start < other.end and (exclusive or other.exclusive):
+                other.waiters.append(turn)
+                turn.blockers += 1
+        self._turns[turn] = None
+        if turn.blockers == 0:
+            run(turn)
+        return turn
+
+    def give_back(self, turn: Turn) -> None:
+        """End a turn, also one that still waits; those behind it move up."""
+        del self._turns[turn]
+        for waiter in turn.waiters:
+            waiter.blockers -= 1
+            if waiter.blockers == 0 and waiter in self._turns:
+                waiter.run(waiter)
+
+    def writing(self) -> list[tuple[int, int]]:
+        """Ranges of exclusive turns, held or waiting."""
+        return [(turn.start, turn.end) for turn in self._turns if turn.exclusive]

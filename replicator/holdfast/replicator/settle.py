@@ -1,0 +1,16 @@
+"""Everything that a replica holds is on disk: data, bitmaps, frozen views."""
+
+from functools import partial
+
+from holdfast.base.device import Outcome
+from holdfast.base.errors import Unavailable
+from holdfast.base.steps import Steps
+from holdfast.replicator.local import LocalReplica
+
+
+def settle(local: LocalReplica) -> Steps[None]:
+    """Raises Unavailable LOCAL_DISK if the disk failed it."""
+    outcome = yield local.flush
+    if outcome is not Outcome.OK:
+        raise Unavailable("LOCAL_DISK", f"the disk of this host is in trouble: {local.suspect}")
+    yield partial(local.in_pool, local.store.sync_bitmaps)

@@ -1,0 +1,60 @@
+"""`state.json`: the few facts of a replica that are not bits. Replaced whole, durable before they count."""
+
+import json
+from dataclasses import asdict, dataclass, field, replace
+
+from holdfast.base.errors import DataLoss
+
+VERSION = 1
+NAME = "state.json"
+
+
+@dataclass(frozen=True)
+class ViewState:
+    """A frozen view: the generation that its freeze opened, and when (Unix seconds)."""
+
+    generation: int
+    freeze_time: float
+
+
+@dataclass(frozen=True)
+class State:
+    uid: str
+    size_bytes: int
+    epoch: int
+    """The newest epoch that this replica served in. An older one is refused."""
+    generation: int
+    """Writes go to `changed/<generation>`."""
+    boot_id: str
+    """The boot in which the store was last opened: page cache from before it is gone."""
+    origin_snapshot_uid: str = ""
+    views: dict[str, ViewState] = field(default_factory=dict)
+    lost_views: dict[str, str] = field(default_factory=dict)
+    """Views that are no longer good, and why."""
+
+    def with_view(self, uid: str, view: ViewState) -> "State":
+        return replace(self, views={**self.views, uid: view})
+
+    def without_view(self, uid: str, lost: str = "") -> "State":
+        """Forget a view; with `lost`, remember why it is not to be had."""
+        views = {key: value for key, value in self.views.items() if key != uid}
+        lost_views = {key: value for key, value in self.lost_views.items() if key != uid}
+        return replace(self, views=views, lost_views={**lost_views, uid: lost} if lost else lost_views)
+
+
+def encode(state: State) -> bytes:
+    return json.dumps({"version": VERSION, **asdict(state)}, indent=1, sort_keys=True).encode() + b"\n"
+
+
+def decode(content: bytes) -> State:
+    """Raises DataLoss STORE_DAMAGED on anything that `encode` did not write."""
+    try:
+        raw = json.loads(content)
+        if raw.pop("version") != VERSION:
+            raise ValueError("unknown version")
+        raw["views"] = {uid: ViewState(**view) for uid, view in raw["views"].items()}
+        return State(**raw)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DataLoss(
+            "STORE_DAMAGED", f"{NAME} is not a replica's state ({error}): restore the host's disk or resync."
+        ) from error
