@@ -48,10 +48,18 @@ class Hydrator:
         self._cursor = 0
         self._stopped = False
         self._source: Source | None = None
-        self.total_extents = store.missing.left
         self.fill: Callable[[Request], None] = lambda _request: None
         self.trouble = ""
         self.on_change: Callable[[], None] = lambda: None
+
+    @property
+    def total_bytes(self) -> int:
+        """What the origin covers; 0 for a blank volume."""
+        return self._store.size_bytes if self._store.state.origin_snapshot_uid else 0
+
+    @property
+    def remaining_bytes(self) -> int:
+        return min(self._store.missing.left * EXTENT_BYTES, self.total_bytes)
 
     def use(self, source: Source | None) -> None:
         """Fetch from `source` from now on; None while nobody can serve the origin."""

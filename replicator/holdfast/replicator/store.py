@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from holdfast.base.errors import DataLoss, NotFound, Precondition
+from holdfast.base.errors import DataLoss, NotFound, Precondition, StaleEpoch
 from holdfast.base.extents import covering, runs
 from holdfast.base.limits import EXTENT_BYTES, REGION_BYTES
 from holdfast.replicator import frozen, state
@@ -94,6 +94,14 @@ class Store:
                 f"not {uid} of {size_bytes} bytes: it is not opened.",
             )
         return found
+
+    def accept_epoch(self, epoch: int) -> None:
+        """Serve in `epoch` from now on, durably. Raises StaleEpoch if this replica knows a newer one."""
+        known = self.state.epoch
+        if epoch < known:
+            raise StaleEpoch(f"volume {self.state.uid} is in epoch {known} or later here, not {epoch}.")
+        if epoch > known:
+            self.update_state(lambda now: replace(now, epoch=epoch))
 
     def _recover_views(self, same_boot: bool) -> None:
         if not same_boot:

@@ -25,57 +25,57 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%holdfast/api/records/v1/records.proto\x12\x17holdfast.api.records.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x19\n\nNameRecord\x12\x0b\n\x03uid\x18\x01 \x01(\t\"\x94\x01\n\x0cVolumeHealth\x12\x33\n\x05state\x18\x01 \x01(\x0e\x32$.holdfast.api.records.v1.HealthState\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12.\n\nsince_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xc4\x03\n\x0cVolumeRecord\x12\x0b\n\x03uid\x18\x01 \x01(\t\x12\x11\n\tvolume_id\x18\x02 \x01(\t\x12\r\n\x05owner\x18\x03 \x01(\t\x12\x12\n\nsize_bytes\x18\x04 \x01(\x04\x12\x33\n\x05state\x18\x05 \x01(\x0e\x32$.holdfast.api.records.v1.VolumeState\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1b\n\x13origin_snapshot_uid\x18\x08 \x01(\t\x12\x14\n\x0cmulti_attach\x18\t \x01(\x08\x12\x35\n\x06health\x18\n \x01(\x0b\x32%.holdfast.api.records.v1.VolumeHealth\x12\x1f\n\x17hydrate_remaining_bytes\x18\x0b \x01(\x04\x12\x1b\n\x13hydrate_total_bytes\x18\x0c \x01(\x04\x12\x19\n\x11\x62\x61se_snapshot_uid\x18\r \x01(\t\x12\x17\n\x0f\x62\x61se_generation\x18\x0e \x01(\x04\x12\x12\n\ntarget_iqn\x18\x0f \x01(\t\x12\x0b\n\x03naa\x18\x10 \x01(\t\"*\n\x06InSync\x12\x0f\n\x07host_id\x18\x01 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x02 \x01(\t\"\xaf\x01\n\rReplicaRecord\x12\x12\n\nvolume_uid\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x17\n\x0fprimary_host_id\x18\x03 \x01(\t\x12\x30\n\x07in_sync\x18\x04 \x03(\x0b\x32\x1f.holdfast.api.records.v1.InSync\x12\x30\n\x07joining\x18\x05 \x03(\x0b\x32\x1f.holdfast.api.records.v1.InSync\"5\n\x0cSealedSecret\x12\x11\n\trecipient\x18\x01 \x01(\t\x12\x12\n\nciphertext\x18\x02 \x01(\x0c\"\xfa\x02\n\x10\x41ttachmentRecord\x12\x0b\n\x03uid\x18\x01 \x01(\t\x12\x15\n\rattachment_id\x18\x02 \x01(\t\x12\r\n\x05owner\x18\x03 \x01(\t\x12\x12\n\nvolume_uid\x18\x04 \x01(\t\x12\x11\n\tvolume_id\x18\x05 \x01(\t\x12\x15\n\rinitiator_iqn\x18\x06 \x01(\t\x12\x37\n\x05state\x18\x07 \x01(\x0e\x32(.holdfast.api.records.v1.AttachmentState\x12\x0e\n\x06reason\x18\x08 \x01(\t\x12\x12\n\ntarget_iqn\x18\t \x01(\t\x12\x0f\n\x07portals\x18\n \x03(\t\x12\x0b\n\x03lun\x18\x0b \x01(\r\x12\x11\n\tchap_user\x18\x0c \x01(\t\x12\x36\n\x07secrets\x18\r \x03(\x0b\x32%.holdfast.api.records.v1.SealedSecret\x12/\n\x0b\x63reate_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"S\n\x08\x46rozenOn\x12\x0f\n\x07host_id\x18\x01 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x02 \x01(\t\x12\x13\n\x0bnbd_address\x18\x03 \x01(\t\x12\x10\n\x08nbd_port\x18\x04 \x01(\r\"\x96\x05\n\x0eSnapshotRecord\x12\x0b\n\x03uid\x18\x01 \x01(\t\x12\x13\n\x0bsnapshot_id\x18\x02 \x01(\t\x12\r\n\x05owner\x18\x03 \x01(\t\x12\x12\n\nvolume_uid\x18\x04 \x01(\t\x12\x11\n\tvolume_id\x18\x05 \x01(\t\x12\x12\n\nsize_bytes\x18\x06 \x01(\x04\x12\x35\n\x05state\x18\x07 \x01(\x0e\x32&.holdfast.api.records.v1.SnapshotState\x12\x0e\n\x06reason\x18\x08 \x01(\t\x12/\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x66reeze_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\rcomplete_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x19\n\x11\x62\x61se_snapshot_uid\x18\x0c \x01(\t\x12\x15\n\rbase_manifest\x18\r \x01(\t\x12\x17\n\x0f\x62\x61se_generation\x18\x0e \x01(\x04\x12\x12\n\ngeneration\x18\x0f \x01(\x04\x12\x34\n\tfrozen_on\x18\x10 \x03(\x0b\x32!.holdfast.api.records.v1.FrozenOn\x12\x1b\n\x13progress_done_bytes\x18\x11 \x01(\x04\x12\x1c\n\x14progress_total_bytes\x18\x12 \x01(\x04\x12\x10\n\x08manifest\x18\x13 \x01(\t\x12\x17\n\x0fmanifest_sha256\x18\x14 \x01(\t\x12\x14\n\x0cstored_bytes\x18\x15 \x01(\x04\x12\x16\n\x0euploaded_bytes\x18\x16 \x01(\x04\x12\x13\n\x0b\x63heckpoints\x18\x17 \x03(\t\"\x86\x01\n\x0bGrantRecord\x12\x14\n\x0csnapshot_uid\x18\x01 \x01(\t\x12\x13\n\x0bsnapshot_id\x18\x02 \x01(\t\x12\r\n\x05owner\x18\x03 \x01(\t\x12\x0c\n\x04user\x18\x04 \x01(\t\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xda\x01\n\nHostRecord\x12\x0f\n\x07host_id\x18\x01 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x0e\n\x06portal\x18\x04 \x01(\t\x12\x16\n\x0e\x63\x61pacity_bytes\x18\x05 \x01(\x04\x12\x17\n\x0f\x61llocated_bytes\x18\x06 \x01(\x04\x12\x17\n\x0fseal_public_key\x18\x07 \x01(\x0c\x12\x0f\n\x07\x65xports\x18\x08 \x01(\x08\x12\x17\n\x0f\x65xports_message\x18\t \x01(\t\x12\x15\n\rnext_nbd_port\x18\n \x01(\r\"-\n\tHostLease\x12\x0f\n\x07host_id\x18\x01 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x02 \x01(\t\"Q\n\x10SnapshotterLease\x12\x16\n\x0esnapshotter_id\x18\x01 \x01(\t\x12\x13\n\x0bnbd_address\x18\x02 \x01(\t\x12\x10\n\x08nbd_port\x18\x03 \x01(\r\"=\n\rSnapshotClaim\x12\x14\n\x0csnapshot_uid\x18\x01 \x01(\t\x12\x16\n\x0esnapshotter_id\x18\x02 \x01(\t\"K\n\x04Peer\x12\x0f\n\x07host_id\x18\x01 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x10\n\x08nbd_port\x18\x04 \x01(\r\"\xa2\x01\n\x12\x41ssignedAttachment\x12\x0b\n\x03uid\x18\x01 \x01(\t\x12\x15\n\rinitiator_iqn\x18\x02 \x01(\t\x12\x0b\n\x03lun\x18\x03 \x01(\r\x12\x11\n\tchap_user\x18\x04 \x01(\t\x12\x35\n\x06secret\x18\x05 \x01(\x0b\x32%.holdfast.api.records.v1.SealedSecret\x12\x11\n\tdetaching\x18\x06 \x01(\x08\"\x84\x01\n\x10\x41ssignedSnapshot\x12\x0b\n\x03uid\x18\x01 \x01(\t\x12\x35\n\x05state\x18\x02 \x01(\x0e\x32&.holdfast.api.records.v1.SnapshotState\x12\x13\n\x0bincremental\x18\x03 \x01(\x08\x12\x17\n\x0f\x62\x61se_generation\x18\x04 \x01(\x04\"\xcf\x03\n\nAssignment\x12\x0f\n\x07host_id\x18\x01 \x01(\t\x12\x12\n\nvolume_uid\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x04\x12+\n\x04role\x18\x04 \x01(\x0e\x32\x1d.holdfast.api.records.v1.Role\x12\r\n\x05\x65poch\x18\x05 \x01(\x04\x12\x0f\n\x07\x62oot_id\x18\x06 \x01(\t\x12+\n\x04peer\x18\x07 \x01(\x0b\x32\x1d.holdfast.api.records.v1.Peer\x12\x10\n\x08nbd_port\x18\x08 \x01(\r\x12\x13\n\x0binitialized\x18\t \x01(\x08\x12\x10\n\x08\x64\x65leting\x18\n \x01(\x08\x12\x12\n\ntarget_iqn\x18\x0b \x01(\t\x12\x0b\n\x03naa\x18\x0c \x01(\t\x12@\n\x0b\x61ttachments\x18\r \x03(\x0b\x32+.holdfast.api.records.v1.AssignedAttachment\x12<\n\tsnapshots\x18\x0e \x03(\x0b\x32).holdfast.api.records.v1.AssignedSnapshot\x12\x1b\n\x13origin_snapshot_uid\x18\x0f \x01(\t\x12\x17\n\x0fkeep_generation\x18\x10 \x01(\x04*\x96\x01\n\x0bVolumeState\x12\x1c\n\x18VOLUME_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15VOLUME_STATE_CREATING\x10\x01\x12\x1a\n\x16VOLUME_STATE_AVAILABLE\x10\x02\x12\x19\n\x15VOLUME_STATE_DELETING\x10\x03\x12\x17\n\x13VOLUME_STATE_FAILED\x10\x04*~\n\x0bHealthState\x12\x1c\n\x18HEALTH_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14HEALTH_STATE_HEALTHY\x10\x01\x12\x19\n\x15HEALTH_STATE_DEGRADED\x10\x02\x12\x1c\n\x18HEALTH_STATE_UNAVAILABLE\x10\x03*\x8d\x01\n\x0f\x41ttachmentState\x12 \n\x1c\x41TTACHMENT_STATE_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x41TTACHMENT_STATE_PENDING\x10\x01\x12\x1a\n\x16\x41TTACHMENT_STATE_READY\x10\x02\x12\x1e\n\x1a\x41TTACHMENT_STATE_DETACHING\x10\x03*\xbb\x01\n\rSnapshotState\x12\x1e\n\x1aSNAPSHOT_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16SNAPSHOT_STATE_PENDING\x10\x01\x12\x19\n\x15SNAPSHOT_STATE_FROZEN\x10\x02\x12\x1c\n\x18SNAPSHOT_STATE_COMPLETED\x10\x03\x12\x19\n\x15SNAPSHOT_STATE_FAILED\x10\x04\x12\x1a\n\x16SNAPSHOT_STATE_DELETED\x10\x05*?\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x10\n\x0cROLE_PRIMARY\x10\x01\x12\x0f\n\x0bROLE_MIRROR\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%holdfast/api/records/v1/records.proto\x12\x17holdfast.api.records.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"-\n\nNameRecord\x12\x0b\n\x03uid\x18\x01 \x01(\t\x12\x12\n\nvolume_uid\x18\x02 \x01(\t\"\x94\x01\n\x0cVolumeHealth\x12\x33\n\x05state\x18\x01 \x01(\x0e\x32$.holdfast.api.records.v1.HealthState\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12.\n\nsince_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xc4\x03\n\x0cVolumeRecord\x12\x0b\n\x03uid\x18\x01 \x01(\t\x12\x11\n\tvolume_id\x18\x02 \x01(\t\x12\r\n\x05owner\x18\x03 \x01(\t\x12\x12\n\nsize_bytes\x18\x04 \x01(\x04\x12\x33\n\x05state\x18\x05 \x01(\x0e\x32$.holdfast.api.records.v1.VolumeState\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1b\n\x13origin_snapshot_uid\x18\x08 \x01(\t\x12\x14\n\x0cmulti_attach\x18\t \x01(\x08\x12\x35\n\x06health\x18\n \x01(\x0b\x32%.holdfast.api.records.v1.VolumeHealth\x12\x1f\n\x17hydrate_remaining_bytes\x18\x0b \x01(\x04\x12\x1b\n\x13hydrate_total_bytes\x18\x0c \x01(\x04\x12\x19\n\x11\x62\x61se_snapshot_uid\x18\r \x01(\t\x12\x17\n\x0f\x62\x61se_generation\x18\x0e \x01(\x04\x12\x12\n\ntarget_iqn\x18\x0f \x01(\t\x12\x0b\n\x03naa\x18\x10 \x01(\t\"*\n\x06InSync\x12\x0f\n\x07host_id\x18\x01 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x02 \x01(\t\"\xaf\x01\n\rReplicaRecord\x12\x12\n\nvolume_uid\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x17\n\x0fprimary_host_id\x18\x03 \x01(\t\x12\x30\n\x07in_sync\x18\x04 \x03(\x0b\x32\x1f.holdfast.api.records.v1.InSync\x12\x30\n\x07joining\x18\x05 \x03(\x0b\x32\x1f.holdfast.api.records.v1.InSync\"5\n\x0cSealedSecret\x12\x11\n\trecipient\x18\x01 \x01(\t\x12\x12\n\nciphertext\x18\x02 \x01(\x0c\"\xfa\x02\n\x10\x41ttachmentRecord\x12\x0b\n\x03uid\x18\x01 \x01(\t\x12\x15\n\rattachment_id\x18\x02 \x01(\t\x12\r\n\x05owner\x18\x03 \x01(\t\x12\x12\n\nvolume_uid\x18\x04 \x01(\t\x12\x11\n\tvolume_id\x18\x05 \x01(\t\x12\x15\n\rinitiator_iqn\x18\x06 \x01(\t\x12\x37\n\x05state\x18\x07 \x01(\x0e\x32(.holdfast.api.records.v1.AttachmentState\x12\x0e\n\x06reason\x18\x08 \x01(\t\x12\x12\n\ntarget_iqn\x18\t \x01(\t\x12\x0f\n\x07portals\x18\n \x03(\t\x12\x0b\n\x03lun\x18\x0b \x01(\r\x12\x11\n\tchap_user\x18\x0c \x01(\t\x12\x36\n\x07secrets\x18\r \x03(\x0b\x32%.holdfast.api.records.v1.SealedSecret\x12/\n\x0b\x63reate_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"S\n\x08\x46rozenOn\x12\x0f\n\x07host_id\x18\x01 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x02 \x01(\t\x12\x13\n\x0bnbd_address\x18\x03 \x01(\t\x12\x10\n\x08nbd_port\x18\x04 \x01(\r\"\x96\x05\n\x0eSnapshotRecord\x12\x0b\n\x03uid\x18\x01 \x01(\t\x12\x13\n\x0bsnapshot_id\x18\x02 \x01(\t\x12\r\n\x05owner\x18\x03 \x01(\t\x12\x12\n\nvolume_uid\x18\x04 \x01(\t\x12\x11\n\tvolume_id\x18\x05 \x01(\t\x12\x12\n\nsize_bytes\x18\x06 \x01(\x04\x12\x35\n\x05state\x18\x07 \x01(\x0e\x32&.holdfast.api.records.v1.SnapshotState\x12\x0e\n\x06reason\x18\x08 \x01(\t\x12/\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x66reeze_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\rcomplete_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x19\n\x11\x62\x61se_snapshot_uid\x18\x0c \x01(\t\x12\x15\n\rbase_manifest\x18\r \x01(\t\x12\x17\n\x0f\x62\x61se_generation\x18\x0e \x01(\x04\x12\x12\n\ngeneration\x18\x0f \x01(\x04\x12\x34\n\tfrozen_on\x18\x10 \x03(\x0b\x32!.holdfast.api.records.v1.FrozenOn\x12\x1b\n\x13progress_done_bytes\x18\x11 \x01(\x04\x12\x1c\n\x14progress_total_bytes\x18\x12 \x01(\x04\x12\x10\n\x08manifest\x18\x13 \x01(\t\x12\x17\n\x0fmanifest_sha256\x18\x14 \x01(\t\x12\x14\n\x0cstored_bytes\x18\x15 \x01(\x04\x12\x16\n\x0euploaded_bytes\x18\x16 \x01(\x04\x12\x13\n\x0b\x63heckpoints\x18\x17 \x03(\t\"\x86\x01\n\x0bGrantRecord\x12\x14\n\x0csnapshot_uid\x18\x01 \x01(\t\x12\x13\n\x0bsnapshot_id\x18\x02 \x01(\t\x12\r\n\x05owner\x18\x03 \x01(\t\x12\x0c\n\x04user\x18\x04 \x01(\t\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xda\x01\n\nHostRecord\x12\x0f\n\x07host_id\x18\x01 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x0e\n\x06portal\x18\x04 \x01(\t\x12\x16\n\x0e\x63\x61pacity_bytes\x18\x05 \x01(\x04\x12\x17\n\x0f\x61llocated_bytes\x18\x06 \x01(\x04\x12\x17\n\x0fseal_public_key\x18\x07 \x01(\x0c\x12\x0f\n\x07\x65xports\x18\x08 \x01(\x08\x12\x17\n\x0f\x65xports_message\x18\t \x01(\t\x12\x15\n\rnext_nbd_port\x18\n \x01(\r\"-\n\tHostLease\x12\x0f\n\x07host_id\x18\x01 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x02 \x01(\t\"Q\n\x10SnapshotterLease\x12\x16\n\x0esnapshotter_id\x18\x01 \x01(\t\x12\x13\n\x0bnbd_address\x18\x02 \x01(\t\x12\x10\n\x08nbd_port\x18\x03 \x01(\r\"=\n\rSnapshotClaim\x12\x14\n\x0csnapshot_uid\x18\x01 \x01(\t\x12\x16\n\x0esnapshotter_id\x18\x02 \x01(\t\"K\n\x04Peer\x12\x0f\n\x07host_id\x18\x01 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x10\n\x08nbd_port\x18\x04 \x01(\r\"\xa2\x01\n\x12\x41ssignedAttachment\x12\x0b\n\x03uid\x18\x01 \x01(\t\x12\x15\n\rinitiator_iqn\x18\x02 \x01(\t\x12\x0b\n\x03lun\x18\x03 \x01(\r\x12\x11\n\tchap_user\x18\x04 \x01(\t\x12\x35\n\x06secret\x18\x05 \x01(\x0b\x32%.holdfast.api.records.v1.SealedSecret\x12\x11\n\tdetaching\x18\x06 \x01(\x08\"\x84\x01\n\x10\x41ssignedSnapshot\x12\x0b\n\x03uid\x18\x01 \x01(\t\x12\x35\n\x05state\x18\x02 \x01(\x0e\x32&.holdfast.api.records.v1.SnapshotState\x12\x13\n\x0bincremental\x18\x03 \x01(\x08\x12\x17\n\x0f\x62\x61se_generation\x18\x04 \x01(\x04\"\xcf\x03\n\nAssignment\x12\x0f\n\x07host_id\x18\x01 \x01(\t\x12\x12\n\nvolume_uid\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x04\x12+\n\x04role\x18\x04 \x01(\x0e\x32\x1d.holdfast.api.records.v1.Role\x12\r\n\x05\x65poch\x18\x05 \x01(\x04\x12\x0f\n\x07\x62oot_id\x18\x06 \x01(\t\x12+\n\x04peer\x18\x07 \x01(\x0b\x32\x1d.holdfast.api.records.v1.Peer\x12\x10\n\x08nbd_port\x18\x08 \x01(\r\x12\x13\n\x0binitialized\x18\t \x01(\x08\x12\x10\n\x08\x64\x65leting\x18\n \x01(\x08\x12\x12\n\ntarget_iqn\x18\x0b \x01(\t\x12\x0b\n\x03naa\x18\x0c \x01(\t\x12@\n\x0b\x61ttachments\x18\r \x03(\x0b\x32+.holdfast.api.records.v1.AssignedAttachment\x12<\n\tsnapshots\x18\x0e \x03(\x0b\x32).holdfast.api.records.v1.AssignedSnapshot\x12\x1b\n\x13origin_snapshot_uid\x18\x0f \x01(\t\x12\x17\n\x0fkeep_generation\x18\x10 \x01(\x04*\x96\x01\n\x0bVolumeState\x12\x1c\n\x18VOLUME_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15VOLUME_STATE_CREATING\x10\x01\x12\x1a\n\x16VOLUME_STATE_AVAILABLE\x10\x02\x12\x19\n\x15VOLUME_STATE_DELETING\x10\x03\x12\x17\n\x13VOLUME_STATE_FAILED\x10\x04*~\n\x0bHealthState\x12\x1c\n\x18HEALTH_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14HEALTH_STATE_HEALTHY\x10\x01\x12\x19\n\x15HEALTH_STATE_DEGRADED\x10\x02\x12\x1c\n\x18HEALTH_STATE_UNAVAILABLE\x10\x03*\x8d\x01\n\x0f\x41ttachmentState\x12 \n\x1c\x41TTACHMENT_STATE_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x41TTACHMENT_STATE_PENDING\x10\x01\x12\x1a\n\x16\x41TTACHMENT_STATE_READY\x10\x02\x12\x1e\n\x1a\x41TTACHMENT_STATE_DETACHING\x10\x03*\xbb\x01\n\rSnapshotState\x12\x1e\n\x1aSNAPSHOT_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16SNAPSHOT_STATE_PENDING\x10\x01\x12\x19\n\x15SNAPSHOT_STATE_FROZEN\x10\x02\x12\x1c\n\x18SNAPSHOT_STATE_COMPLETED\x10\x03\x12\x19\n\x15SNAPSHOT_STATE_FAILED\x10\x04\x12\x1a\n\x16SNAPSHOT_STATE_DELETED\x10\x05*?\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x10\n\x0cROLE_PRIMARY\x10\x01\x12\x0f\n\x0bROLE_MIRROR\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'holdfast.api.records.v1.records_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_VOLUMESTATE']._serialized_start=3535
-  _globals['_VOLUMESTATE']._serialized_end=3685
-  _globals['_HEALTHSTATE']._serialized_start=3687
-  _globals['_HEALTHSTATE']._serialized_end=3813
-  _globals['_ATTACHMENTSTATE']._serialized_start=3816
-  _globals['_ATTACHMENTSTATE']._serialized_end=3957
-  _globals['_SNAPSHOTSTATE']._serialized_start=3960
-  _globals['_SNAPSHOTSTATE']._serialized_end=4147
-  _globals['_ROLE']._serialized_start=4149
-  _globals['_ROLE']._serialized_end=4212
+  _globals['_VOLUMESTATE']._serialized_start=3555
+  _globals['_VOLUMESTATE']._serialized_end=3705
+  _globals['_HEALTHSTATE']._serialized_start=3707
+  _globals['_HEALTHSTATE']._serialized_end=3833
+  _globals['_ATTACHMENTSTATE']._serialized_start=3836
+  _globals['_ATTACHMENTSTATE']._serialized_end=3977
+  _globals['_SNAPSHOTSTATE']._serialized_start=3980
+  _globals['_SNAPSHOTSTATE']._serialized_end=4167
+  _globals['_ROLE']._serialized_start=4169
+  _globals['_ROLE']._serialized_end=4232
   _globals['_NAMERECORD']._serialized_start=99
-  _globals['_NAMERECORD']._serialized_end=124
-  _globals['_VOLUMEHEALTH']._serialized_start=127
-  _globals['_VOLUMEHEALTH']._serialized_end=275
-  _globals['_VOLUMERECORD']._serialized_start=278
-  _globals['_VOLUMERECORD']._serialized_end=730
-  _globals['_INSYNC']._serialized_start=732
-  _globals['_INSYNC']._serialized_end=774
-  _globals['_REPLICARECORD']._serialized_start=777
-  _globals['_REPLICARECORD']._serialized_end=952
-  _globals['_SEALEDSECRET']._serialized_start=954
-  _globals['_SEALEDSECRET']._serialized_end=1007
-  _globals['_ATTACHMENTRECORD']._serialized_start=1010
-  _globals['_ATTACHMENTRECORD']._serialized_end=1388
-  _globals['_FROZENON']._serialized_start=1390
-  _globals['_FROZENON']._serialized_end=1473
-  _globals['_SNAPSHOTRECORD']._serialized_start=1476
-  _globals['_SNAPSHOTRECORD']._serialized_end=2138
-  _globals['_GRANTRECORD']._serialized_start=2141
-  _globals['_GRANTRECORD']._serialized_end=2275
-  _globals['_HOSTRECORD']._serialized_start=2278
-  _globals['_HOSTRECORD']._serialized_end=2496
-  _globals['_HOSTLEASE']._serialized_start=2498
-  _globals['_HOSTLEASE']._serialized_end=2543
-  _globals['_SNAPSHOTTERLEASE']._serialized_start=2545
-  _globals['_SNAPSHOTTERLEASE']._serialized_end=2626
-  _globals['_SNAPSHOTCLAIM']._serialized_start=2628
-  _globals['_SNAPSHOTCLAIM']._serialized_end=2689
-  _globals['_PEER']._serialized_start=2691
-  _globals['_PEER']._serialized_end=2766
-  _globals['_ASSIGNEDATTACHMENT']._serialized_start=2769
-  _globals['_ASSIGNEDATTACHMENT']._serialized_end=2931
-  _globals['_ASSIGNEDSNAPSHOT']._serialized_start=2934
-  _globals['_ASSIGNEDSNAPSHOT']._serialized_end=3066
-  _globals['_ASSIGNMENT']._serialized_start=3069
-  _globals['_ASSIGNMENT']._serialized_end=3532
+  _globals['_NAMERECORD']._serialized_end=144
+  _globals['_VOLUMEHEALTH']._serialized_start=147
+  _globals['_VOLUMEHEALTH']._serialized_end=295
+  _globals['_VOLUMERECORD']._serialized_start=298
+  _globals['_VOLUMERECORD']._serialized_end=750
+  _globals['_INSYNC']._serialized_start=752
+  _globals['_INSYNC']._serialized_end=794
+  _globals['_REPLICARECORD']._serialized_start=797
+  _globals['_REPLICARECORD']._serialized_end=972
+  _globals['_SEALEDSECRET']._serialized_start=974
+  _globals['_SEALEDSECRET']._serialized_end=1027
+  _globals['_ATTACHMENTRECORD']._serialized_start=1030
+  _globals['_ATTACHMENTRECORD']._serialized_end=1408
+  _globals['_FROZENON']._serialized_start=1410
+  _globals['_FROZENON']._serialized_end=1493
+  _globals['_SNAPSHOTRECORD']._serialized_start=1496
+  _globals['_SNAPSHOTRECORD']._serialized_end=2158
+  _globals['_GRANTRECORD']._serialized_start=2161
+  _globals['_GRANTRECORD']._serialized_end=2295
+  _globals['_HOSTRECORD']._serialized_start=2298
+  _globals['_HOSTRECORD']._serialized_end=2516
+  _globals['_HOSTLEASE']._serialized_start=2518
+  _globals['_HOSTLEASE']._serialized_end=2563
+  _globals['_SNAPSHOTTERLEASE']._serialized_start=2565
+  _globals['_SNAPSHOTTERLEASE']._serialized_end=2646
+  _globals['_SNAPSHOTCLAIM']._serialized_start=2648
+  _globals['_SNAPSHOTCLAIM']._serialized_end=2709
+  _globals['_PEER']._serialized_start=2711
+  _globals['_PEER']._serialized_end=2786
+  _globals['_ASSIGNEDATTACHMENT']._serialized_start=2789
+  _globals['_ASSIGNEDATTACHMENT']._serialized_end=2951
+  _globals['_ASSIGNEDSNAPSHOT']._serialized_start=2954
+  _globals['_ASSIGNEDSNAPSHOT']._serialized_end=3086
+  _globals['_ASSIGNMENT']._serialized_start=3089
+  _globals['_ASSIGNMENT']._serialized_end=3552
 # @@protoc_insertion_point(module_scope)

@@ -159,13 +159,17 @@ class NameRecord(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     UID_FIELD_NUMBER: builtins.int
+    VOLUME_UID_FIELD_NUMBER: builtins.int
     uid: builtins.str
+    volume_uid: builtins.str
+    """Of an attachment: its volume, which is part of its key."""
     def __init__(
         self,
         *,
         uid: builtins.str = ...,
+        volume_uid: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["uid", b"uid"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["uid", b"uid", "volume_uid", b"volume_uid"]) -> None: ...
 
 global___NameRecord = NameRecord
 

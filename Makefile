@@ -1,0 +1,59 @@
+# Holdfast. `make demo` shows it, `make test` tests it; both install what they need.
+PYTHON ?= python3
+BIN := .venv/bin
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+LAB_DIR ?= /run/holdfast-demo
+COMPONENTS := base metadata replicator target snapshotter cli lab
+PACKAGES := $(foreach name,$(COMPONENTS),-p holdfast.$(name))
+
+.PHONY: setup demo test check format protos lock lab-down bench clean
+
+setup: .venv/.ready
+
+.venv/.ready: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq python3-venv; }
+	@echo "making the virtual environment in .venv"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+demo: setup
+	@$(SUDO) $(BIN)/holdfast-lab install
+	@$(SUDO) $(BIN)/python -m holdfast.lab.demo --lab-dir $(LAB_DIR) $(if $(KEEP),--keep)
+
+lab-down: setup
+	@$(SUDO) $(BIN)/holdfast-lab down --dir $(LAB_DIR)
+
+test: setup
+	@$(SUDO) $(BIN)/holdfast-lab install
+	@$(SUDO) $(BIN)/python -m pytest $(ARGS)
+
+check: setup .venv-protos/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy $(PACKAGES)
+	$(BIN)/lint-imports
+	.venv-protos/bin/python protos/generate.py --check
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+protos: .venv-protos/.ready
+	.venv-protos/bin/python protos/generate.py
+
+.venv-protos/.ready: protos/requirements.txt
+	@test -x .venv-protos/bin/python || $(PYTHON) -m venv .venv-protos
+	@.venv-protos/bin/pip install --quiet --disable-pip-version-check -r protos/requirements.txt
+	@touch $@
+
+# Take the newest versions that pyproject.toml admits, and pin them.
+lock:
+	@rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
+	@.venv-lock/bin/pip install --quiet -e '.[dev]'
+	@{ head -n 1 requirements.lock; .venv-lock/bin/pip freeze --exclude-editable; } > requirements.lock.new
+	@mv requirements.lock.new requirements.lock && rm -rf .venv-lock
+
+clean:
+	rm -rf .venv .venv-protos .mypy_cache .ruff_cache .pytest_cache .hypothesis

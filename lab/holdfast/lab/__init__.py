@@ -1,0 +1,1 @@
+"""Virtual storage and compute hosts on one machine, and the real servers that Holdfast needs."""

@@ -1,0 +1,246 @@
+"""A whole Holdfast in a lab: authority, etcd, S3, metadata service, snapshotter, storage and compute hosts.
+
+Only processes and command lines: what runs here is what an operator would start. Used by the demo and by
+the tests that cross components.
+"""
+
+import json
+import os
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from holdfast.lab.errors import LabError
+from holdfast.lab.etcd import EtcdServer, Tls
+from holdfast.lab.guest import Guest
+from holdfast.lab.guest_process import GuestProcess
+from holdfast.lab.host_process import HostProcess
+from holdfast.lab.lab import Lab
+from holdfast.lab.servers import Starting
+from holdfast.lab.swift import SwiftServer
+
+METADATA_PORT = 7400
+SNAPSHOTTER_GRPC_PORT = 7410
+SNAPSHOTTER_NBD_PORT = 7411
+ETCD_PORT = 2379
+S3_PORT = 8080
+BUCKET = "holdfast"
+STORE_DIR = "/var/lib/holdfast/replicas"
+RUN_DIR = "/run/holdfast"
+DISK_GIB = 20
+_LOOK_AGAIN_S = 5.0
+STORAGE_NAMES = ("storage-a", "storage-b")
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """Paths of one identity's files."""
+
+    ca: Path
+    certificate: Path
+    key: Path
+    seal: Path
+
+    def flags(self) -> list[str]:
+        return ["--ca", str(self.ca), "--cert", str(self.certificate), "--key", str(self.key)]
+
+    def etcd_flags(self, endpoint: str) -> list[str]:
+        return ["--etcd", endpoint] + [
+            f"--etcd-{name}={path}"
+            for name, path in (("ca", self.ca), ("cert", self.certificate), ("key", self.key))
+        ]
+
+
+class Cluster:
+    """A cluster in `lab`, which is up. `start` brings all of it up; each part can be had by itself."""
+
+    def __init__(self, lab: Lab, storage_names: Sequence[str] = STORAGE_NAMES) -> None:
+        self.lab = lab
+        self.folder = lab.folder / "cluster"
+        self.pki = self.folder / "pki"
+        self.logs = self.folder / "logs"
+        self.storage_names = tuple(storage_names)
+        self.etcd: EtcdServer | None = None
+        self.swift: SwiftServer | None = None
+        self.metadata: HostProcess | None = None
+        self.snapshotter: HostProcess | None = None
+        self.agents: dict[str, GuestProcess] = {}
+
+    # Parts, in the order in which they are started.
+
+    def make_authority(self, users: Sequence[str]) -> None:
+        """Certificates for everybody: `holdfast pki`."""
+        self.logs.mkdir(parents=True, exist_ok=True)
+        service = ["--address", self.lab.address]
+        self._pki("init")
+        for name in ("metadata", "snapshotter", "etcd"):
+            self._pki("service", name, *service)
+        for user in users:
+            self._pki("user", user)
+        self._pki("operator", "operator")
+        for guest in self.lab.guests():
+            if guest.role == "storage":
+                self._pki("host", guest.name, "--address", guest.address)
+
+    def start_etcd(self) -> None:
+        tls = self.credentials("etcd")
+        files = Tls(tls.certificate, tls.key, tls.ca)
+        folder = self.folder / "etcd"
+        self.etcd = EtcdServer(self.lab, folder, address=self.lab.address, port=ETCD_PORT, tls=files).start()
+
+    def start_s3(self) -> None:
+        # Not below the lab's folder: that may be in memory, on a kernel without attributes there.
+        folder = self.lab.disk_folder / "swift"
+        folder.mkdir(parents=True, exist_ok=True)
+        self.swift = SwiftServer(self.lab, folder, address=self.lab.address, port=S3_PORT).start()
+        self.swift.make_bucket(BUCKET)
+
+    def start_metadata(self) -> None:
+        own = self.credentials("metadata")
+        self.metadata = self._start(
+            "metadata",
+            ["holdfast.metadata.main", "--listen", f"{self.lab.address}:{METADATA_PORT}"]
+            + ["--seal-key", str(own.seal), *own.flags(), *own.etcd_flags(self.etcd_endpoint)],
+        )
+
+    def start_snapshotter(self, name: str = "snapshotter", port_offset: int = 0) -> None:
+        own = self.credentials("snapshotter")
+        address = self.lab.address
+        self.snapshotter = self._start(
+            name,
+            ["holdfast.snapshotter.main", "--id", name, "--address", address]
+            + ["--listen-nbd", f"{address}:{SNAPSHOTTER_NBD_PORT + port_offset}"]
+            + ["--grpc-listen", f"{address}:{SNAPSHOTTER_GRPC_PORT - port_offset}"]
+            + ["--objects", f"s3://{BUCKET}/demo?endpoint=http://{address}:{S3_PORT}"]
+            + own.flags()
+            + own.etcd_flags(self.etcd_endpoint),
+            env=self.s3_environment(),
+        )
+
+    def start_agent(self, guest: Guest) -> None:
+        """Start a storage host's agent. It registers the host by itself."""
+        own = self.credentials(guest.name)
+        guest.run(["mkdir", "-p", STORE_DIR, RUN_DIR])
+        words = [sys.executable, "-m", "holdfast.target.main", "--host-id", guest.name]
+        words += ["--address", guest.address, "--portal", f"{guest.address}:3260"]
+        words += ["--store", STORE_DIR, "--run-dir", RUN_DIR, "--seal-key", str(own.seal)]
+        words += own.flags() + own.etcd_flags(self.etcd_endpoint)
+        self.agents[guest.name] = guest.spawn(words, log_name="agent.log")
+
+    # Using it.
+
+    @property
+    def etcd_endpoint(self) -> str:
+        return f"{self.lab.address}:{ETCD_PORT}"
+
+    def credentials(self, name: str) -> Credentials:
+        paths = {end: self.pki / f"{name}.{end}" for end in ("crt", "key", "seal")}
+        return Credentials(self.pki / "ca.crt", paths["crt"], paths["key"], paths["seal"])
+
+    def s3_environment(self) -> dict[str, str]:
+        assert self.swift is not None
+        keys = self.swift.credentials
+        return {
+            **os.environ,
+            "AWS_ACCESS_KEY_ID": keys.access_key,
+            "AWS_SECRET_ACCESS_KEY": keys.secret_key,
+            "AWS_DEFAULT_REGION": keys.region,
+        }
+
+    def cli_words(self, user: str) -> list[str]:
+        """The `holdfast` command as `user`, ready for more words."""
+        program = str(Path(sys.executable).with_name("holdfast"))
+        server = f"{self.lab.address}:{METADATA_PORT}"
+        return [program, "--server", server, *self.credentials(user).flags()]
+
+    def cli(self, user: str, *words: str, timeout_s: float = 120) -> Any:
+        """Run `holdfast --output json …` as `user`; the parsed answer. Raises CommandFailed."""
+        command = [*self.cli_words(user), "--output", "json", *words]
+        done = self.lab.host_run(command, timeout_s=timeout_s)
+        return json.loads(done.stdout) if done.stdout.strip() else None
+
+    def cli_refused(self, user: str, *words: str) -> str:
+        """Run a command that must be refused; what it says. Raises AssertionError if it is not."""
+        done = self.lab.host_run([*self.cli_words(user), *words], check=False)
+        if done.returncode == 0:
+            raise AssertionError(f"`holdfast {' '.join(words)}` as {user} was not refused: {done.stdout}")
+        return done.stderr.strip()
+
+    def etcdctl(self, *words: str) -> list[str]:
+        own = self.credentials("operator")
+        return [
+            *("etcdctl", f"--endpoints=https://{self.etcd_endpoint}", f"--cacert={own.ca}"),
+            *(f"--cert={own.certificate}", f"--key={own.key}", *words),
+        ]
+
+    def etcdctl_environment(self) -> dict[str, str]:
+        return {**os.environ, "ETCDCTL_API": "3"}
+
+    def record(self, key: str) -> Any:
+        """The JSON value of a key below /holdfast/v1/, read with etcdctl; None if there is none."""
+        words = self.etcdctl("get", "--print-value-only", f"/holdfast/v1/{key}")
+        text = self.lab.host_run(words, env=self.etcdctl_environment()).stdout
+        return json.loads(text) if text.strip() else None
+
+    def await_record(self, key: str, holds: Callable[[Any], bool], timeout_s: float = 120) -> Any:
+        """Wait until the value of a key satisfies `holds`; the value. Watches, does not poll."""
+        words = self.etcdctl("watch", "--write-out=json", f"/holdfast/v1/{key}")
+        deadline_s = time.monotonic() + timeout_s
+        watch = self.lab.host_popen(
+            words, name="await-record", stdout=subprocess.PIPE, env=self.etcdctl_environment()
+        )
+        assert watch.stdout is not None
+        try:
+            while not ((value := self.record(key)) is not None and holds(value)):
+                left_s = deadline_s - time.monotonic()
+                if left_s <= 0 or not select.select([watch.stdout], [], [], min(left_s, _LOOK_AGAIN_S))[0]:
+                    if left_s <= 0:
+                        raise LabError(f"{key} did not become what was waited for; it is {value}")
+                    continue
+                os.read(watch.stdout.fileno(), 1 << 16)
+        finally:
+            watch.kill()
+        return value
+
+    def await_hosts(self) -> None:
+        """Every storage host has registered itself."""
+        for name in self.storage_names:
+            self.await_record(f"leases/hosts/{name}", lambda _value: True)
+
+    def nbd_uri(self, host: str, volume_uid: str, export: str, credentials_dir: Path) -> str:
+        """Where an NBD client that is not ours reads an export of a volume's replica on `host`."""
+        assignment = self.record(f"assignments/{host}/{volume_uid}")
+        address = self.lab.guest(host).address
+        return f"nbds://{address}:{assignment['nbd_port']}/{export}?tls-certificates={credentials_dir}"
+
+    def nbd_credentials(self, name: str) -> Path:
+        """A folder with `name`'s files under the names that libnbd expects."""
+        own = self.credentials(name)
+        folder = self.folder / f"nbd-{name}"
+        folder.mkdir(exist_ok=True)
+        for target, source in (
+            ("ca-cert", own.ca),
+            ("client-cert", own.certificate),
+            ("client-key", own.key),
+        ):
+            link = folder / f"{target}.pem"
+            link.unlink(missing_ok=True)
+            link.symlink_to(source)
+        return folder
+
+    def _pki(self, *words: str) -> None:
+        program = str(Path(sys.executable).with_name("holdfast"))
+        kind, *rest = words
+        subprocess.run(
+            [program, "pki", kind, str(self.pki), *rest], check=True, capture_output=True, text=True
+        )
+
+    def _start(self, name: str, words: list[str], env: dict[str, str] | None = None) -> HostProcess:
+        log = self.logs / f"{name}.log"
+        command = [sys.executable, "-m", *words]
+        return Starting(self.lab, command, name=name, log=log, env=env).finish()

@@ -1,0 +1,90 @@
+"""Every key, one function per kind. docs/keyspace.md says what each holds and who writes it."""
+
+PREFIX = "/holdfast/v1/"
+
+VOLUMES = PREFIX + "volumes/"
+REPLICAS = PREFIX + "replicas/"
+SNAPSHOTS = PREFIX + "snapshots/"
+HOSTS = PREFIX + "hosts/"
+HOST_LEASES = PREFIX + "leases/hosts/"
+SNAPSHOTTER_LEASES = PREFIX + "leases/snapshotters/"
+CLAIMS = PREFIX + "claims/snapshots/"
+CONDEMNED = PREFIX + "condemned/"
+
+
+def volume(uid: str) -> str:
+    return VOLUMES + uid
+
+
+def replica(volume_uid: str) -> str:
+    return REPLICAS + volume_uid
+
+
+def attachments(volume_uid: str) -> str:
+    """The prefix of a volume's attachments."""
+    return f"{PREFIX}attachments/{volume_uid}/"
+
+
+def attachment(volume_uid: str, uid: str) -> str:
+    return attachments(volume_uid) + uid
+
+
+def snapshot(uid: str) -> str:
+    return SNAPSHOTS + uid
+
+
+def grants(snapshot_uid: str) -> str:
+    """The prefix of a snapshot's grants."""
+    return f"{PREFIX}grants/{snapshot_uid}/"
+
+
+def grant(snapshot_uid: str, user: str) -> str:
+    return grants(snapshot_uid) + user
+
+
+def granted_to(user: str) -> str:
+    """The prefix of the index of what is granted to `user`."""
+    return f"{PREFIX}granted/{user}/"
+
+
+def granted(user: str, snapshot_uid: str) -> str:
+    return granted_to(user) + snapshot_uid
+
+
+def host(host_id: str) -> str:
+    return HOSTS + host_id
+
+
+def host_lease(host_id: str) -> str:
+    return HOST_LEASES + host_id
+
+
+def snapshotter_lease(snapshotter_id: str) -> str:
+    return SNAPSHOTTER_LEASES + snapshotter_id
+
+
+def claim(snapshot_uid: str) -> str:
+    return CLAIMS + snapshot_uid
+
+
+def condemned(snapshot_uid: str) -> str:
+    """There when the objects of a deleted snapshot may be gone at any moment."""
+    return CONDEMNED + snapshot_uid
+
+
+def assignments(host_id: str) -> str:
+    """The prefix of what one host must hold: all that its agent watches."""
+    return f"{PREFIX}assignments/{host_id}/"
+
+
+def assignment(host_id: str, volume_uid: str) -> str:
+    return assignments(host_id) + volume_uid
+
+
+def names(kind: str, owner: str) -> str:
+    """The prefix of an owner's ids. Kinds: volumes, snapshots, attachments."""
+    return f"{PREFIX}names/{kind}/{owner}/"
+
+
+def name(kind: str, owner: str, own_id: str) -> str:
+    return names(kind, owner) + own_id

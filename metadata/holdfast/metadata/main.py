@@ -1,0 +1,76 @@
+"""`holdfast-metadata`: the metadata service as a process."""
+
+import logging
+import signal
+import sys
+import threading
+from pathlib import Path
+
+import click
+from holdfast.base.errors import HoldfastError
+from holdfast.base.tls import TlsFiles
+from holdfast.metadata.etcd import Etcd
+from holdfast.metadata.seal import read_private_key
+from holdfast.metadata.server import MetadataServer
+
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@click.command(context_settings={"show_default": True, "auto_envvar_prefix": "HOLDFAST_METADATA"})
+@click.option("--listen", default="[::]:7400", help="Address and port to serve at.")
+@click.option("--etcd", "endpoints", multiple=True, default=["127.0.0.1:2379"], help="A member; repeatable.")
+@click.option("--etcd-ca", type=_FILE, help="etcd's authority; with it, etcd is spoken to over TLS.")
+@click.option("--etcd-cert", type=_FILE, help="Our certificate for etcd.")
+@click.option("--etcd-key", type=_FILE, help="Its key.")
+@click.option("--ca", type=_FILE, required=True, help="The authority whose users are known.")
+@click.option("--cert", type=_FILE, required=True, help="The service's certificate.")
+@click.option("--key", type=_FILE, required=True, help="Its key.")
+@click.option("--seal-key", type=_FILE, required=True, help="The .seal file, the same in every copy.")
+@click.option(
+    "--overcommit",
+    type=click.FloatRange(min=0.01),
+    default=1.0,
+    help="How many times a host's capacity may be promised.",
+)
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning"]), default="info")
+def main(
+    listen: str,
+    endpoints: tuple[str, ...],
+    etcd_ca: Path | None,
+    etcd_cert: Path | None,
+    etcd_key: Path | None,
+    ca: Path,
+    cert: Path,
+    key: Path,
+    seal_key: Path,
+    overcommit: float,
+    log_level: str,
+) -> None:
+    """Serve Holdfast's API to users and operators: volumes, snapshots, grants, attachments, hosts.
+
+    State is in etcd. The service starts without it, and answers UNAVAILABLE until it is there. SIGTERM
+    lets the calls in progress finish.
+    """
+    logging.basicConfig(
+        level=log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    etcd_files = [file for file in (etcd_ca, etcd_cert, etcd_key) if file is not None]
+    if len(etcd_files) not in (0, 3):
+        raise click.UsageError("--etcd-ca, --etcd-cert and --etcd-key go together.")
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    try:
+        etcd = Etcd(endpoints, TlsFiles(*etcd_files) if etcd_files else None)
+        server = MetadataServer(listen, TlsFiles(ca, cert, key), etcd, read_private_key(seal_key), overcommit)
+    except HoldfastError as error:
+        raise click.ClickException(error.message) from error
+    server.start()
+    logging.getLogger(__name__).info("serving at %s, port %d", listen, server.port)
+    stop.wait()
+    server.stop()
+    etcd.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""SnapshotService: see snapshot.proto for each method's contract and errors."""
+
+import functools
+from collections.abc import Iterator
+
+from holdfast.api.records.v1 import records_pb2 as r
+from holdfast.api.snapshot.v1 import snapshot_pb2 as pb
+from holdfast.api.snapshot.v1 import snapshot_pb2_grpc
+from holdfast.base.ids import check_name, new_uid
+from holdfast.metadata import keys, snapshot_decisions
+from holdfast.metadata.caller import Caller
+from holdfast.metadata.lookups import EVERYONE, is_granted, visible_snapshot
+from holdfast.metadata.pages import fill, page_size, read_token
+from holdfast.metadata.rpc import stream, unary
+from holdfast.metadata.service import AtEnd, Service
+from holdfast.metadata.views import snapshot_view
+
+_ENDED = (r.SNAPSHOT_STATE_COMPLETED, r.SNAPSHOT_STATE_FAILED)
+
+
+class SnapshotServicer(snapshot_pb2_grpc.SnapshotServiceServicer):
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    @unary
+    def CreateSnapshot(self, request: pb.CreateSnapshotRequest, caller: Caller) -> pb.CreateSnapshotResponse:
+        check_name("snapshot", request.snapshot_id)
+        new = snapshot_decisions.NewSnapshot(
+            caller.name, request.snapshot_id, request.volume_id, new_uid(), self._service.clock()
+        )
+        snapshot, created = self._service.run(lambda draft: snapshot_decisions.create(draft, new))
+        return pb.CreateSnapshotResponse(snapshot=snapshot_view(snapshot), created=created)
+
+    @unary
+    def GetSnapshot(self, request: pb.GetSnapshotRequest, caller: Caller) -> pb.GetSnapshotResponse:
+        snapshot = self._find(request.snapshot_id, request.owner, caller)
+        return pb.GetSnapshotResponse(snapshot=snapshot_view(snapshot))
+
+    @unary
+    def ListSnapshots(self, request: pb.ListSnapshotsRequest, caller: Caller) -> pb.ListSnapshotsResponse:
+        size, after = page_size(request.page_size), read_token(request.page_token)
+        if request.granted:
+            snapshots, token = fill(size, after, functools.partial(self._fetch_granted, caller.name))
+        else:
+            prefix = keys.names("snapshots", caller.name)
+            resolve = functools.partial(self._resolve, request.volume_id)
+            snapshots, token = self._service.page(prefix, size, after, resolve)
+        return pb.ListSnapshotsResponse(
+            snapshots=[snapshot_view(one) for one in snapshots], next_page_token=token
+        )
+
+    @stream
+    def WatchSnapshot(
+        self, request: pb.WatchSnapshotRequest, caller: Caller, at_end: AtEnd
+    ) -> Iterator[pb.WatchSnapshotResponse]:
+        uid = self._find(request.snapshot_id, request.owner, caller).uid
+        watched = [keys.snapshot(uid), keys.grant(uid, caller.name), keys.grant(uid, EVERYONE)]
+
+        def look() -> pb.Snapshot | None:
+            (snapshot,) = self._service.records([keys.snapshot(uid)], r.SnapshotRecord)
+            if snapshot is None or snapshot.state == r.SNAPSHOT_STATE_DELETED:
+                return None
+            # A grant may have been revoked meanwhile.
+            self._find(request.snapshot_id, request.owner, caller)
+            return snapshot_view(snapshot)
+
+        for view in self._service.changes(watched, look, at_end):
+            yield pb.WatchSnapshotResponse(snapshot=view, deleted=view is None)
+            if view is not None and view.state in _ENDED:
+                return
+
+    @unary
+    def DeleteSnapshot(self, request: pb.DeleteSnapshotRequest, caller: Caller) -> pb.DeleteSnapshotResponse:
+        changed = self._service.run(
+            lambda draft: snapshot_decisions.delete(draft, caller.name, request.snapshot_id)
+        )
+        return pb.DeleteSnapshotResponse(changed=changed)
+
+    def _find(self, snapshot_id: str, owner: str, caller: Caller) -> r.SnapshotRecord:
+        return self._service.look(lambda draft: visible_snapshot(draft, caller.name, owner, snapshot_id))
+
+    def _resolve(
+        self, volume_id: str, named: list[tuple[str, r.NameRecord]]
+    ) -> list[r.SnapshotRecord | None]:
+        found = self._service.records([keys.snapshot(name.uid) for _, name in named], r.SnapshotRecord)
+        return [one if one and volume_id in ("", one.volume_id) else None for one in found]
+
+    def _fetch_granted(self, user: str, after: str, limit: int) -> list[tuple[str, r.SnapshotRecord | None]]:
+        """Snapshots in the indexes of what is granted to `user` and to everyone, in the order of uids.
+
+        A deleted snapshot's index entries may still be there; without its grant they say nothing.
+        """
+        uids: set[str] = set()
+        for grantee in (user, EVERYONE):
+            prefix = keys.granted_to(grantee)
+            entries, _ = self._service.etcd.range(prefix, limit, prefix + after if after else "")
+            uids |= {entry.key.removeprefix(prefix) for entry in entries}
+        page = sorted(uids)[:limit]
+        found = self._service.records([keys.snapshot(uid) for uid in page], r.SnapshotRecord)
+        return [(uid, one if self._shows(one, user) else None) for uid, one in zip(page, found, strict=True)]
+
+    def _shows(self, snapshot: r.SnapshotRecord | None, user: str) -> bool:
+        if snapshot is None or snapshot.state == r.SNAPSHOT_STATE_DELETED or snapshot.owner == user:
+            return False
+        return self._service.look(lambda draft: is_granted(draft, snapshot.uid, user))

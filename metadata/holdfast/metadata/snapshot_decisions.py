@@ -1,0 +1,125 @@
+"""Creating and deleting snapshots and grants: decisions over a draft (see cas.py)."""
+
+from dataclasses import dataclass
+
+from holdfast.api.records.v1 import records_pb2 as r
+from holdfast.base.errors import AlreadyExists, Exhausted, Precondition
+from holdfast.metadata import keys, snapshot_changes
+from holdfast.metadata.assigned import Assignments, timestamp
+from holdfast.metadata.cas import Changed, Draft
+from holdfast.metadata.lookups import snapshot_of, volume_of
+
+UNDER_WAY_MAX = 4
+"""Snapshots of one volume that are not yet uploaded: each costs copy-before-write on both hosts."""
+
+
+@dataclass(frozen=True)
+class NewSnapshot:
+    owner: str
+    snapshot_id: str
+    volume_id: str
+    uid: str
+    now_s: float
+
+
+def create(draft: Draft, new: NewSnapshot) -> tuple[r.SnapshotRecord, bool]:
+    """The snapshot, and whether this very request made it. Errors: SnapshotService.CreateSnapshot."""
+    name_key = keys.name("snapshots", new.owner, new.snapshot_id)
+    name = draft.get(name_key, r.NameRecord)
+    if name is not None:
+        existing = draft.get(keys.snapshot(name.uid), r.SnapshotRecord)
+        if existing is None:
+            raise Changed
+        if existing.volume_id != new.volume_id:
+            raise AlreadyExists(
+                "ALREADY_EXISTS",
+                f"You have a snapshot {new.snapshot_id!r} of another volume: choose another id.",
+            )
+        return existing, name.uid == new.uid
+    volume = volume_of(draft, new.owner, new.volume_id)
+    if volume.state != r.VOLUME_STATE_AVAILABLE:
+        state = r.VolumeState.Name(volume.state).removeprefix("VOLUME_STATE_")
+        raise Precondition("NOT_AVAILABLE", f"Volume {new.volume_id!r} is {state}, not AVAILABLE: wait.")
+    assignments = Assignments.read(draft, volume.uid)
+    if len(assignments.snapshots()) >= UNDER_WAY_MAX:
+        raise Exhausted(
+            "TOO_MANY", f"{UNDER_WAY_MAX} snapshots of volume {new.volume_id!r} are under way: wait for one."
+        )
+    snapshot = _record(draft, new, volume)
+    for one in assignments.each:
+        one.snapshots.add(
+            uid=new.uid,
+            state=r.SNAPSHOT_STATE_PENDING,
+            incremental=bool(snapshot.base_snapshot_uid),
+            base_generation=snapshot.base_generation,
+        )
+    assignments.save(draft)
+    draft.put(name_key, r.NameRecord(uid=new.uid))
+    draft.put(keys.snapshot(new.uid), snapshot)
+    return snapshot, True
+
+
+def _record(draft: Draft, new: NewSnapshot, volume: r.VolumeRecord) -> r.SnapshotRecord:
+    snapshot = r.SnapshotRecord(
+        uid=new.uid,
+        snapshot_id=new.snapshot_id,
+        owner=new.owner,
+        volume_uid=volume.uid,
+        volume_id=volume.volume_id,
+        size_bytes=volume.size_bytes,
+        state=r.SNAPSHOT_STATE_PENDING,
+        create_time=timestamp(new.now_s),
+    )
+    if volume.base_snapshot_uid:
+        base = draft.get(keys.snapshot(volume.base_snapshot_uid), r.SnapshotRecord)
+        # A base that was deleted may lose its objects at any moment: then this one is full. Compared, so
+        # that from this transaction on the base is a root of the collection.
+        if base is not None and base.state == r.SNAPSHOT_STATE_COMPLETED:
+            snapshot.base_snapshot_uid = base.uid
+            snapshot.base_manifest = base.manifest
+            snapshot.base_generation = volume.base_generation
+    return snapshot
+
+
+def delete(draft: Draft, owner: str, snapshot_id: str) -> bool:
+    """Delete a snapshot: what stays is a record that says so, which the collection of objects needs."""
+    snapshot = snapshot_of(draft, owner, snapshot_id)
+    if snapshot.state in snapshot_changes.UNDER_WAY:
+        snapshot_changes.end(draft, snapshot)
+    snapshot.state = r.SNAPSHOT_STATE_DELETED
+    snapshot.reason = ""
+    draft.put(keys.snapshot(snapshot.uid), snapshot)
+    draft.delete(keys.name("snapshots", owner, snapshot_id))
+    draft.delete_under(keys.grants(snapshot.uid))
+    return True
+
+
+def create_grant(
+    draft: Draft, owner: str, snapshot_id: str, user: str, now_s: float
+) -> tuple[r.GrantRecord, bool]:
+    """The grant, and whether it is new."""
+    snapshot = snapshot_of(draft, owner, snapshot_id)
+    key = keys.grant(snapshot.uid, user)
+    existing = draft.get(key, r.GrantRecord)
+    if existing is not None:
+        return existing, False
+    grant = r.GrantRecord(
+        snapshot_uid=snapshot.uid,
+        snapshot_id=snapshot_id,
+        owner=owner,
+        user=user,
+        create_time=timestamp(now_s),
+    )
+    draft.put(key, grant)
+    draft.put(keys.granted(user, snapshot.uid), r.NameRecord(uid=snapshot.uid))
+    return grant, True
+
+
+def delete_grant(draft: Draft, owner: str, snapshot_id: str, user: str) -> bool:
+    snapshot = snapshot_of(draft, owner, snapshot_id)
+    key = keys.grant(snapshot.uid, user)
+    if draft.get(key, r.GrantRecord) is None:
+        return False
+    draft.delete(key)
+    draft.delete(keys.granted(user, snapshot.uid))
+    return True

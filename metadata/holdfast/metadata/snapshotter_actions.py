@@ -1,0 +1,111 @@
+"""What a snapshotter asks of etcd: its registration, what there is to upload, and every change it makes.
+
+The decisions are in snapshot_changes; this carries them out. All calls are idempotent and may raise
+Unavailable (try again later). Those that work on a claimed snapshot raise Precondition CLAIM_LOST or
+NOT_FROZEN when the work is no longer this process's: stop, and leave what was uploaded to its successor.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+
+from holdfast.api.records.v1 import records_pb2 as r
+from holdfast.base.errors import Precondition
+from holdfast.metadata import keys, snapshot_changes
+from holdfast.metadata.cas import Draft, run
+from holdfast.metadata.claimable import Claimable
+from holdfast.metadata.etcd import Etcd
+from holdfast.metadata.lease import LeaseKeeper
+from holdfast.metadata.records import decode
+from holdfast.metadata.snapshot_changes import Claimant, Uploaded
+
+SNAPSHOTTER_LEASE_TTL_S = 10
+
+
+def register(draft: Draft, lease: r.SnapshotterLease, lease_id: int) -> bool:
+    key = keys.snapshotter_lease(lease.snapshotter_id)
+    draft.entry(key)
+    return draft.put(key, lease, lease_id)
+
+
+class SnapshotterActions:
+    """One snapshotter process, on one etcd. `start` first: claims are on its lease."""
+
+    def __init__(
+        self,
+        etcd: Etcd,
+        snapshotter_id: str,
+        nbd_address: str,
+        nbd_port: int,
+        ttl_s: int = SNAPSHOTTER_LEASE_TTL_S,
+        on_lost: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.etcd = etcd
+        self.snapshotter_id = snapshotter_id
+        self._clock = clock
+        lease = r.SnapshotterLease(snapshotter_id=snapshotter_id, nbd_address=nbd_address, nbd_port=nbd_port)
+        self.keeper = LeaseKeeper(
+            etcd,
+            ttl_s,
+            attach=lambda lease_id: _discard(run(etcd, lambda draft: register(draft, lease, lease_id))),
+            on_lost=on_lost,
+        )
+
+    def start(self) -> None:
+        """Register, and stay registered, in a thread."""
+        self.keeper.start()
+
+    def stop(self) -> None:
+        """Leave: the registration and every claim go at once."""
+        self.keeper.stop()
+
+    def claimant(self) -> Claimant:
+        """Who claims now. Raises Precondition NOT_REGISTERED while no lease is held."""
+        lease_id = self.keeper.lease_id
+        if not lease_id:
+            raise Precondition("NOT_REGISTERED", f"Snapshotter {self.snapshotter_id} holds no lease now.")
+        return Claimant(self.snapshotter_id, lease_id)
+
+    def claimable(self, stop: threading.Event) -> Claimable:
+        """What is frozen and claimed by nobody, kept up to date until `stop`."""
+        return Claimable(self.etcd, stop)
+
+    def snapshot(self, snapshot_uid: str) -> r.SnapshotRecord | None:
+        entry = self.etcd.get(keys.snapshot(snapshot_uid))
+        return decode(r.SnapshotRecord, entry.value) if entry else None
+
+    def claim(self, snapshot_uid: str) -> Claimant | None:
+        """Who holds the snapshot now if it is this process: hand it to the calls below. None otherwise."""
+        by = self.claimant()
+        return by if run(self.etcd, lambda draft: snapshot_changes.claim(draft, snapshot_uid, by)) else None
+
+    def release(self, snapshot_uid: str, by: Claimant) -> bool:
+        return run(self.etcd, lambda draft: snapshot_changes.release(draft, snapshot_uid, by))
+
+    def progress(self, snapshot_uid: str, by: Claimant, done_bytes: int, total_bytes: int) -> bool:
+        """At most once in five seconds, please."""
+        return run(
+            self.etcd,
+            lambda draft: snapshot_changes.progress(draft, snapshot_uid, by, done_bytes, total_bytes),
+        )
+
+    def waits(self, snapshot_uid: str, by: Claimant, reason: str) -> bool:
+        return run(self.etcd, lambda draft: snapshot_changes.waits(draft, snapshot_uid, by, reason))
+
+    def checkpoint(self, snapshot_uid: str, by: Claimant, name: str) -> bool:
+        return run(self.etcd, lambda draft: snapshot_changes.checkpoint(draft, snapshot_uid, by, name))
+
+    def complete(self, snapshot_uid: str, by: Claimant, uploaded: Uploaded) -> bool:
+        return run(
+            self.etcd,
+            lambda draft: snapshot_changes.complete(draft, snapshot_uid, by, uploaded, self._clock()),
+        )
+
+    def fail(self, snapshot_uid: str, reason: str) -> bool:
+        """For good: use it for what no retry can mend, never for an object store out of reach."""
+        return run(self.etcd, lambda draft: snapshot_changes.fail(draft, snapshot_uid, reason))
+
+
+def _discard(_: bool) -> None:
+    return None

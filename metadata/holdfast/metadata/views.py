@@ -1,0 +1,101 @@
+"""Records as what a caller is shown. Pure."""
+
+from holdfast.api.attachment.v1.attachment_pb2 import Attachment
+from holdfast.api.grant.v1.grant_pb2 import Grant
+from holdfast.api.host.v1.host_pb2 import Host
+from holdfast.api.records.v1 import records_pb2 as r
+from holdfast.api.snapshot.v1.snapshot_pb2 import Snapshot
+from holdfast.api.volume.v1.volume_pb2 import SnapshotRef, Volume
+
+
+def volume_view(
+    volume: r.VolumeRecord,
+    replica: r.ReplicaRecord | None,
+    origin: r.SnapshotRecord | None,
+    operator: bool,
+) -> Volume:
+    """Which hosts hold a volume is for operators only."""
+    view = Volume(
+        volume_id=volume.volume_id,
+        uid=volume.uid,
+        owner=volume.owner,
+        size_bytes=volume.size_bytes,
+        state=volume.state,
+        reason=volume.reason,
+        multi_attach=volume.multi_attach,
+        hydrate_remaining_bytes=volume.hydrate_remaining_bytes,
+        hydrate_total_bytes=volume.hydrate_total_bytes,
+        epoch=replica.epoch if replica else 0,
+        target_iqn=volume.target_iqn,
+    )
+    if volume.HasField("health"):
+        view.health.CopyFrom(volume.health)
+    view.create_time.CopyFrom(volume.create_time)
+    if origin is not None:
+        view.source_snapshot.CopyFrom(SnapshotRef(owner=origin.owner, snapshot_id=origin.snapshot_id))
+    if operator and replica is not None:
+        view.primary_host_id = replica.primary_host_id
+        view.in_sync_host_ids.extend(member.host_id for member in replica.in_sync)
+    return view
+
+
+def snapshot_view(snapshot: r.SnapshotRecord) -> Snapshot:
+    view = Snapshot(
+        snapshot_id=snapshot.snapshot_id,
+        uid=snapshot.uid,
+        owner=snapshot.owner,
+        volume_id=snapshot.volume_id,
+        size_bytes=snapshot.size_bytes,
+        state=snapshot.state,
+        reason=snapshot.reason,
+        progress_done_bytes=snapshot.progress_done_bytes,
+        progress_total_bytes=snapshot.progress_total_bytes,
+        base_snapshot_uid=snapshot.base_snapshot_uid,
+        stored_bytes=snapshot.stored_bytes,
+        uploaded_bytes=snapshot.uploaded_bytes,
+        manifest=snapshot.manifest,
+    )
+    for name in ("create_time", "freeze_time", "complete_time"):
+        if snapshot.HasField(name):
+            getattr(view, name).CopyFrom(getattr(snapshot, name))
+    return view
+
+
+def grant_view(grant: r.GrantRecord) -> Grant:
+    return Grant(
+        snapshot_id=grant.snapshot_id, owner=grant.owner, user=grant.user, create_time=grant.create_time
+    )
+
+
+def attachment_view(attachment: r.AttachmentRecord, chap_secret: str = "") -> Attachment:
+    return Attachment(
+        attachment_id=attachment.attachment_id,
+        uid=attachment.uid,
+        owner=attachment.owner,
+        volume_id=attachment.volume_id,
+        initiator_iqn=attachment.initiator_iqn,
+        state=attachment.state,
+        reason=attachment.reason,
+        target_iqn=attachment.target_iqn,
+        portals=attachment.portals,
+        lun=attachment.lun,
+        chap_user=attachment.chap_user,
+        chap_secret=chap_secret,
+        create_time=attachment.create_time,
+    )
+
+
+def host_view(host: r.HostRecord, live_boot_id: str, volume_count: int) -> Host:
+    """`live_boot_id`: of the boot whose agent holds the host's lease; empty if none does."""
+    return Host(
+        host_id=host.host_id,
+        boot_id=host.boot_id,
+        live=bool(live_boot_id) and live_boot_id == host.boot_id,
+        address=host.address,
+        portal=host.portal,
+        capacity_bytes=host.capacity_bytes,
+        allocated_bytes=host.allocated_bytes,
+        volume_count=volume_count,
+        exports=host.exports,
+        exports_message=host.exports_message,
+    )

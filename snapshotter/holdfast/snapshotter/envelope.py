@@ -1,0 +1,124 @@
+"""What every object of the format is wrapped in, and the table of names that two of them hold.
+
+    offset  bytes  field
+    0       8      "HOLDFAST"
+    8       4      kind: "PACK", "SHRD", "CKPT" or "MANI"
+    12      2      version of that kind, 1
+    14      2      features that a reader must know; a bit that it does not know means: do not read on
+    16      8      length of the body
+    24      …      body
+    …       32     SHA-256 of everything before it
+
+Integers are unsigned and little endian. docs/snapshot-format.md is the reference for all byte tables.
+"""
+
+import hashlib
+import struct
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from holdfast.base.errors import DataLoss
+
+MAGIC = b"HOLDFAST"
+VERSION = 1
+HEADER = struct.Struct("<8s4sHHQ")
+DIGEST_BYTES = 32
+_NAME_HEAD = struct.Struct("<QH")
+
+
+class StoredObject(NamedTuple):
+    """An object that others refer to, and its length."""
+
+    name: str
+    size_bytes: int
+
+
+def damaged(name: str, what: str) -> DataLoss:
+    """The error for an object that is not what was written."""
+    return DataLoss("OBJECT_DAMAGED", f"Object {name} is damaged: {what}.")
+
+
+def header(kind: bytes, body_bytes: int) -> bytes:
+    return HEADER.pack(MAGIC, kind, VERSION, 0, body_bytes)
+
+
+def seal(kind: bytes, body: bytes) -> bytes:
+    """`body` in its envelope."""
+    data = header(kind, len(body)) + body
+    return data + hashlib.sha256(data).digest()
+
+
+def check_header(kind: bytes, data: bytes, name: str) -> int:
+    """The body's length, from a header that is of `kind` and of a version that this code reads."""
+    if len(data) < HEADER.size:
+        raise damaged(name, f"{len(data)} bytes are too few for a header")
+    magic, found, version, features, body_bytes = HEADER.unpack_from(data)
+    if magic != MAGIC or found != kind:
+        raise damaged(name, f"it starts with {magic + found!r}, not {MAGIC + kind!r}")
+    if version != VERSION or features:
+        raise DataLoss(
+            "FORMAT_UNKNOWN",
+            f"Object {name} is of version {version} with features {features:#x}, and this program reads "
+            f"version {VERSION} with none: use a newer one.",
+        )
+    return int(body_bytes)
+
+
+def unseal(kind: bytes, data: bytes, name: str) -> bytes:
+    """The body of an object that is whole. Raises DataLoss OBJECT_DAMAGED or FORMAT_UNKNOWN."""
+    body_bytes = check_header(kind, data, name)
+    end = HEADER.size + body_bytes
+    if len(data) != end + DIGEST_BYTES:
+        raise damaged(name, f"it is {len(data)} bytes long and says {end + DIGEST_BYTES}")
+    if hashlib.sha256(memoryview(data)[:end]).digest() != data[end:]:
+        raise damaged(name, "its checksum does not match")
+    return data[HEADER.size : end]
+
+
+class Cursor:
+    """Reads a body from front to back, never past its end."""
+
+    def __init__(self, data: bytes, name: str) -> None:
+        self._data = data
+        self._name = name
+        self._at = 0
+
+    def unpack(self, layout: struct.Struct) -> tuple[int | bytes, ...]:
+        return layout.unpack(self.take(layout.size))
+
+    def numbers(self, layout: struct.Struct) -> tuple[int, ...]:
+        """As `unpack`, where every field is a number."""
+        return layout.unpack(self.take(layout.size))
+
+    def take(self, length: int) -> bytes:
+        end = self._at + length
+        if end > len(self._data):
+            raise damaged(self._name, f"its body ends at {len(self._data)} and goes on to {end}")
+        piece = self._data[self._at : end]
+        self._at = end
+        return piece
+
+    def names(self, count: int) -> list[StoredObject]:
+        found = []
+        for _ in range(count):
+            size_bytes, length = self.numbers(_NAME_HEAD)
+            found.append(StoredObject(self.text(length), size_bytes))
+        return found
+
+    def text(self, length: int) -> str:
+        try:
+            return self.take(length).decode("ascii")
+        except UnicodeDecodeError:
+            raise damaged(self._name, "a text in it is not ASCII") from None
+
+    def end(self) -> None:
+        if self._at != len(self._data):
+            raise damaged(self._name, f"{len(self._data) - self._at} bytes follow its end")
+
+
+def encode_names(objects: Sequence[StoredObject]) -> bytes:
+    parts = []
+    for one in objects:
+        raw = one.name.encode("ascii")
+        parts.append(_NAME_HEAD.pack(one.size_bytes, len(raw)) + raw)
+    return b"".join(parts)

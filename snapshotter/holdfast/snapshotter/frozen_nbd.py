@@ -1,0 +1,98 @@
+"""A frozen view over NBD: two connections to the host that has it, one for maps and one for bytes."""
+
+import ssl
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from holdfast.base.errors import HoldfastError
+from holdfast.base.limits import KIB
+from holdfast.base.nbd.client import Client
+from holdfast.base.tls import PeerIdentity
+from holdfast.snapshotter.frozen import ALLOCATION, CHANGED, ViewLost
+
+REQUEST_BYTES = 512 * KIB
+"""One request's data: small enough that several are under way, large enough that their number is no cost."""
+DEPTH = 8
+
+
+def export_name(volume_uid: str, snapshot_uid: str) -> str:
+    return f"frozen:{volume_uid}:{snapshot_uid}"
+
+
+class NbdView:
+    """A FrozenView.
+
+    Args:
+        expected: the host that must answer; None only where `tls` is None.
+        incremental: whether the `changed` map will be asked for.
+    """
+
+    def __init__(
+        self,
+        address: tuple[str, int],
+        name: str,
+        tls: ssl.SSLContext | None,
+        expected: PeerIdentity | None,
+        incremental: bool,
+    ) -> None:
+        contexts = (ALLOCATION, CHANGED) if incremental else (ALLOCATION,)
+
+        def connect(wanted: tuple[str, ...]) -> Client:
+            return Client(address, name, contexts=wanted, tls=tls, expected=expected)
+
+        with _lost(name):
+            self._maps = connect(contexts)
+            self._bytes = _opened_after(self._maps, lambda: connect(()))
+        self._name = name
+        self._maps_lock, self._bytes_lock = threading.Lock(), threading.Lock()
+        lacking = set(contexts) - set(self._maps.contexts)
+        if lacking:
+            self.close()
+            raise ViewLost("NO_MAP", f"NBD export {name} of {address[0]} lacks {', '.join(sorted(lacking))}.")
+
+    @property
+    def size_bytes(self) -> int:
+        return self._maps.size_bytes
+
+    def read_many(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        small = [
+            (at, min(REQUEST_BYTES, offset + length - at))
+            for offset, length in ranges
+            for at in range(offset, offset + length, REQUEST_BYTES)
+        ]
+        with self._bytes_lock, _lost(self._name):
+            pieces = iter(list(self._bytes.read_many(small, DEPTH)))
+        return [b"".join(_take(pieces, length)) for _, length in ranges]
+
+    def block_status(self, context: str, offset: int, length: int) -> list[tuple[int, int, int]]:
+        with self._maps_lock, _lost(self._name):
+            return self._maps.block_status(context, offset, length)
+
+    def close(self) -> None:
+        self._maps.close()
+        self._bytes.close()
+
+
+def _take(pieces: Iterator[tuple[int, bytearray]], length: int) -> Iterator[bytearray]:
+    while length > 0:
+        _, data = next(pieces)
+        length -= len(data)
+        yield data
+
+
+def _opened_after(first: Client, connect: Callable[[], Client]) -> Client:
+    try:
+        return connect()
+    except HoldfastError:
+        first.close()
+        raise
+
+
+@contextmanager
+def _lost(name: str) -> Iterator[None]:
+    """Whatever goes wrong with this host's view: the answer is to try another host, or again later."""
+    try:
+        yield
+    except HoldfastError as error:
+        raise ViewLost(error.reason, f"Frozen view {name}: {error.message}") from error

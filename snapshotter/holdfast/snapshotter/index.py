@@ -1,0 +1,76 @@
+"""A snapshot's shards, fetched when wanted, checked against the manifest, and kept for a while.
+
+Used by readers, and by uploads for the snapshot that they are incremental from. Safe for many threads.
+"""
+
+from holdfast.base.errors import DataLoss, NotFound
+from holdfast.snapshotter import manifest as manifests
+from holdfast.snapshotter import shard as shards
+from holdfast.snapshotter.blob import digest_of
+from holdfast.snapshotter.cache import Cache
+from holdfast.snapshotter.envelope import damaged
+from holdfast.snapshotter.manifest import Manifest, ShardRef
+from holdfast.snapshotter.objects import ObjectStore
+from holdfast.snapshotter.shard import SHARD_EXTENTS, Entry, Shard
+
+ShardCache = Cache[tuple[str, int], Shard]
+
+
+def new_shard_cache(limit_bytes: int) -> ShardCache:
+    return Cache(limit_bytes)
+
+
+class Index:
+    """Where the extents of one snapshot are. `cache` may be shared: shards are known by their place."""
+
+    def __init__(self, store: ObjectStore, manifest: Manifest, cache: ShardCache) -> None:
+        self.manifest = manifest
+        self._store = store
+        self._cache = cache
+        self._refs = {ref.shard: ref for ref in manifest.shards}
+
+    def get(self, extent: int) -> Entry | None:
+        """Where the extent is; None if it reads as zeros. Raises DataLoss, Unavailable."""
+        shard = self.shard(extent // SHARD_EXTENTS)
+        return shard.get(extent) if shard else None
+
+    def shard(self, number: int) -> Shard | None:
+        ref = self._refs.get(number)
+        return self.load(ref) if ref else None
+
+    def load(self, ref: ShardRef) -> Shard:
+        return self._cache.get((ref.where.name, ref.offset), lambda: self._fetch(ref), lambda _: ref.length)
+
+    def _fetch(self, ref: ShardRef) -> Shard:
+        name = ref.where.name
+        data = get_range(self._store, name, ref.offset, ref.length)
+        if digest_of(data) != ref.digest:
+            raise damaged(name, f"shard {ref.shard} at {ref.offset} does not match its manifest")
+        shard = shards.decode(data, name)
+        if shard.index != ref.shard or len(shard) != ref.entries:
+            raise damaged(name, f"shard {ref.shard} is another one, or has lost extents")
+        return shard
+
+
+def load_manifest(store: ObjectStore, name: str, sha256_hex: str = "") -> Manifest:
+    """The manifest `name`. Raises DataLoss if it is missing, damaged, or not of the digest given."""
+    data = get(store, name)
+    if sha256_hex and digest_of(data).hex() != sha256_hex:
+        raise damaged(name, "it is not the manifest that was recorded")
+    return manifests.decode(data, name)
+
+
+def get(store: ObjectStore, name: str) -> bytes:
+    """An object that must be there: a missing one is DataLoss."""
+    try:
+        return store.get(name)
+    except NotFound as error:
+        raise DataLoss("OBJECT_MISSING", error.message) from error
+
+
+def get_range(store: ObjectStore, name: str, offset: int, length: int) -> bytes:
+    """A part of an object that must be there: a missing one is DataLoss."""
+    try:
+        return store.get_range(name, offset, length)
+    except NotFound as error:
+        raise DataLoss("OBJECT_MISSING", error.message) from error

@@ -1,0 +1,85 @@
+"""A pack: stored extents one behind the other, then a table that says what they are.
+
+Nobody needs the table to read a snapshot (shards point at the extents themselves); it makes a pack
+understandable alone, for repacking and for rescue. It comes last, so that a pack is built in one pass.
+
+    header (envelope's 24 bytes, kind "PACK") · extents · table · u64 table offset · u32 count · u32 zero ·
+    SHA-256 of header, table and the 16 bytes before it
+
+The extents are not hashed again: each has its own digest.
+"""
+
+import hashlib
+import struct
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from holdfast.snapshotter.blob import Blob
+from holdfast.snapshotter.envelope import DIGEST_BYTES, HEADER, check_header, damaged, header
+
+KIND = b"PACK"
+_ROW = struct.Struct("<QQII32s")
+_TRAILER = struct.Struct("<QII")
+TAIL_BYTES = _TRAILER.size + DIGEST_BYTES
+
+
+class PackRow(NamedTuple):
+    """One extent of a pack: `extent` is its number in the volume that it was read from."""
+
+    extent: int
+    offset: int
+    stored_bytes: int
+    coding: int
+    digest: bytes
+
+
+class PackBuilder:
+    """Collects extents until the caller finds it full."""
+
+    def __init__(self) -> None:
+        self._blobs: list[bytes] = []
+        self._rows: list[PackRow] = []
+        self._end = HEADER.size
+
+    @property
+    def size_bytes(self) -> int:
+        """How long the pack would be now."""
+        return self._end + len(self._rows) * _ROW.size + TAIL_BYTES
+
+    @property
+    def rows(self) -> Sequence[PackRow]:
+        return self._rows
+
+    def add(self, extent: int, blob: Blob) -> None:
+        self._rows.append(PackRow(extent, self._end, len(blob.stored), blob.coding, blob.digest))
+        self._blobs.append(blob.stored)
+        self._end += len(blob.stored)
+
+    def build(self) -> bytes:
+        table = b"".join(_ROW.pack(*row) for row in self._rows)
+        trailer = _TRAILER.pack(self._end, len(self._rows), 0)
+        head = header(KIND, self.size_bytes - HEADER.size - DIGEST_BYTES)
+        digest = hashlib.sha256(head + table + trailer).digest()
+        return b"".join([head, *self._blobs, table, trailer, digest])
+
+
+def decode_table(data: bytes, name: str) -> list[PackRow]:
+    """The table of a whole pack. Raises DataLoss; says nothing about the extents' own bytes."""
+    body_bytes = check_header(KIND, data, name)
+    end = HEADER.size + body_bytes
+    if len(data) != end + DIGEST_BYTES or body_bytes < _TRAILER.size:
+        raise damaged(name, f"it is {len(data)} bytes long and says {end + DIGEST_BYTES}")
+    table_at, count, zero = _TRAILER.unpack_from(data, end - _TRAILER.size)
+    if zero or table_at < HEADER.size or table_at + count * _ROW.size != end - _TRAILER.size:
+        raise damaged(name, f"its table of {count} rows at {table_at} does not fit")
+    if hashlib.sha256(data[: HEADER.size] + data[table_at:end]).digest() != data[end:]:
+        raise damaged(name, "its table's checksum does not match")
+    rows = [PackRow(*fields) for fields in _ROW.iter_unpack(data[table_at : end - _TRAILER.size])]
+    at = HEADER.size
+    for row in rows:
+        if row.offset != at:
+            raise damaged(name, f"an extent is at {row.offset} where {at} was due")
+        at += row.stored_bytes
+    if at != table_at:
+        raise damaged(name, f"its extents end at {at} and its table starts at {table_at}")
+    return rows

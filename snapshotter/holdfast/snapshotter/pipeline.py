@@ -1,0 +1,134 @@
+"""From a frozen view to blobs, in the order of the volume: read, compare, compress.
+
+One thread reads, some threads hash and compress (both leave the interpreter lock), and the caller's
+thread puts the results in order into packs. At most `batches_ahead` batches are between the two ends.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
+
+from holdfast.base.limits import EXTENT_BYTES
+from holdfast.snapshotter import blob, frozen, plan
+from holdfast.snapshotter.blob import ZERO_EXTENT, Blob
+from holdfast.snapshotter.frozen import FrozenView
+from holdfast.snapshotter.index import Index
+from holdfast.snapshotter.packing import Packing
+from holdfast.snapshotter.patient import Stopped
+from holdfast.snapshotter.plan import Batch, WindowPlan
+
+_AS_IN_BASE = Blob(b"", -1, b"")
+
+
+class _Worked(NamedTuple):
+    batch: Batch
+    verdicts: list[tuple[int, Blob | None]]
+    """Extents to be stored, or None for zeros; those that are as in the base are left out."""
+
+
+class Pipeline:
+    """Of one upload from one view.
+
+    Args:
+        base: the snapshot that the view's `changed` map refers to; None if everything is to be uploaded.
+        stop: when set, `pump` raises Stopped soon.
+    """
+
+    def __init__(
+        self,
+        view: FrozenView,
+        base: Index | None,
+        stop: threading.Event,
+        workers: int,
+        batch_extents: int,
+        batches_ahead: int,
+    ) -> None:
+        self._view = view
+        self._base = base
+        self._stop = stop
+        self._batch_extents = batch_extents
+        self._batches_ahead = batches_ahead
+        self._reader = ThreadPoolExecutor(1, "read")
+        self._workers = ThreadPoolExecutor(workers, "work")
+
+    def total_bytes(self) -> int:
+        """What the plan of the whole view reads."""
+        size_bytes = self._view.size_bytes
+        extents = sum(self._plan(first, end).read_extents for first, end in plan.windows(size_bytes))
+        return extents * EXTENT_BYTES
+
+    def pump(self, position: int, packing: Packing) -> None:
+        """Put everything from the extent `position` on into `packing`."""
+        ahead: deque[Future[_Worked]] = deque()
+        for batch in self._batches(position):
+            if self._stop.is_set():
+                raise Stopped
+            if len(ahead) >= self._batches_ahead:
+                _pack(ahead.popleft().result(), packing)
+            ahead.append(self._workers.submit(self._work, batch, self._reader.submit(self._read, batch)))
+        while ahead:
+            _pack(ahead.popleft().result(), packing)
+
+    def close(self) -> None:
+        """End the threads; what is under way ends first."""
+        for pool in (self._reader, self._workers):
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _plan(self, first: int, end: int) -> WindowPlan:
+        changed = frozen.changed_runs(self._view, first, end) if self._base else None
+        if changed == []:
+            return WindowPlan(first, end, [], [])
+        return plan.plan_window(first, end, changed, frozen.data_runs(self._view, first, end))
+
+    def _batches(self, position: int) -> Iterator[Batch]:
+        for first, end in plan.windows(self._view.size_bytes, position):
+            yield from plan.batches(self._plan(first, end), self._batch_extents)
+
+    def _read(self, batch: Batch) -> list[bytes]:
+        if self._stop.is_set():
+            raise Stopped
+        ranges = [self._byte_range(first, end) for first, end in batch.read]
+        return self._view.read_many(ranges) if ranges else []
+
+    def _byte_range(self, first: int, end: int) -> tuple[int, int]:
+        offset = first * EXTENT_BYTES
+        return offset, min(end * EXTENT_BYTES, self._view.size_bytes) - offset
+
+    def _work(self, batch: Batch, data: "Future[list[bytes]]") -> _Worked:
+        verdicts: list[tuple[int, Blob | None]] = []
+        for (first, _), piece in zip(batch.read, data.result(), strict=True):
+            for extent, plain in enumerate(cut(piece), first):
+                verdict = self._compare(extent, plain)
+                if verdict is not _AS_IN_BASE:
+                    verdicts.append((extent, verdict))
+        return _Worked(batch, verdicts)
+
+    def _compare(self, extent: int, plain: bytes) -> Blob | None:
+        before = self._base.get(extent) if self._base else None
+        if plain == ZERO_EXTENT:
+            return None if before else _AS_IN_BASE
+        digest = blob.digest_of(plain)
+        if before and before.digest == digest:
+            return _AS_IN_BASE
+        return blob.encode(plain, digest)
+
+
+def _pack(worked: _Worked, packing: Packing) -> None:
+    for first, end in worked.batch.zero:
+        packing.zeros(first, end)
+    for extent, verdict in worked.verdicts:
+        if verdict is None:
+            packing.zeros(extent, extent + 1)
+        else:
+            packing.blob(extent, verdict)
+    packing.reached(worked.batch.end, worked.batch.read_extents)
+
+
+def cut(data: bytes) -> Sequence[bytes]:
+    """`data` in extents; the last one filled up with zeros, since an extent always is EXTENT_BYTES."""
+    pieces = [data[at : at + EXTENT_BYTES] for at in range(0, len(data), EXTENT_BYTES)]
+    if pieces and len(pieces[-1]) < EXTENT_BYTES:
+        pieces[-1] = pieces[-1].ljust(EXTENT_BYTES, b"\0")
+    return pieces

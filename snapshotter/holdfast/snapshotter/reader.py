@@ -1,0 +1,107 @@
+"""Reading a snapshot: bytes by offset, every one of them checked against the checksums of its upload.
+
+How much is fetched ahead follows from how the reads come: a random read fetches what it needs, reads that
+follow each other up to READ_AHEAD_EXTENTS more, in one go whenever half of that has been used up.
+"""
+
+from holdfast.base.extents import covering, runs
+from holdfast.base.limits import EXTENT_BYTES, MIB
+from holdfast.snapshotter.blob import ZERO_EXTENT
+from holdfast.snapshotter.fetch import Fetcher
+from holdfast.snapshotter.index import Index
+from holdfast.snapshotter.shard import SHARD_EXTENTS, Entry
+
+READ_AHEAD_EXTENTS = 64
+"""8 MiB: two of the longest GETs, so that one is on its way while the other is used."""
+SHARDS_CACHE_BYTES = 64 * MIB
+FLAGS_DATA = 0
+FLAGS_HOLE = 3
+"""NBD's base:allocation: a hole, which reads as zeros."""
+
+
+class SnapshotReader:
+    """Reads one snapshot; for many threads. The fetcher may be shared with other readers."""
+
+    def __init__(self, index: Index, fetcher: Fetcher) -> None:
+        self._index = index
+        self._fetcher = fetcher
+        # A hint, and changed without a lock: at worst something is fetched too early or too late.
+        self._expected = -1
+        self._ahead_to = 0
+
+    @property
+    def size_bytes(self) -> int:
+        return self._index.manifest.size_bytes
+
+    def read(self, offset: int, length: int) -> bytes:
+        """The bytes of [offset, offset + length), which must be inside the snapshot.
+
+        Raises DataLoss with the object's name (missing, cut or damaged), or Unavailable.
+        """
+        if offset < 0 or length < 0 or offset + length > self.size_bytes:
+            raise ValueError(
+                f"[{offset}, {offset + length}) is outside a snapshot of {self.size_bytes} bytes"
+            )
+        wanted = covering(offset, length, EXTENT_BYTES)
+        data = self._extents(wanted)
+        start = offset - wanted.start * EXTENT_BYTES
+        if len(data) == 1:
+            return data[0][start : start + length]
+        if data:
+            data[0] = data[0][start:]
+            data[-1] = data[-1][: offset + length - (wanted.stop - 1) * EXTENT_BYTES]
+        return b"".join(data)
+
+    def allocation(self, offset: int, length: int) -> list[tuple[int, int]]:
+        """Runs (length, flags) that follow each other from `offset` on and cover `length` bytes.
+
+        It may be less than asked for: at most one shard is looked at, so that an answer is bounded.
+        """
+        shard_bytes = SHARD_EXTENTS * EXTENT_BYTES
+        end = min(offset + length, (offset // shard_bytes + 1) * shard_bytes)
+        shard = self._index.shard(offset // shard_bytes)
+        if shard is None:
+            return self._absent_run(offset, length)
+        wanted = covering(offset, end - offset, EXTENT_BYTES)
+        answer: list[tuple[int, int]] = []
+        at = offset
+        for first, stop in runs(shard.extents(wanted.start, wanted.stop)):
+            start = max(at, first * EXTENT_BYTES)
+            if start > at:
+                answer.append((start - at, FLAGS_HOLE))
+            at = min(end, stop * EXTENT_BYTES)
+            answer.append((at - start, FLAGS_DATA))
+        if at < end:
+            answer.append((end - at, FLAGS_HOLE))
+        return answer
+
+    def _absent_run(self, offset: int, length: int) -> list[tuple[int, int]]:
+        """One hole from a shard that is not there up to the next that is."""
+        shard_bytes = SHARD_EXTENTS * EXTENT_BYTES
+        for ref in self._index.manifest.shards:
+            if ref.shard * shard_bytes > offset:
+                return [(min(length, ref.shard * shard_bytes - offset), FLAGS_HOLE)]
+        return [(length, FLAGS_HOLE)]
+
+    def _extents(self, wanted: range) -> list[bytes]:
+        entries = [self._index.get(extent) for extent in wanted]
+        ahead = self._ahead_of(wanted)
+        coming = self._fetcher.start(entry for entry in (*entries, *ahead) if entry)
+        return [coming[entry].result() if entry else ZERO_EXTENT for entry in entries]
+
+    def _ahead_of(self, wanted: range) -> list[Entry]:
+        """What to fetch beyond `wanted`, if it goes on where the last read ended."""
+        if not wanted:
+            return []
+        follows = wanted.start in (self._expected, self._expected - 1)
+        self._expected = wanted.stop
+        if not follows:
+            self._ahead_to = wanted.stop
+            return []
+        end = min(wanted.stop + READ_AHEAD_EXTENTS, -(-self.size_bytes // EXTENT_BYTES))
+        first = max(wanted.stop, self._ahead_to)
+        if first > wanted.stop + READ_AHEAD_EXTENTS // 2 or first >= end:
+            return []
+        self._ahead_to = end
+        entries = (self._index.get(extent) for extent in range(first, end))
+        return [entry for entry in entries if entry]

@@ -1,0 +1,86 @@
+"""What a logical unit is, as far as its SCSI commands must know."""
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from holdfast.base import ids
+from holdfast.base.limits import BLOCK_BYTES, KIB, MIB
+
+LOGICAL_BLOCK_BYTES = 512
+BLOCKS_PER_PHYSICAL_EXPONENT = 3
+"""2**3 logical blocks are one physical block of 4096 bytes."""
+UNMAP_GRANULARITY_BLOCKS = BLOCK_BYTES // LOGICAL_BLOCK_BYTES
+
+TRANSFER_MAX_BYTES = 4 * MIB
+TRANSFER_OPTIMAL_BYTES = MIB
+ZERO_MAX_BYTES = 128 * MIB
+"""What one UNMAP or WRITE SAME may cover: its copies for frozen views must fit an initiator's patience."""
+UNMAP_MAX_DESCRIPTORS = 256
+COMPARE_MAX_BYTES = 64 * KIB
+PARAMETERS_MAX_BYTES = 64 * KIB
+"""The longest parameter list: their lengths have 16 bits."""
+
+ACTIVE_OPTIMIZED = 0x0
+STANDBY = 0x2
+UNAVAILABLE = 0x3
+
+
+@dataclass(frozen=True)
+class PortGroup:
+    """A target port group: the paths through one host (SPC-4 5.15.2.1)."""
+
+    group: int
+    relative_port: int
+    state: int = ACTIVE_OPTIMIZED
+
+
+class UnitAttentions:
+    """Conditions that the next command reports instead of being done (SAM-5 5.14).
+
+    The ring does not say from which initiator a command came: each condition is told once, to whoever
+    comes first. To tell every initiator, drop the sessions.
+    """
+
+    MAX = 16
+
+    def __init__(self) -> None:
+        self._waiting: deque[tuple[int, int]] = deque(maxlen=self.MAX)
+
+    def establish(self, asc: int, ascq: int) -> None:
+        """For example 29h/00h: power on, reset or bus device reset; a lost write cache."""
+        if (asc, ascq) not in self._waiting:
+            self._waiting.append((asc, ascq))
+
+    def take(self) -> tuple[int, int] | None:
+        return self._waiting.popleft() if self._waiting else None
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
+
+@dataclass
+class Unit:
+    """One volume as its initiators see it; the same on both hosts but for `here`.
+
+    `groups` are all target port groups, this host's (`here`, an index) among them.
+    """
+
+    volume_uid: str
+    size_bytes: int
+    write_cache: bool = True
+    read_only: bool = False
+    groups: tuple[PortGroup, ...] = (PortGroup(1, 1),)
+    here: int = 0
+    attentions: UnitAttentions = field(default_factory=UnitAttentions)
+
+    @property
+    def blocks(self) -> int:
+        return self.size_bytes // LOGICAL_BLOCK_BYTES
+
+    @property
+    def serial(self) -> bytes:
+        return self.volume_uid.encode()
+
+    @property
+    def naa(self) -> bytes:
+        return bytes.fromhex(ids.naa(self.volume_uid))

@@ -1,0 +1,106 @@
+"""Which NBD exports a worker shows, and to whom.
+
+    mirror:<volume>:<epoch>         the peer host of the assignment, at its epoch, on a mirror
+    replica:<volume>                hosts, services and operators
+    frozen:<volume>:<snapshot>      the same
+
+An export name is no secret: who asks is proved by the certificate. Without TLS the storage network is
+trusted, and everybody on it.
+"""
+
+import ssl
+from collections.abc import Callable
+
+from holdfast.base.errors import Denied, NotFound, StaleEpoch, Unavailable
+from holdfast.base.loop import Loop
+from holdfast.base.nbd.export import Export
+from holdfast.base.nbd.server import Server
+from holdfast.base.tls import PeerIdentity, TlsFiles, server_context
+from holdfast.replicator.exports import FrozenExport, ReplicaExport
+from holdfast.replicator.hydrate import Source
+from holdfast.replicator.local import LocalReplica
+from holdfast.target.control import Desired
+from holdfast.target.worker_roles import MirrorRole, PrimaryRole
+
+READERS = ("host", "service", "operator")
+
+
+class Exports:
+    """The NBD server of a worker. Loop thread only."""
+
+    def __init__(self, loop: Loop, volume_uid: str, tls: TlsFiles | None) -> None:
+        self._loop = loop
+        self._uid = volume_uid
+        self._context: ssl.SSLContext | None = server_context(tls) if tls else None
+        self._server: Server | None = None
+        self._address: tuple[str, int] | None = None
+        self._local: LocalReplica | None = None
+        self._role: PrimaryRole | MirrorRole | None = None
+        self._desired: Desired | None = None
+        self._source: Callable[[], Source | None] = lambda: None
+
+    def listen(self, address: str, port: int) -> None:
+        """Raises OSError if the address cannot be had."""
+        if self._address != (address, port):
+            self.close()
+            self._server = Server(self._loop, self._open)
+            self._server.listen_tcp(address, port, tls=self._context)
+            self._address = (address, port)
+
+    def serve(
+        self,
+        local: LocalReplica,
+        role: PrimaryRole | MirrorRole,
+        desired: Desired,
+        source: Callable[[], Source | None],
+    ) -> None:
+        self._local, self._role, self._desired, self._source = local, role, desired, source
+
+    def update(self, desired: Desired) -> None:
+        self._desired = desired
+
+    def stop_serving(self) -> None:
+        self._local = self._role = None
+
+    def close(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            self._server = self._address = None
+
+    def _open(self, name: str, peer: PeerIdentity | None) -> Export:
+        kind, _colon, rest = name.partition(":")
+        volume, _colon, detail = rest.partition(":")
+        if volume != self._uid or kind not in ("mirror", "replica", "frozen"):
+            raise NotFound("NOT_FOUND", f"there is no export {name!r} here.")
+        if self._local is None or self._role is None or self._desired is None:
+            raise Unavailable("NOT_READY", "this host does not serve the volume now: try again.")
+        if kind == "mirror":
+            return self._open_mirror(detail, peer)
+        if peer is not None and peer.role not in READERS:
+            raise Denied("DENIED", f"{peer.role} {peer.name} may not read a host's copy of a volume.")
+        if kind == "replica":
+            return ReplicaExport(self._loop, self._local, self._source)
+        return self._open_frozen(detail)
+
+    def _open_mirror(self, epoch: str, peer: PeerIdentity | None) -> Export:
+        assert self._desired is not None
+        wanted = self._desired
+        if not isinstance(self._role, MirrorRole):
+            raise StaleEpoch(f"this host is not the mirror in epoch {wanted.epoch}.")
+        if peer is not None and (peer.role, peer.name) != ("host", wanted.peer.host_id):
+            raise Denied("DENIED", f"{peer.name} is not the volume's primary, {wanted.peer.host_id}.")
+        if epoch != str(wanted.epoch):
+            raise StaleEpoch(f"epoch {epoch} is not the one that this host knows, {wanted.epoch}.")
+        return self._role.session()
+
+    def _open_frozen(self, snapshot_uid: str) -> Export:
+        assert self._local is not None and self._desired is not None
+        view = self._local.views.usable(snapshot_uid)
+        if view is None or snapshot_uid not in self._local.store.state.views:
+            why = self._local.views.lost().get(snapshot_uid, "it was never frozen here, or is done with")
+            raise NotFound("NOT_FROZEN", f"snapshot {snapshot_uid} has no frozen view on this host: {why}.")
+        base = next(
+            (s.base_generation for s in self._desired.snapshots if s.uid == snapshot_uid and s.incremental),
+            None,
+        )
+        return FrozenExport(self._loop, self._local, self._source, view, base)
