@@ -133,7 +133,9 @@ class Loop:
         return due_s if limit_s is None else min(due_s, limit_s)
 
     def _run_timers(self) -> None:
-        while self._timers and self._timers[0][0] <= self.now():
+        # One look at the clock: a timer that starts another with no delay must not starve descriptors.
+        now = self.now() if self._timers else 0.0
+        while self._timers and self._timers[0][0] <= now:
             callback = heapq.heappop(self._timers)[2].callback
             if callback is not None:
                 callback()

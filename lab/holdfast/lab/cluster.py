@@ -189,20 +189,27 @@ class Cluster:
 
     def await_record(self, key: str, holds: Callable[[Any], bool], timeout_s: float = 120) -> Any:
         """Wait until the value of a key satisfies `holds`; the value. Watches, does not poll."""
-        words = self.etcdctl("watch", "--write-out=json", f"/holdfast/v1/{key}")
+        return self._await(key, lambda value: value is not None and holds(value), timeout_s)
+
+    def await_gone(self, key: str, timeout_s: float = 120) -> None:
+        """Wait until there is no such key."""
+        self._await(key, lambda value: value is None, timeout_s)
+
+    def _await(self, key: str, holds: Callable[[Any], bool], timeout_s: float) -> Any:
+        words = self.etcdctl("watch", f"/holdfast/v1/{key}")
         deadline_s = time.monotonic() + timeout_s
         watch = self.lab.host_popen(
-            words, name="await-record", stdout=subprocess.PIPE, env=self.etcdctl_environment()
+            words, name="await", stdout=subprocess.PIPE, env=self.etcdctl_environment()
         )
         assert watch.stdout is not None
         try:
-            while not ((value := self.record(key)) is not None and holds(value)):
+            while not holds(value := self.record(key)):
                 left_s = deadline_s - time.monotonic()
-                if left_s <= 0 or not select.select([watch.stdout], [], [], min(left_s, _LOOK_AGAIN_S))[0]:
-                    if left_s <= 0:
-                        raise LabError(f"{key} did not become what was waited for; it is {value}")
-                    continue
-                os.read(watch.stdout.fileno(), 1 << 16)
+                if left_s <= 0:
+                    raise LabError(f"{key} did not become what was waited for; it is {value}")
+                # The watch may begin after the change: look again now and then.
+                if select.select([watch.stdout], [], [], min(left_s, _LOOK_AGAIN_S))[0]:
+                    os.read(watch.stdout.fileno(), 1 << 16)
         finally:
             watch.kill()
         return value

@@ -3,8 +3,10 @@
 Every status carries a google.rpc.ErrorInfo with domain "holdfast" and the error's reason.
 """
 
+from typing import Any
+
 import grpc
-from google.protobuf.any_pb2 import Any
+from google.protobuf import any_pb2
 from google.rpc import code_pb2, status_pb2  # type: ignore[import-untyped]
 from google.rpc.error_details_pb2 import ErrorInfo  # type: ignore[import-untyped]
 from grpc_status import rpc_status
@@ -28,7 +30,7 @@ _CODES: tuple[tuple[type[errors.HoldfastError], int], ...] = (
 
 def status_of(error: errors.HoldfastError) -> status_pb2.Status:
     code = next((code for kind, code in _CODES if isinstance(error, kind)), code_pb2.INTERNAL)
-    detail = Any()
+    detail = any_pb2.Any()
     detail.Pack(ErrorInfo(reason=error.reason, domain=DOMAIN))
     return status_pb2.Status(code=code, message=error.message, details=[detail])
 
@@ -40,10 +42,9 @@ def abort(context: grpc.ServicerContext, error: errors.HoldfastError) -> None:
 
 def error_of(call: grpc.RpcError) -> errors.HoldfastError:
     """The error in a call's status, as it was raised; Unavailable or HoldfastError if it carries none."""
-    status = rpc_status.from_call(call) if isinstance(call, grpc.Call) else None
-    details: list[Any] = list(status.details) if status is not None else []
-    for detail in details:
-        info = ErrorInfo()
+    status: Any = rpc_status.from_call(call) if isinstance(call, grpc.Call) else None
+    for detail in status.details if status is not None else ():
+        info: Any = ErrorInfo()
         if detail.Unpack(info) and info.domain == DOMAIN:
             kind = next((kind for kind, code in _CODES if code == status.code), errors.HoldfastError)
             return kind(info.reason, status.message)

@@ -98,7 +98,9 @@ class SnapshotReader:
         if not follows:
             self._ahead_to = wanted.stop
             return []
-        end = min(wanted.stop + READ_AHEAD_EXTENTS, -(-self.size_bytes // EXTENT_BYTES))
+        # Not past this shard: a damaged one further on must not fail a read that does not need it.
+        shard_end = ((wanted.stop - 1) // SHARD_EXTENTS + 1) * SHARD_EXTENTS
+        end = min(wanted.stop + READ_AHEAD_EXTENTS, shard_end)
         first = max(wanted.stop, self._ahead_to)
         if first > wanted.stop + READ_AHEAD_EXTENTS // 2 or first >= end:
             return []

@@ -107,7 +107,7 @@ class Upload:
         self._total_bytes = 0
         self._checkpoint = ""
         self._checkpoint_at_s = self._reports.clock()
-        self._checkpoint_at = 0
+        self._checkpoint_bytes = 0
 
     @property
     def last_checkpoint(self) -> str:
@@ -128,7 +128,7 @@ class Upload:
             return False
         self._counters = found.counters
         self._checkpoint = name
-        self._checkpoint_at = found.position
+        self._checkpoint_bytes = found.counters.stored_bytes
         return True
 
     def run(self, view: FrozenView) -> Result:
@@ -177,7 +177,7 @@ class Upload:
             self._store_waiting()
         self._progress()
         due_s = self._checkpoint_at_s + self._settings.checkpoint_every_s
-        if self._reports.clock() >= due_s and self._draft.position > self._checkpoint_at:
+        if self._reports.clock() >= due_s and self._counters.stored_bytes > self._checkpoint_bytes:
             self._write_checkpoint()
 
     def _progress(self) -> None:
@@ -198,7 +198,7 @@ class Upload:
         self._store.put_confirmed(name, checkpoint.encode(made))
         self._reports.checkpoint(name)
         before, self._checkpoint = self._checkpoint, name
-        self._checkpoint_at, self._checkpoint_at_s = self._draft.position, self._reports.clock()
+        self._checkpoint_bytes, self._checkpoint_at_s = self._counters.stored_bytes, self._reports.clock()
         if before:
             self._store.delete(before)
 

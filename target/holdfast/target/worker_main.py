@@ -5,6 +5,7 @@ what to do over the control socket; it goes on without the agent, and ends on SI
 import argparse
 import logging
 import signal
+import socket
 import sys
 from pathlib import Path
 
@@ -45,24 +46,26 @@ def main() -> int:
     worker = Worker(loop, arguments.volume, arguments.store / arguments.volume, arguments.host_id, tls)
     control = ControlServer(loop, path, worker.apply)
     worker.tell = control.tell
-    _stop_on_signals(loop)
+    signals = _stop_on_signals(loop)
     try:
         loop.run()
     finally:
         control.close()
         worker.close()
+        for end in signals:
+            end.close()
     return 0
 
 
-def _stop_on_signals(loop: Loop) -> None:
-    import socket
-
+def _stop_on_signals(loop: Loop) -> tuple[socket.socket, socket.socket]:
+    """SIGTERM and SIGINT end the loop. Keep what is returned: it is how a signal reaches the loop."""
     receiving, sending = socket.socketpair()
     sending.setblocking(False)
     signal.set_wakeup_fd(sending.fileno())
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: None)
     loop.add(receiving.fileno(), READABLE, lambda _events: loop.stop())
+    return receiving, sending
 
 
 if __name__ == "__main__":

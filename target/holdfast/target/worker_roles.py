@@ -73,7 +73,8 @@ class PrimaryRole:
         return self._ring.is_open
 
     def apply(self, desired: Desired) -> None:
-        self._hydrator.use(self._source())
+        if desired.origin_snapshot_uid:
+            self._hydrator.use(self._source())
         self._ring.apply(desired.ring)
         self._wanted = tuple(snapshot.uid for snapshot in desired.snapshots if snapshot.freeze)
         # A view that was recorded and flushed on both hosts in an earlier life of this worker.
@@ -106,9 +107,10 @@ class PrimaryRole:
             self._hydrator.go_on()
 
     def close(self) -> None:
-        self._ring.close()
+        # The device before the ring: what is under way reads from the ring's memory.
         self._hydrator.stop()
         self._primary.close()
+        self._ring.close()
         self._link.close()
 
     def _link_changed(self) -> None:

@@ -67,6 +67,8 @@ class Client:
         self._where = f"NBD export {export_name!r} at {address}"
         self._cookie = 0
         self._failed = ""
+        self.peer: PeerIdentity | None = None
+        """Who the server has proved to be; None in clear."""
         handshake = Handshake(export_name, tls=tls is not None, structured=True, contexts=contexts)
         try:
             self._sock = _connect(address, timeout_s)
@@ -273,6 +275,7 @@ class Client:
         except ssl.SSLError as error:
             raise Unauthenticated("TLS_FAILED", f"{self._where}: TLS was not agreed on: {error}.") from error
         peer = peer_identity(self._sock)
+        self.peer = peer
         if expected is not None and peer != expected:
             raise Unauthenticated("WRONG_PEER", f"{self._where}: the server is {peer}, not {expected}.")
 

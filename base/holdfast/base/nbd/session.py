@@ -195,7 +195,8 @@ class Session:
             [], 0, lambda targets: done(_OK, b"".join(targets)), lambda outcome: done(outcome, b"")
         )
         self._send(wire.CMD_HOLDFAST_CONTROL, 0, cookie, 0, len(payload))
-        self._out.append(payload)
+        if payload:
+            self._out.append(payload)
 
     def close(self) -> None:
         """End the link now; nothing is called any more. Idempotent.

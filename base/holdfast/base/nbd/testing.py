@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable
 from functools import partial
+from typing import TypeVar
 
 from holdfast.base.device import Op, Outcome, Request
 from holdfast.base.extents import covering, runs
@@ -10,6 +11,8 @@ from holdfast.base.limits import BLOCK_BYTES
 from holdfast.base.loop import Loop
 from holdfast.base.nbd import wire
 from holdfast.base.nbd.export import ControlDone, Served, StatusDone
+
+_T = TypeVar("_T")
 
 
 class MemoryExport:
@@ -126,3 +129,14 @@ def run_until(loop: Loop, condition: Callable[[], bool], limit_s: float = 10.0) 
         left_s = deadline_s - loop.now()
         assert left_s > 0, "the loop turned for its time limit and what was waited for did not happen"
         loop.run_once(left_s)
+
+
+def drive(loop: Loop, work: Callable[[], _T], limit_s: float = 30.0) -> _T:
+    """Run `work`, which may block, in the loop's pool while the loop turns here; its result, or what it raised."""
+    results: list[_T] = []
+    errors: list[BaseException] = []
+    loop.in_pool(work, results.append, errors.append)
+    run_until(loop, lambda: bool(results or errors), limit_s)
+    if errors:
+        raise errors[0]
+    return results[0]

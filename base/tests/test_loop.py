@@ -1,0 +1,128 @@
+"""The event loop: what runs when, and what may be called from where."""
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from holdfast.base.loop import READABLE, Loop
+from holdfast.base.nbd.testing import run_until
+
+
+def test_a_descriptor_is_reported_until_it_is_read(loop: Loop) -> None:
+    reader, writer = os.pipe()
+    seen: list[int] = []
+    loop.add(reader, READABLE, seen.append)
+    loop.run_once(0)
+    assert seen == []
+    os.write(writer, b"x")
+    loop.run_once(1)
+    loop.run_once(1)
+    assert len(seen) == 2 and seen[0] & READABLE
+    os.read(reader, 1)
+    loop.run_once(0)
+    assert len(seen) == 2
+    loop.remove(reader)
+    loop.remove(reader)
+    os.write(writer, b"x")
+    loop.run_once(0)
+    assert len(seen) == 2
+    os.close(reader)
+    os.close(writer)
+
+
+def test_a_handler_removed_by_another_in_the_same_turn_is_not_called(loop: Loop) -> None:
+    pipes = [os.pipe() for _ in range(2)]
+    seen: list[int] = []
+
+    def handle(mine: int, other: int) -> None:
+        seen.append(mine)
+        loop.remove(other)
+
+    (a, a_in), (b, b_in) = pipes
+    loop.add(a, READABLE, lambda _events: handle(a, b))
+    loop.add(b, READABLE, lambda _events: handle(b, a))
+    os.write(a_in, b"x")
+    os.write(b_in, b"x")
+    loop.run_once(1)
+    assert len(seen) == 1
+    for fd in (a, a_in, b, b_in):
+        loop.remove(fd)
+        os.close(fd)
+
+
+def test_soon_runs_after_this_turns_events_and_what_it_adds_in_the_next(loop: Loop) -> None:
+    order: list[str] = []
+    loop.call_soon(lambda: (order.append("first"), loop.call_soon(lambda: order.append("second"))))  # type: ignore[func-returns-value]
+    loop.run_once(5)
+    assert order == ["first"]
+    loop.run_once(5)
+    assert order == ["first", "second"]
+
+
+def test_timers_run_in_order_and_not_when_cancelled(loop: Loop) -> None:
+    order: list[str] = []
+    loop.call_later(0.02, lambda: order.append("late"))
+    loop.call_later(0.01, lambda: order.append("early"))
+    cancelled = loop.call_later(0.015, lambda: order.append("never"))
+    cancelled.cancel()
+    cancelled.cancel()
+    run_until(loop, lambda: len(order) == 2)
+    assert order == ["early", "late"]
+
+
+def test_a_timer_that_starts_itself_again_starves_nobody(loop: Loop) -> None:
+    ran: list[None] = []
+
+    def again() -> None:
+        ran.append(None)
+        if len(ran) < 1000:
+            loop.call_later(0, again)
+
+    again()
+    turns = 0
+    while len(ran) < 1000:
+        loop.run_once(1)
+        turns += 1
+    assert turns > 100
+
+
+def test_other_threads_hand_over_calls(loop: Loop) -> None:
+    here = threading.get_ident()
+    seen: list[int] = []
+    threads = [
+        threading.Thread(target=lambda: loop.call_from_thread(lambda: seen.append(threading.get_ident())))
+        for _ in range(10)
+    ]
+    for thread in threads:
+        thread.start()
+    run_until(loop, lambda: len(seen) == 10)
+    for thread in threads:
+        thread.join()
+    assert set(seen) == {here}
+
+
+def test_the_pool_gives_back_results_and_errors_on_the_loops_thread(loop: Loop, tmp_path: Path) -> None:
+    results: list[object] = []
+    here = threading.get_ident()
+    loop.in_pool(lambda: threading.get_ident(), results.append, results.append)
+    run_until(loop, lambda: len(results) == 1)
+    assert results[0] != here
+    loop.in_pool(lambda: (tmp_path / "nothing").read_bytes(), results.append, results.append)
+    run_until(loop, lambda: len(results) == 2)
+    assert isinstance(results[1], FileNotFoundError)
+
+
+def test_what_a_callback_raises_ends_the_run(loop: Loop) -> None:
+    def broken() -> None:
+        raise AssertionError("broken invariant")
+
+    loop.call_soon(broken)
+    with pytest.raises(AssertionError, match="broken invariant"):
+        loop.run()
+
+
+def test_stop_ends_the_run(loop: Loop) -> None:
+    loop.call_later(0.005, loop.stop)
+    loop.run()

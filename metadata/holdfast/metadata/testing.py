@@ -1,0 +1,174 @@
+"""For the tests of every component: an authority, a metadata server in this process, and stand-in hosts.
+
+A `StandInHost` does to etcd what a storage host's agent does, through the same HostActions, at once and
+without any storage. It is for tests of what is above the hosts; the agent has tests of its own.
+"""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from holdfast.api.records.v1 import records_pb2 as r
+from holdfast.base.errors import HoldfastError
+from holdfast.base.limits import GIB
+from holdfast.base.tls import TlsFiles
+from holdfast.metadata import keys, pki
+from holdfast.metadata.cas import Draft
+from holdfast.metadata.client import Client, connect
+from holdfast.metadata.etcd import Etcd
+from holdfast.metadata.host_actions import HostActions, assignment_of
+from holdfast.metadata.records import decode
+from holdfast.metadata.seal import public_key, read_private_key
+from holdfast.metadata.server import MetadataServer
+
+LOOPBACK = "127.0.0.1"
+
+
+def clear(etcd: Etcd) -> None:
+    """Delete every key of Holdfast's."""
+    draft = Draft(etcd)
+    draft.delete_under(keys.PREFIX)
+    assert draft.commit()
+
+
+@dataclass
+class RunningMetadata:
+    """A metadata server on a free port of loopback, with an authority of its own in `directory`."""
+
+    directory: Path
+    etcd_endpoint: str
+    etcd_timeout_s: float = 5.0
+    overcommit: float = 1.0
+    etcd: Etcd = field(init=False)
+    server: MetadataServer = field(init=False)
+    _clients: dict[str, Client] = field(default_factory=dict)
+
+    def start(self) -> "RunningMetadata":
+        pki.init(self.directory)
+        pki.issue(self.directory, "service", "metadata", [LOOPBACK])
+        identity = pki.Identity(self.directory, "metadata")
+        self.etcd = Etcd([self.etcd_endpoint], timeout_s=self.etcd_timeout_s)
+        seal_key = read_private_key(identity.seal)
+        self.server = MetadataServer(f"{LOOPBACK}:0", identity.tls, self.etcd, seal_key, self.overcommit)
+        self.server.start()
+        return self
+
+    @property
+    def address(self) -> str:
+        return f"{LOOPBACK}:{self.server.port}"
+
+    def tls(self, name: str, role: str = "user", valid_days: int = 1) -> TlsFiles:
+        """The files of a user, made if need be."""
+        pki.issue(self.directory, role, name, [LOOPBACK] if role in pki.SERVING_ROLES else [], valid_days)
+        return pki.Identity(self.directory, name).tls
+
+    def client(self, name: str, role: str = "user") -> Client:
+        """A connection as `name`; closed with the server."""
+        if name not in self._clients:
+            self._clients[name] = connect(self.address, self.tls(name, role))
+        return self._clients[name]
+
+    def stop(self) -> None:
+        for client in self._clients.values():
+            client.close()
+        self.server.stop()
+        self.etcd.close()
+
+
+class StandInHost:
+    """A host that makes whatever it is assigned come true, in etcd only.
+
+    Args:
+        hold: names of steps that it leaves undone: "available", "ready", "detached", "removed", "frozen".
+    """
+
+    def __init__(
+        self,
+        etcd: Etcd,
+        directory: Path,
+        host_id: str,
+        capacity_bytes: int = 100 * GIB,
+        hold: frozenset[str] = frozenset(),
+        boot_id: str = "",
+    ) -> None:
+        pki.init(directory)
+        pki.issue(directory, "host", host_id, [LOOPBACK])
+        self.seal_key = read_private_key(pki.Identity(directory, host_id).seal)
+        self.record = r.HostRecord(
+            host_id=host_id,
+            boot_id=boot_id or f"boot-of-{host_id}",
+            address=LOOPBACK,
+            portal=f"{LOOPBACK}:3260",
+            capacity_bytes=capacity_bytes,
+            seal_public_key=public_key(self.seal_key),
+            exports=True,
+        )
+        self.actions = HostActions(etcd, host_id)
+        self.hold = hold
+        self._stop = threading.Event()
+        self._keeper = self.actions.keep_registered(lambda: self.record)
+        self._thread = threading.Thread(target=self._run, name=host_id, daemon=True)
+        self._generation = 0
+
+    def start(self) -> "StandInHost":
+        """Returns when the host is registered."""
+        assert self._keeper.wait_attached(10)
+        self._thread.start()
+        return self
+
+    def stop(self) -> None:
+        """Leave: the lease is given back, the host's record stays."""
+        self._stop.set()
+        self._thread.join()
+        self._keeper.stop()
+
+    def _run(self) -> None:
+        for events in self.actions.follow_assignments(self._stop):
+            for event in events:
+                uid, assignment = assignment_of(event)
+                if assignment is not None:
+                    self._converge(uid, assignment)
+
+    def _converge(self, uid: str, assignment: r.Assignment) -> None:
+        if assignment.deleting:
+            self._do("removed", lambda: self.actions.store_removed(uid))
+            return
+        if assignment.role != r.ROLE_PRIMARY:
+            return
+        epoch = assignment.epoch
+        if not assignment.initialized:
+            self._do("available", lambda: self.actions.volume_became_available(uid, epoch))
+        for one in assignment.attachments:
+            if one.detaching:
+                self._do("detached", lambda a=one.uid: self.actions.attachment_detached(uid, a, epoch))  # type: ignore[misc]
+            else:
+                self._do("ready", lambda a=one.uid: self.actions.attachment_ready(uid, a, epoch))  # type: ignore[misc]
+        for snapshot in assignment.snapshots:
+            if snapshot.state == r.SNAPSHOT_STATE_PENDING:
+                self._freeze(uid, assignment, snapshot.uid)
+
+    def _freeze(self, uid: str, assignment: r.Assignment, snapshot_uid: str) -> None:
+        self._generation += 1
+        both = [self.record.host_id, assignment.peer.host_id]
+        self._do(
+            "frozen",
+            lambda: self.actions.snapshot_frozen(
+                uid, snapshot_uid, assignment.epoch, self._generation, 1_000_000.0, both
+            ),
+        )
+
+    def _do(self, step: str, action: Callable[[], bool]) -> None:
+        if step in self.hold:
+            return
+        try:
+            action()
+        except HoldfastError:
+            # Stale, gone, or etcd is away: the next event says what to do.
+            if self._stop.is_set():
+                return
+
+
+def record_at(etcd: Etcd, key: str, message_type: type[r.VolumeRecord]) -> r.VolumeRecord | None:
+    entry = etcd.get(key)
+    return decode(message_type, entry.value) if entry else None

@@ -1,0 +1,130 @@
+"""Parts die and links break under verified I/O: no I/O error, no wrong byte, both hosts alike afterwards."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from holdfast.lab.cluster import STORAGE_NAMES, Cluster
+from holdfast.lab.guest_process import GuestProcess
+
+from .conftest import Disk
+
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
+FIO_LIMIT_S = 300
+
+
+def begin_fio(disk: Disk, *words: str) -> GuestProcess:
+    """Start a verified job, and return when it is writing."""
+    process = disk.guest.spawn(disk.fio(*words), log_name=f"fio-{disk.name}.log")
+    writes = f"$(awk '{{print $5}}' /sys/block/{block_name(disk)}/stat)"
+    wait = f"first={writes}; until [ {writes} -gt $((first + 50)) ]; do :; done"
+    disk.guest.run(["timeout", "60", "sh", "-c", wait], timeout_s=70)
+    return process
+
+
+def block_name(disk: Disk) -> str:
+    return Path(disk.guest.run(["readlink", "-f", disk.device]).stdout.strip()).name
+
+
+def end_fio(process: GuestProcess) -> None:
+    status = process.wait(FIO_LIMIT_S)
+    assert status == 0, process.log.read_text()[-3000:]
+
+
+def assert_replicas_equal(disk: Disk, tmp_path: Path) -> None:
+    """Read both hosts with nbdcopy; compare. Flushed first, so that nothing is under way."""
+    disk.guest.run(["blockdev", "--flushbufs", disk.device])
+    images = []
+    for host in STORAGE_NAMES:
+        image = tmp_path / f"{host}.img"
+        credentials = disk.cluster.nbd_credentials("operator")
+        uri = disk.cluster.nbd_uri(host, disk.uid, f"replica:{disk.uid}", credentials)
+        disk.cluster.lab.host_run(["nbdcopy", uri, str(image)], timeout_s=120)
+        images.append(image)
+    assert subprocess.run(["cmp", *images]).returncode == 0, "the hosts differ"
+
+
+@pytest.mark.parametrize("which", ["primary", "mirror"])
+def test_a_killed_worker_comes_back(disk: Disk, which: str, tmp_path: Path) -> None:
+    host = disk.primary if which == "primary" else disk.mirror
+    fio = begin_fio(disk)
+    pid = disk.worker_pid(host)
+    disk.cluster.lab.guest(host).run(["kill", "-KILL", str(pid)])
+    end_fio(fio)
+    assert disk.worker_pid(host) != pid
+    assert_replicas_equal(disk, tmp_path)
+
+
+def test_a_cut_link_holds_writes_and_goes_on_when_mended(disk: Disk, tmp_path: Path) -> None:
+    switch = disk.cluster.lab.switch
+    fio = begin_fio(disk)
+    switch.cut(*STORAGE_NAMES)
+    health = disk.cluster.await_record(
+        f"volumes/{disk.uid}", lambda v: v.get("health", {}).get("reason") == "MIRROR_LOST"
+    )["health"]
+    assert "out of reach" in health["message"]
+    # Longer than a command is held: the initiator is answered BUSY, and tries again.
+    done = disk.guest.run(["timeout", "13", "dd", "if=/dev/zero", f"of={disk.device}", "bs=4k", "count=1",
+                           "seek=14000", "oflag=direct"], check=False)  # fmt: skip
+    assert done.returncode == 124, "a write was acknowledged without the mirror"
+    assert fio.poll() is None
+    switch.mend(*STORAGE_NAMES)
+    end_fio(fio)
+    assert_replicas_equal(disk, tmp_path)
+
+
+def test_a_killed_agent_leaves_the_worker_alone(disk: Disk, tmp_path: Path) -> None:
+    host = disk.primary
+    fio = begin_fio(disk)
+    pid = disk.worker_pid(host)
+    disk.cluster.agents[host].kill(9)
+    disk.cluster.start_agent(disk.cluster.lab.guest(host))
+    end_fio(fio)
+    assert disk.worker_pid(host) == pid
+    assert_replicas_equal(disk, tmp_path)
+
+
+def test_io_goes_on_without_etcd(disk: Disk, tmp_path: Path) -> None:
+    etcd = disk.cluster.etcd
+    assert etcd is not None
+    etcd.kill()
+    try:
+        done = disk.guest.run(disk.fio(), timeout_s=FIO_LIMIT_S, check=False)
+        assert done.returncode == 0, done.stdout[-2000:]
+        said = disk.cluster.cli_refused("alice", "volume", "list")
+        assert "ETCD_UNREACHABLE" in said
+    finally:
+        etcd.start()
+    assert_replicas_equal(disk, tmp_path)
+
+
+def test_a_snapshot_waits_for_s3_and_says_so(disk: Disk) -> None:
+    cluster = disk.cluster
+    assert cluster.swift is not None
+    disk.guest.run(["dd", "if=/dev/urandom", f"of={disk.device}", "bs=1M", "count=8", "oflag=direct"])
+    cluster.swift.stop()
+    try:
+        snapshot = cluster.cli("alice", "snapshot", "create", "patient", "--volume", disk.name)
+        key = f"snapshots/{snapshot['uid']}"
+        waiting = cluster.await_record(key, lambda s: bool(s.get("reason")))
+        assert waiting["state"] == "SNAPSHOT_STATE_FROZEN"
+    finally:
+        cluster.swift.start()
+    cluster.await_record(key, lambda s: s["state"] == "SNAPSHOT_STATE_COMPLETED")
+    cluster.cli("alice", "snapshot", "delete", "patient")
+
+
+def test_a_deleted_volume_leaves_nothing_on_its_hosts(cluster: Cluster) -> None:
+    disk = Disk(cluster, "short-lived", "64MiB")
+    said = cluster.cli_refused("alice", "volume", "delete", "short-lived")
+    assert "ATTACHED" in said
+    disk.remove()
+    cluster.await_gone(f"volumes/{disk.uid}")
+    for host in STORAGE_NAMES:
+        assert cluster.record(f"assignments/{host}/{disk.uid}") is None
+        found = cluster.lab.guest(host).run(
+            ["find", "/var/lib/holdfast", "/run/holdfast", "-name", f"{disk.uid}*"]
+        )
+        assert found.stdout.strip() == ""
+        targets = cluster.lab.guest(host).run(["ls", "/sys/kernel/config/target/iscsi"], check=False).stdout
+        assert disk.uid not in targets
