@@ -28,8 +28,3 @@ def test_every_outcome_has_an_error_that_comes_back_as_itself() -> None:
 @given(st.integers(1, 2**32 - 1))
 def test_no_error_is_taken_for_success(error: int) -> None:
     assert wire.outcome_of(error) is not Outcome.OK
-
-
-def test_bytes_of_buffers() -> None:
-    views = [memoryview(bytes(size)) for size in (3, 0, 5)]
-    assert wire.nbytes(views) == 8 and wire.nbytes(views[:1]) == 3 and wire.nbytes([]) == 0

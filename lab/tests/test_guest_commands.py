@@ -85,6 +85,9 @@ def test_a_background_command_is_waited_for_and_killed(storage: Guest) -> None:
     sleeper.kill(signal.SIGTERM)
     assert sleeper.wait() == sleeper.poll() == -signal.SIGTERM
     sleeper.kill()
+    deaf = storage.spawn(["sleep", "1000"])
+    deaf.kill(signal.SIGINT)
+    assert deaf.wait() == -signal.SIGINT
 
 
 def test_a_power_cut_ends_the_wait_for_a_command(storage: Guest) -> None:

@@ -6,7 +6,6 @@ import select
 import sys
 
 import pytest
-
 from holdfast.lab.guest import Guest
 from holdfast.lab.lab import Lab
 
@@ -45,7 +44,8 @@ def test_an_interactive_shell(lab: Lab, storage: Guest) -> None:
     terminal.read_until("lab-storage:")
     terminal.type("tty; echo the-$((40+2))-answer\n")
     assert "/dev/pts/" in terminal.read_until("the-42-answer")
-    terminal.type("cat\n")
+    terminal.type("echo cat-$((1+1)); cat\n")
+    terminal.read_until("cat-2")  # from here on the terminal is in its ordinary mode
     terminal.type("echoed\n")
     terminal.read_until("echoed\r\nechoed")
     terminal.type("\x03")  # ^C ends cat, not the shell

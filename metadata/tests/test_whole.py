@@ -57,7 +57,9 @@ def test_first_user_to_second_user(metadata: RunningMetadata, two_hosts: list[St
         ab.CreateAttachmentRequest(attachment_id="a1", volume_id="disk", initiator_iqn=IQN)
     ).attachment
     assert len(attached.chap_secret) == 16 and attached.portals and attached.lun == 0
-    for answer in alice.attachments.WatchAttachment(ab.WatchAttachmentRequest(attachment_id="a1"), timeout=20):
+    for answer in alice.attachments.WatchAttachment(
+        ab.WatchAttachmentRequest(attachment_id="a1"), timeout=20
+    ):
         if answer.attachment.state == r.ATTACHMENT_STATE_READY:
             break
     again = alice.attachments.GetAttachment(ab.GetAttachmentRequest(attachment_id="a1")).attachment

@@ -47,7 +47,9 @@ def shards(root, manifest):
     check(struct.unpack_from("<HHI", manifest, 104) == (1, 0, 0), "digest, cipher or key")
     table, at = names(manifest, 120, objects)
     for _ in range(count):
-        number, where, offset, length, _, flags, zero, digest = struct.unpack_from("<IIQIIII32s", manifest, at)
+        number, where, offset, length, _, flags, zero, digest = struct.unpack_from(
+            "<IIQIIII32s", manifest, at
+        )
         at += 64
         check(flags == zero == 0, f"flags of shard {number}")
         name, size = table[where]

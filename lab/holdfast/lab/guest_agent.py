@@ -37,6 +37,9 @@ _spawned: dict[int, "subprocess.Popen[bytes]"] = {}
 
 def main() -> None:
     """Serve until the guest ends."""
+    # A shell starts background jobs deaf to ^C, and children inherit that.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
     listener = _listen(sys.argv[1], int(sys.argv[2]))
     with open(_READY_LINE, "w") as line:
         line.write("ready\n")

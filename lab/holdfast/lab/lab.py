@@ -53,14 +53,15 @@ class Lab:
     ) -> None:
         """Name a lab; nothing happens yet.
 
-        Guests' disks are sparse files in `disk_dir`, by default a folder of the lab's own under
-        /var/tmp (the state folder may be in memory).
+        Guests' disks are sparse files in `disk_folder`, a folder of the lab's own in `disk_dir`
+        (default /var/tmp: the state folder may be in memory). Other large things of the lab may be
+        put there too: `down` removes it.
         """
         self.folder = Path(folder).resolve()
         self.subnet = Subnet.parse(subnet)
         mark = hashlib.sha256(os.fsencode(self.folder)).hexdigest()[:8]
         self.namespace = f"holdfast-{mark}"
-        self._disks = Path(disk_dir or "/var/tmp").resolve() / f"holdfast-lab-{mark}"
+        self.disk_folder = Path(disk_dir or "/var/tmp").resolve() / f"holdfast-lab-{mark}"
         self.switch = Switch(self.folder)
 
     @classmethod
@@ -116,7 +117,7 @@ class Lab:
                 if process:
                     process.end()
         netns.delete(self.namespace)
-        shutil.rmtree(self._disks, ignore_errors=True)
+        shutil.rmtree(self.disk_folder, ignore_errors=True)
         self._remove_folder()
 
     def _claim_folder(self) -> None:
@@ -124,10 +125,11 @@ class Lab:
         self.folder.mkdir(parents=True, exist_ok=True)
         if any(self.folder.iterdir()):
             raise LabError(f"{self.folder} holds other things: name a folder that is new or empty")
-        saved = {"subnet": str(self.subnet.network), "disks": str(self._disks)}
+        saved = {"subnet": str(self.subnet.network), "disks": str(self.disk_folder)}
         (self.folder / "lab.json").write_text(json.dumps(saved, indent=1))
         (self.folder / "processes").mkdir()
         (self.folder / "guests").mkdir()
+        self.disk_folder.mkdir(parents=True, exist_ok=True)
 
     def _remove_folder(self) -> None:
         mark = self.folder / "lab.json"
@@ -275,7 +277,7 @@ class Lab:
         return Place(
             folder=folder,
             shared=folder / "shared",
-            disk=self._disks / f"{name}.img",
+            disk=self.disk_folder / f"{name}.img",
             record=self._record(f"guest-{name}"),
         )
 

@@ -2,6 +2,9 @@
 
 The mapping is the only copy. The kernel pages it in and out, so that memory does not grow with the
 volume (a 16 TiB volume has 16 MiB of extent bits and 512 KiB of region bits).
+
+One thread at a time writes to a bitmap: setting a bit rewrites a byte that it shares with seven others.
+Other threads may read.
 """
 
 from collections.abc import Iterator
@@ -12,12 +15,25 @@ _SCAN_BYTES = 4096
 _NOTHING = bytes(_SCAN_BYTES)
 
 
+class MemoryBits:
+    """Stands for a file where a bitmap is only to be read, and soon."""
+
+    def __init__(self, length: int) -> None:
+        self.buffer = bytearray(length)
+
+    def sync(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 class Bitmap:
     """`bits` bits in `file`, which holds at least `bytes_for(bits)` bytes."""
 
     __slots__ = ("_buffer", "_file", "bits")
 
-    def __init__(self, file: BitsFile, bits: int) -> None:
+    def __init__(self, file: BitsFile | MemoryBits, bits: int) -> None:
         self._file = file
         self._buffer = file.buffer
         self.bits = bits
@@ -25,6 +41,10 @@ class Bitmap:
     @staticmethod
     def bytes_for(bits: int) -> int:
         return max(1, -(-bits // 8))
+
+    @classmethod
+    def in_memory(cls, bits: int) -> "Bitmap":
+        return cls(MemoryBits(cls.bytes_for(bits)), bits)
 
     def get(self, index: int) -> bool:
         return bool(self._buffer[index >> 3] >> (index & 7) & 1)
@@ -48,36 +68,33 @@ class Bitmap:
                 self.set(index)
 
     def clear_all(self) -> None:
-        self._buffer[:] = bytes(len(self._buffer))
+        for at, _page in self._pages():
+            self._buffer[at : at + len(_page)] = bytes(len(_page))
 
-    def or_with(self, other: "Bitmap") -> None:
-        """Set every bit that is set in `other`, which has the same number of bits."""
-        for at in range(0, len(self._buffer), _SCAN_BYTES):
-            theirs = other._buffer[at : at + _SCAN_BYTES]
-            if theirs != _NOTHING[: len(theirs)]:
-                ours = int.from_bytes(self._buffer[at : at + _SCAN_BYTES], "little")
-                both = ours | int.from_bytes(theirs, "little")
-                self._buffer[at : at + len(theirs)] = both.to_bytes(len(theirs), "little")
+    def or_with(self, other: "Bitmap", but_not: "Bitmap | None" = None) -> None:
+        """Set every bit that is set in `other` (and clear in `but_not`), which have the same number of bits."""
+        for at, theirs in other._pages():
+            wanted = int.from_bytes(theirs, "little")
+            if but_not is not None:
+                wanted &= ~int.from_bytes(but_not._buffer[at : at + len(theirs)], "little")
+            ours = int.from_bytes(self._buffer[at : at + len(theirs)], "little")
+            self._buffer[at : at + len(theirs)] = (ours | wanted).to_bytes(len(theirs), "little")
 
     def set_bits(self, first: int = 0, end: int | None = None) -> Iterator[int]:
         """Indexes of the set bits in [first, end), ascending, as they are when each page is reached."""
         end = self.bits if end is None else min(end, self.bits)
-        at = first >> 3
-        while at << 3 < end:
-            page = self._buffer[at : at + _SCAN_BYTES]
-            if page != _NOTHING[: len(page)]:
-                for byte_index, byte in enumerate(page, at):
-                    if byte:
-                        for index in range(byte_index << 3, (byte_index << 3) + 8):
-                            if byte >> (index & 7) & 1 and first <= index < end:
-                                yield index
-            at += _SCAN_BYTES
+        for at, page in self._pages(first >> 3, -(-end // 8)):
+            for byte_index, byte in enumerate(page, at):
+                if byte:
+                    for index in range(byte_index << 3, (byte_index << 3) + 8):
+                        if byte >> (index & 7) & 1 and first <= index < end:
+                            yield index
 
     def any(self) -> bool:
         return next(self.set_bits(), None) is not None
 
     def count(self) -> int:
-        return int.from_bytes(self._buffer[: self.bytes_for(self.bits)], "little").bit_count()
+        return sum(int.from_bytes(page, "little").bit_count() for _at, page in self._pages())
 
     def sync(self) -> None:
         """Durable on return. Blocks."""
@@ -85,3 +102,11 @@ class Bitmap:
 
     def close(self) -> None:
         self._file.close()
+
+    def _pages(self, first: int = 0, end: int | None = None) -> Iterator[tuple[int, bytes | bytearray]]:
+        """(index of its first byte, bytes) of the pages of [first, end) that are not all zeros."""
+        end = self.bytes_for(self.bits) if end is None else end
+        for at in range(first, end, _SCAN_BYTES):
+            page = self._buffer[at : min(at + _SCAN_BYTES, end)]
+            if page != _NOTHING[: len(page)]:
+                yield at, page

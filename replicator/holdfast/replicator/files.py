@@ -8,6 +8,7 @@ Three kinds of file, each with its own promise about a crash:
   otherwise end the process with SIGBUS.
 - records: replaced whole (write new, fsync, rename, fsync the directory), durable on return.
 
+Making a file and opening one are two calls: what should be there and is not must never be taken for empty.
 All calls block; the caller decides on which thread they run.
 """
 
@@ -15,31 +16,47 @@ import ctypes
 import errno
 import mmap
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 _KEEP_SIZE, _PUNCH_HOLE = 0x01, 0x02
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+_TMPFS_MAGIC = 0x01021994
+_STATFS_BYTES = 256
+"""More than `struct statfs` takes; its first word is the file system's magic number."""
+_IOV_MAX = os.sysconf("SC_IOV_MAX")
+_ZEROS = bytes(1 << 20)
 
 
 class DataFile:
     """A sparse file of fixed size. Offsets and lengths in bytes; errors are OSError."""
 
-    def __init__(self, path: Path, size_bytes: int) -> None:
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        if os.fstat(self._fd).st_size < size_bytes:
+    def __init__(self, path: Path, size_bytes: int, make: bool) -> None:
+        self._fd = _open(path, make)
+        size = os.fstat(self._fd).st_size
+        if size < size_bytes:
+            if not make:
+                self.close()
+                raise OSError(errno.EIO, f"{path} has {size} bytes, not {size_bytes}")
             os.ftruncate(self._fd, size_bytes)
-        self._size_bytes = size_bytes
+        self._read_flags = os.RWF_NOWAIT
 
     def read_cached(self, buffers: Sequence[memoryview], offset: int, length: int) -> bool:
         """Fill `buffers` if that takes no disk access; False (buffers undefined) if it would."""
+        if self._read_flags < 0:
+            return False
         try:
-            return os.preadv(self._fd, buffers, offset, os.RWF_NOWAIT) == length
+            return os.preadv(self._fd, buffers[:_IOV_MAX], offset, self._read_flags) == length
         except OSError as error:
-            if error.errno in (errno.EAGAIN, errno.EOPNOTSUPP):
+            if error.errno == errno.EAGAIN:
                 return False
-            raise
+            if error.errno != errno.EOPNOTSUPP:
+                raise
+        # tmpfs does not know the flag, nor does it have a disk to wait for. Elsewhere, never ask again.
+        self._read_flags = 0 if _magic(self._fd) == _TMPFS_MAGIC else -1
+        return self.read_cached(buffers, offset, length)
 
     def read(self, offset: int, length: int) -> bytearray:
         data = bytearray(length)
@@ -52,7 +69,7 @@ class DataFile:
         return data
 
     def write(self, buffers: Sequence[memoryview], offset: int, length: int) -> None:
-        count = os.pwritev(self._fd, buffers, offset)
+        count = os.pwritev(self._fd, buffers if len(buffers) <= _IOV_MAX else buffers[:_IOV_MAX], offset)
         if count != length:
             rest = memoryview(b"".join(buffers))
             while count < length:
@@ -60,9 +77,19 @@ class DataFile:
 
     def zero(self, offset: int, length: int) -> None:
         """The range reads as zeros; whole blocks of the file system are given back."""
-        if _libc.fallocate(self._fd, _KEEP_SIZE | _PUNCH_HOLE, offset, length) != 0:
+        while _libc.fallocate(self._fd, _KEEP_SIZE | _PUNCH_HOLE, offset, length) != 0:
             number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number))
+            if number == errno.EOPNOTSUPP:
+                self._write_zeros(offset, length)
+                return
+            if number != errno.EINTR:
+                raise OSError(number, os.strerror(number))
+
+    def _write_zeros(self, offset: int, length: int) -> None:
+        """Where the file system has no holes."""
+        end = offset + length
+        while offset < end:
+            offset += os.pwrite(self._fd, memoryview(_ZEROS)[: end - offset], offset)
 
     def allocated(self, offset: int, end: int) -> Iterator[tuple[int, int]]:
         """Half-open byte ranges within [offset, end) that may hold other than zeros, ascending."""
@@ -82,25 +109,36 @@ class DataFile:
         os.fdatasync(self._fd)
 
     def close(self) -> None:
-        os.close(self._fd)
+        # A number kept after closing would be another file's before long.
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
 
 
 class BitsFile:
     """`length` bytes of a file, mapped. Change `buffer` in place; `sync` makes it durable."""
 
-    def __init__(self, path: Path, length: int) -> None:
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        if os.fstat(self._fd).st_size < length:
-            os.posix_fallocate(self._fd, 0, length)
+    def __init__(self, path: Path, length: int, make: bool) -> None:
+        self._fd = _open(path, make)
+        size = os.fstat(self._fd).st_size
+        if size < length and not make:
+            os.close(self._fd)
+            raise OSError(errno.EIO, f"{path} has {size} bytes, not {length}")
+        # Also when it is there: a copy of a store may have lost the blocks under its zeros.
+        os.posix_fallocate(self._fd, 0, length)
+        if size < length:
             os.fsync(self._fd)
-        self.buffer = mmap.mmap(self._fd, length)
+        self.buffer: mmap.mmap | bytearray = mmap.mmap(self._fd, length)
 
     def sync(self) -> None:
         os.fdatasync(self._fd)
 
     def close(self) -> None:
-        self.buffer.close()
-        os.close(self._fd)
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            if isinstance(self.buffer, mmap.mmap):
+                self.buffer.close()
+            os.close(fd)
 
 
 class Files:
@@ -113,11 +151,13 @@ class Files:
         self.directory.mkdir(parents=True, exist_ok=True)
         _sync_directory(self.directory.parent)
 
-    def data(self, name: str, size_bytes: int) -> DataFile:
-        return DataFile(self._parent_made(name), size_bytes)
+    def data(self, name: str, size_bytes: int, make: bool = False) -> DataFile:
+        """Raises FileNotFoundError without `make`, if it is not there; OSError if it is too short."""
+        return DataFile(self._path(name, make), size_bytes, make)
 
-    def bits(self, name: str, length: int) -> BitsFile:
-        return BitsFile(self._parent_made(name), length)
+    def bits(self, name: str, length: int, make: bool = False) -> BitsFile:
+        """As `data`. A new one is all zeros."""
+        return BitsFile(self._path(name, make), length, make)
 
     def names(self, folder: str) -> list[str]:
         path = self.directory / folder
@@ -133,7 +173,7 @@ class Files:
             return None
 
     def replace_record(self, name: str, content: bytes) -> None:
-        path = self._parent_made(name)
+        path = self._path(name, make=True)
         fresh = path.with_name(path.name + ".new")
         with open(fresh, "wb") as file:
             file.write(content)
@@ -148,12 +188,24 @@ class Files:
         if path.is_dir():
             _sync_directory(path)
 
-    def _parent_made(self, name: str) -> Path:
+    def _path(self, name: str, make: bool) -> Path:
         path = self.directory / name
-        if not path.parent.is_dir():
-            path.parent.mkdir(parents=True)
+        if make and not path.parent.is_dir():
+            path.parent.mkdir(parents=True, exist_ok=True)
             _sync_directory(path.parent.parent)
         return path
+
+
+def _open(path: Path, make: bool) -> int:
+    return os.open(path, os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if make else 0), 0o600)
+
+
+def _magic(fd: int) -> int:
+    """The file system's magic number."""
+    answer = ctypes.create_string_buffer(_STATFS_BYTES)
+    if _libc.fstatfs(fd, answer) != 0:
+        return 0
+    return int.from_bytes(answer.raw[: ctypes.sizeof(ctypes.c_long)], sys.byteorder)
 
 
 def _sync_directory(path: Path) -> None:

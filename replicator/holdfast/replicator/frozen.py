@@ -5,7 +5,9 @@
     frozen/<snapshot>.missing   bit: the extent had not been hydrated at the freeze: the origin has it
 
 Order of writes: old content, then its `copied` bit (in the mapped file, so it survives this process),
-then the overwrite. None of the three is synced one by one: a host that loses its memory drops its views.
+then the overwrite. None of the three is synced: a host that loses its memory drops its views.
+
+A view without all of its files is no view: that is how one is lost or dropped even on a full disk.
 """
 
 from collections.abc import Iterable
@@ -15,32 +17,27 @@ from holdfast.replicator.bitmap import Bitmap
 from holdfast.replicator.files import DataFile, Files
 
 FOLDER = "frozen"
-_SUFFIXES = ("data", "copied", "missing")
+_SUFFIXES = ("copied", "missing", "data")
 
 
 class FrozenView:
-    def __init__(self, files: Files, uid: str, size_bytes: int, extents: int) -> None:
+    """Raises OSError if its files cannot be opened or, with `make`, made."""
+
+    def __init__(self, files: Files, uid: str, size_bytes: int, extents: int, make: bool = False) -> None:
         length = Bitmap.bytes_for(extents)
         self.uid = uid
-        self.data: DataFile = files.data(f"{FOLDER}/{uid}.data", size_bytes)
-        self.copied = Bitmap(files.bits(f"{FOLDER}/{uid}.copied", length), extents)
-        self.missing = Bitmap(files.bits(f"{FOLDER}/{uid}.missing", length), extents)
-        self._size_bytes = size_bytes
+        self.data: DataFile = files.data(f"{FOLDER}/{uid}.data", size_bytes, make)
+        self.copied = Bitmap(files.bits(f"{FOLDER}/{uid}.copied", length, make), extents)
+        self.missing = Bitmap(files.bits(f"{FOLDER}/{uid}.missing", length, make), extents)
 
     def needs_copy(self, extents: Iterable[int]) -> list[int]:
         """Those of `extents` whose content would be lost to this view by an overwrite."""
         return [index for index in extents if not self.copied.get(index) and not self.missing.get(index)]
 
     def keep(self, extent: int, content: bytearray) -> None:
-        """Write one extent's old content, then its bit. Blocks. Raises OSError (no room)."""
+        """Write one extent's old content; `copied.set` comes next. Blocks. Raises OSError (no room)."""
         if content.count(0) != len(content):
             self.data.write([memoryview(content)], extent * EXTENT_BYTES, len(content))
-        self.copied.set(extent)
-
-    def sync(self) -> None:
-        self.data.sync()
-        self.copied.sync()
-        self.missing.sync()
 
     def close(self) -> None:
         self.data.close()
@@ -54,5 +51,6 @@ def names(files: Files) -> set[str]:
 
 
 def remove(files: Files, uid: str) -> None:
+    """Needs no room on the disk."""
     for suffix in _SUFFIXES:
         files.remove(f"{FOLDER}/{uid}.{suffix}")

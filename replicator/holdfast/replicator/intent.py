@@ -5,7 +5,8 @@ host. It is cleared when all of the region is on disk on both, lazily, region by
 `hot` holds the regions whose bit is known to be on disk, so a write to a hot region costs a set lookup.
 
 Making a bit durable takes a disk sync. Syncs are batched: while one runs, all later requests gather for
-the next. A writer that walks upward gets the next few regions in the same sync.
+the next. A writer that walks upward gets the next few regions in the same sync. After a sync that failed
+there is none: what a second one would report is not what the first one lost.
 """
 
 from collections.abc import Callable, Iterable
@@ -29,19 +30,30 @@ class Intent:
         self._bitmap = bitmap
         self.hot: set[int] = set()
         self._touched: set[int] = set()
-        self._waiting: list[tuple[range, Then, Failed]] = []
-        self._syncing = False
+        self._waiting: list[tuple[Iterable[int], Then, Failed]] = []
+        self._syncing: set[int] = set()
+        self._broken: BaseException | None = None
 
     def ensure(self, offset: int, length: int, then: Then, failed: Failed) -> None:
         """Call `then()` once every region of the range is on disk as intended; at once if it is."""
-        regions = covering(offset, length, REGION_BYTES)
+        first, last = offset // REGION_BYTES, (offset + length - 1) // REGION_BYTES
+        if first == last and first in self.hot:
+            self._touched.add(first)
+            then()
+            return
+        regions = range(first, last + 1)
         self._touched.update(regions)
         if self.hot.issuperset(regions):
             then()
-            return
-        self._waiting.append((regions, then, failed))
-        if not self._syncing:
-            self._sync_waiting()
+        else:
+            self._make_durable(regions, then, failed)
+
+    def adopt(self, regions: set[int], then: Then, failed: Failed) -> None:
+        """Make `regions` hot, so that the next clean but one finds and clears them."""
+        if self.hot.issuperset(regions):
+            then()
+        else:
+            self._make_durable(regions, then, failed)
 
     def candidates(self, writing: Iterable[tuple[int, int]]) -> set[int]:
         """Start a clean: hot regions with no write under way and none since the last call of this."""
@@ -51,43 +63,51 @@ class Intent:
         self._touched = set()
         return self.hot - busy
 
-    def clear(self, regions: Iterable[int]) -> None:
-        """End a clean: every write to `regions` before `candidates` is on disk on both hosts, and so is
-        every other bitmap. Regions touched since then stay. The bits need no sync: one too many is harmless.
-        """
-        self.forget(set(regions) - self._touched)
+    def untouched(self, regions: set[int]) -> set[int]:
+        """Those of `regions` to which no write has begun since `candidates` gave them."""
+        return regions - self._touched - self._syncing
 
     def forget(self, regions: Iterable[int]) -> None:
-        """Clear bits; the caller knows that nothing was written there since both hosts synced."""
+        """Clear bits; the caller knows that both hosts have synced all that was ever begun there. They
+        need no sync: one too many is harmless. So those of a sync under way, which are about to be hot, stay.
+        """
         for region in regions:
-            self.hot.discard(region)
-            self._bitmap.clear(region)
+            if region not in self._syncing:
+                self.hot.discard(region)
+                self._touched.discard(region)
+                self._bitmap.clear(region)
+
+    def _make_durable(self, regions: Iterable[int], then: Then, failed: Failed) -> None:
+        if self._broken is not None:
+            failed(self._broken)
+            return
+        self._waiting.append((regions, then, failed))
+        if not self._syncing:
+            self._sync_waiting()
 
     def _sync_waiting(self) -> None:
         batch, self._waiting = self._waiting, []
-        self._syncing = True
-        regions: set[int] = set()
+        regions = self._syncing
         for wanted, _then, _failed in batch:
             regions.update(wanted)
-            if wanted[0] - 1 in self.hot:
+            if isinstance(wanted, range) and wanted[0] - 1 in self.hot:
                 regions.update(range(wanted[-1] + 1, min(wanted[-1] + 1 + AHEAD_REGIONS, self._bitmap.bits)))
         for region in regions:
             self._bitmap.set(region)
 
         def done(_nothing: None) -> None:
             self.hot |= regions
-            self._next()
+            self._syncing = set()
+            if self._waiting:
+                self._sync_waiting()
             for _wanted, then, _failed in batch:
                 then()
 
         def failed(error: BaseException) -> None:
-            self._next()
-            for _wanted, _then, fail in batch:
+            self._broken = error
+            self._syncing = set()
+            rest, self._waiting = self._waiting, []
+            for _wanted, _then, fail in batch + rest:
                 fail(error)
 
         self._loop.in_pool(self._bitmap.sync, done, failed)
-
-    def _next(self) -> None:
-        self._syncing = False
-        if self._waiting:
-            self._sync_waiting()

@@ -12,9 +12,11 @@ from collections.abc import Iterable, Iterator
 from holdfast.replicator.bitmap import Bitmap
 from holdfast.replicator.files import Files
 
+NAMES = ("missing", "filled")
+
 
 class Missing:
-    """`extents` bits. Everything but `settle` is quick and runs on the loop's thread."""
+    """`extents` bits. Everything but `settle` and `sync` is quick and runs on the loop's thread."""
 
     def __init__(self, files: Files, extents: int, same_boot: bool) -> None:
         length = Bitmap.bytes_for(extents)
@@ -23,14 +25,19 @@ class Missing:
         if not same_boot:
             self._filled.clear_all()
             self._filled.sync()
-        self._unsettled = [i for i in self._durable.set_bits() if self._filled.get(i)]
+        self._unsettled = [i for i in self._filled.set_bits() if self._durable.get(i)]
         self.left = self._durable.count() - len(self._unsettled)
 
-    def mark_all(self) -> None:
-        """At creation: everything is still at the origin. Durable on return."""
-        self._durable.set_range(0, self._durable.bits)
-        self._durable.sync()
-        self.left = self._durable.bits
+    @staticmethod
+    def create(files: Files, extents: int, everything: bool) -> None:
+        """Make the files; with `everything`, all is still at the origin. Durable but for the names."""
+        length = Bitmap.bytes_for(extents)
+        Bitmap(files.bits("filled", length, make=True), extents).close()
+        durable = Bitmap(files.bits("missing", length, make=True), extents)
+        if everything:
+            durable.set_range(0, extents)
+        durable.sync()
+        durable.close()
 
     def get(self, extent: int) -> bool:
         return self._durable.get(extent) and not self._filled.get(extent)
@@ -50,6 +57,16 @@ class Missing:
                 self._unsettled.append(extent)
                 self.left -= 1
 
+    def unfill(self, extents: Iterable[int]) -> None:
+        """They are missing after all: the primary never had what was written there. No flush is under way."""
+        again = [extent for extent in extents if not self.get(extent)]
+        for extent in again:
+            # In this order: a process that ends in between must not leave it as present.
+            self._durable.set(extent)
+            self._filled.clear(extent)
+        self._unsettled = [extent for extent in self._unsettled if not self.get(extent)]
+        self.left += len(again)
+
     def take_unsettled(self) -> list[int]:
         """Filled extents for `settle`, to be taken before the data sync that covers them starts."""
         taken, self._unsettled = self._unsettled, []
@@ -66,11 +83,14 @@ class Missing:
                 self._durable.clear(extent)
             self._durable.sync()
 
+    def sync(self) -> None:
+        """What was unfilled is durably missing. Blocks."""
+        self._durable.sync()
+
     def copy_into(self, target: Bitmap) -> None:
         """Set in `target` what is missing now (for a frozen view)."""
         if self.left:
-            for extent in self.indexes():
-                target.set(extent)
+            target.or_with(self._durable, but_not=self._filled)
 
     def close(self) -> None:
         self._durable.close()

@@ -7,6 +7,7 @@ sees half a write, and both hosts apply overlapping writes in one order.
 Waiting requests block later ones that overlap them: nothing starves.
 """
 
+from collections import deque
 from collections.abc import Callable
 
 
@@ -21,7 +22,7 @@ class Turn:
         self.exclusive = exclusive
         self.run = run
         self.blockers = 0
-        self.waiters: list[Turn] = []
+        self.waiters: list[Turn] | None = None
 
 
 Run = Callable[[Turn], None]
@@ -32,13 +33,18 @@ class Order:
 
     def __init__(self) -> None:
         self._turns: dict[Turn, None] = {}
+        self._ready: deque[Turn] = deque()
+        self._running = False
 
     def take(self, start: int, end: int, exclusive: bool, run: "Run") -> Turn:
         """Call `run(turn)` when [start, end) is its own, perhaps at once. Give it back exactly once."""
         turn = Turn(start, end, exclusive, run)
         for other in self._turns:
             if other.start < end and start < other.end and (exclusive or other.exclusive):
-                other.waiters.append(turn)
+                if other.waiters is None:
+                    other.waiters = [turn]
+                else:
+                    other.waiters.append(turn)
                 turn.blockers += 1
         self._turns[turn] = None
         if turn.blockers == 0:
@@ -46,12 +52,30 @@ class Order:
         return turn
 
     def give_back(self, turn: Turn) -> None:
-        """End a turn, also one that still waits; those behind it move up."""
+        """End a turn, also one that still waits; those behind it move up, oldest first.
+
+        A turn that ends while another's `run` is on the stack leaves its successors to the outermost
+        call: a long queue on one block must not become a deep stack.
+        """
         del self._turns[turn]
+        if turn.waiters is None:
+            return
         for waiter in turn.waiters:
             waiter.blockers -= 1
-            if waiter.blockers == 0 and waiter in self._turns:
-                waiter.run(waiter)
+            if waiter.blockers == 0:
+                self._ready.append(waiter)
+        if not self._running:
+            self._run_ready()
+
+    def _run_ready(self) -> None:
+        self._running = True
+        try:
+            while self._ready:
+                turn = self._ready.popleft()
+                if turn in self._turns:
+                    turn.run(turn)
+        finally:
+            self._running = False
 
     def writing(self) -> list[tuple[int, int]]:
         """Ranges of exclusive turns, held or waiting."""

@@ -13,6 +13,8 @@ from holdfast.snapshotter.shard import SHARD_EXTENTS, Entry
 
 READ_AHEAD_EXTENTS = 64
 """8 MiB: two of the longest GETs, so that one is on its way while the other is used."""
+NEAR_EXTENTS = 8
+"""A read that starts so near the end of the last one goes on from it."""
 SHARDS_CACHE_BYTES = 64 * MIB
 FLAGS_DATA = 0
 FLAGS_HOLE = 3
@@ -32,6 +34,10 @@ class SnapshotReader:
     @property
     def size_bytes(self) -> int:
         return self._index.manifest.size_bytes
+
+    @property
+    def shard_count(self) -> int:
+        return len(self._index.manifest.shards)
 
     def read(self, offset: int, length: int) -> bytes:
         """The bytes of [offset, offset + length), which must be inside the snapshot.
@@ -93,7 +99,8 @@ class SnapshotReader:
         """What to fetch beyond `wanted`, if it goes on where the last read ended."""
         if not wanted:
             return []
-        follows = wanted.start in (self._expected, self._expected - 1)
+        # Several threads share a sequence, so it comes a little out of order.
+        follows = abs(wanted.start - self._expected) <= NEAR_EXTENTS
         self._expected = wanted.stop
         if not follows:
             self._ahead_to = wanted.stop

@@ -70,8 +70,9 @@ class Reports:
     """Whom an upload tells what. Each may raise, which ends the upload."""
 
     progress: Callable[[int, int], None] = lambda done_bytes, total_bytes: None
-    checkpoint: Callable[[str], None] = lambda name: None
-    """A checkpoint object of this name is there: record it. When it returns, the one before is deleted."""
+    checkpoint: Callable[[str], bool] = lambda name: True
+    """A checkpoint object of this name is there: record it. If it returns that it has been recorded, the
+    one before is deleted."""
     clock: Callable[[], float] = field(default=time.monotonic)
 
 
@@ -108,6 +109,11 @@ class Upload:
         self._checkpoint = ""
         self._checkpoint_at_s = self._reports.clock()
         self._checkpoint_bytes = 0
+
+    @property
+    def position(self) -> int:
+        """Every extent below it is dealt with."""
+        return self._draft.position
 
     @property
     def last_checkpoint(self) -> str:
@@ -196,7 +202,8 @@ class Upload:
         with self._names:
             name = self._namer.checkpoint()
         self._store.put_confirmed(name, checkpoint.encode(made))
-        self._reports.checkpoint(name)
+        if not self._reports.checkpoint(name):
+            return  # Perhaps it is recorded after all: neither of the two may go.
         before, self._checkpoint = self._checkpoint, name
         self._checkpoint_bytes, self._checkpoint_at_s = self._counters.stored_bytes, self._reports.clock()
         if before:

@@ -181,8 +181,3 @@ def error_of(outcome: Outcome) -> int:
 def outcome_of(error: int) -> Outcome:
     """What a reply's error field means; what the protocol does not define is a MEDIUM_ERROR."""
     return _OUTCOMES.get(error, Outcome.MEDIUM_ERROR)
-
-
-def nbytes(buffers: list[memoryview]) -> int:
-    """How many bytes the buffers hold together."""
-    return buffers[0].nbytes if len(buffers) == 1 else sum(buffer.nbytes for buffer in buffers)

@@ -1,0 +1,23 @@
+"""Errors as people see them: one sentence on stderr, and an exit status that programs can tell apart."""
+
+import click
+from holdfast.base.errors import HoldfastError, NotFound, Unavailable
+
+REFUSED, NOT_FOUND, UNREACHABLE, WAITED_IN_VAIN = 1, 3, 4, 5
+
+
+class WaitedInVain(HoldfastError):
+    """It did not come about within the time allowed; it may yet."""
+
+
+def exit_code(error: HoldfastError) -> int:
+    if isinstance(error, NotFound):
+        return NOT_FOUND
+    if isinstance(error, Unavailable):
+        return UNREACHABLE
+    return WAITED_IN_VAIN if isinstance(error, WaitedInVain) else REFUSED
+
+
+def say(sentence: str) -> None:
+    """A line on stderr, so that stdout holds only what was asked for."""
+    click.echo(f"holdfast: {sentence}", err=True)

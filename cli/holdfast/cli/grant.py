@@ -1,0 +1,50 @@
+"""`holdfast grant …`"""
+
+import click
+from holdfast.api.grant.v1 import grant_pb2 as pb
+from holdfast.cli.session import session
+from holdfast.cli.show import emit, moment, output_option, table
+
+
+@click.group("grant")
+def command() -> None:
+    """Who else may make volumes from a snapshot."""
+
+
+@command.command()
+@click.argument("snapshot_id")
+@click.argument("user")
+@output_option
+def create(snapshot_id: str, user: str) -> None:
+    """Let USER (or '*', everyone) make volumes from your snapshot SNAPSHOT_ID."""
+    with session() as at:
+        request = pb.CreateGrantRequest(snapshot_id=snapshot_id, user=user)
+        response = at.call(at.client.grants.CreateGrant, request)
+    grant = response.grant
+    how = "is granted" if response.created else "was granted already"
+    emit(grant, lambda: click.echo(f"{grant.owner}/{grant.snapshot_id} {how} to {_who(grant.user)}."))
+
+
+@command.command("list")
+@click.argument("snapshot_id")
+@output_option
+def list_(snapshot_id: str) -> None:
+    """List who may use your snapshot SNAPSHOT_ID."""
+    with session() as at:
+        response = at.pages(at.client.grants.ListGrants, pb.ListGrantsRequest(snapshot_id=snapshot_id))
+    rows = [[_who(one.user), moment(one.create_time)] for one in response.grants]
+    emit(response, lambda: table(["USER", "SINCE"], rows, "Nobody but you may use it."))
+
+
+@command.command()
+@click.argument("snapshot_id")
+@click.argument("user")
+def delete(snapshot_id: str, user: str) -> None:
+    """Take a grant back. Volumes already made live on."""
+    with session() as at:
+        request = pb.DeleteGrantRequest(snapshot_id=snapshot_id, user=user)
+        at.call(at.client.grants.DeleteGrant, request)
+
+
+def _who(user: str) -> str:
+    return "everyone" if user == "*" else user

@@ -1,0 +1,152 @@
+"""`holdfast snapshot …`"""
+
+import click
+from holdfast.api.records.v1 import records_pb2 as r
+from holdfast.api.snapshot.v1 import snapshot_pb2 as pb
+from holdfast.base.errors import HoldfastError, NotFound
+from holdfast.cli.session import Session, session
+from holdfast.cli.show import emit, facts, moment, output_option, state_name, table
+from holdfast.cli.sizes import show_size
+from holdfast.cli.waiting import Bar, until, wait_options
+
+
+@click.group("snapshot")
+def command() -> None:
+    """Volumes' content at one instant, in the object store."""
+
+
+@command.command()
+@click.argument("snapshot_id")
+@click.option("--volume", "volume_id", required=True, help="Of this volume of yours.")
+@wait_options(default=False)
+@output_option
+def create(snapshot_id: str, volume_id: str, wait: bool, timeout_s: float) -> None:
+    """Take a snapshot: every write acknowledged before this command. The upload goes on by itself."""
+    with session() as at:
+        request = pb.CreateSnapshotRequest(snapshot_id=snapshot_id, volume_id=volume_id)
+        snapshot = at.call(at.client.snapshots.CreateSnapshot, request).snapshot
+        if wait:
+            snapshot = wait_completed(at, snapshot_id, "", timeout_s)
+        emit(snapshot, lambda: _show(snapshot))
+
+
+@command.command()
+@click.argument("snapshot_id")
+@click.option("--owner", default="", help="Somebody else's, that you are granted.")
+@click.option("--timeout", "timeout_s", type=float, default=600.0, show_default=True, metavar="SECONDS")
+@output_option
+def wait(snapshot_id: str, owner: str, timeout_s: float) -> None:
+    """Wait until a snapshot is COMPLETED, showing its progress."""
+    with session() as at:
+        snapshot = wait_completed(at, snapshot_id, owner, timeout_s)
+    emit(snapshot, lambda: _show(snapshot))
+
+
+@command.command("list")
+@click.option("--volume", "volume_id", default="", help="Only of this volume of yours.")
+@click.option("--granted", is_flag=True, help="Those that others granted to you.")
+@output_option
+def list_(volume_id: str, granted: bool) -> None:
+    """List your snapshots."""
+    with session() as at:
+        request = pb.ListSnapshotsRequest(volume_id=volume_id, granted=granted)
+        response = at.pages(at.client.snapshots.ListSnapshots, request)
+    rows = [
+        [
+            f"{one.owner}/{one.snapshot_id}" if granted else one.snapshot_id,
+            one.volume_id,
+            show_size(one.size_bytes),
+            state_name(r.SnapshotState.Name(one.state)),
+            _progress(one),
+            "incremental" if one.base_snapshot_uid else "full",
+            show_size(one.stored_bytes) if one.stored_bytes else "-",
+            moment(one.create_time),
+            one.reason,
+        ]
+        for one in response.snapshots
+    ]
+    heads = ["SNAPSHOT", "VOLUME", "SIZE", "STATE", "DONE", "KIND", "STORED", "CREATED", "REASON"]
+    emit(response, lambda: table(heads, rows, "There are none."))
+
+
+@command.command()
+@click.argument("snapshot_id")
+@click.option("--owner", default="", help="Somebody else's, that you are granted.")
+@output_option
+def show(snapshot_id: str, owner: str) -> None:
+    """Show one snapshot."""
+    with session() as at:
+        request = pb.GetSnapshotRequest(snapshot_id=snapshot_id, owner=owner)
+        snapshot = at.call(at.client.snapshots.GetSnapshot, request).snapshot
+    emit(snapshot, lambda: _show(snapshot))
+
+
+@command.command()
+@click.argument("snapshot_id")
+def delete(snapshot_id: str) -> None:
+    """Delete a snapshot and its grants. Harms no other snapshot, and no volume made from it."""
+    with session() as at:
+        at.call(at.client.snapshots.DeleteSnapshot, pb.DeleteSnapshotRequest(snapshot_id=snapshot_id))
+
+
+def wait_completed(at: Session, snapshot_id: str, owner: str, timeout_s: float) -> pb.Snapshot:
+    """The snapshot once it is COMPLETED; with a progress bar meanwhile."""
+    bar = Bar(f"snapshot {snapshot_id}")
+
+    def done(answer: pb.WatchSnapshotResponse) -> bool:
+        if answer.deleted:
+            raise NotFound("NOT_FOUND", f"Snapshot {snapshot_id!r} is deleted.")
+        if answer.snapshot.state == r.SNAPSHOT_STATE_FAILED:
+            raise HoldfastError("FAILED", f"Snapshot {snapshot_id!r} failed: {answer.snapshot.reason}")
+        return answer.snapshot.state == r.SNAPSHOT_STATE_COMPLETED
+
+    def show_it(answer: pb.WatchSnapshotResponse) -> None:
+        one = answer.snapshot
+        text = f"{state_name(r.SnapshotState.Name(one.state))} {one.reason}".rstrip()
+        if one.progress_total_bytes:
+            done_size, total_size = show_size(one.progress_done_bytes), show_size(one.progress_total_bytes)
+            text = f"{done_size} of {total_size} {text}"
+        bar.show(one.progress_done_bytes, one.progress_total_bytes, text)
+
+    request = pb.WatchSnapshotRequest(snapshot_id=snapshot_id, owner=owner)
+    what = f"Snapshot {snapshot_id!r} was not COMPLETED"
+    try:
+        answer = until(at, at.client.snapshots.WatchSnapshot, request, done, show_it, timeout_s, what)
+    finally:
+        bar.close()
+    return answer.snapshot  # type: ignore[no-any-return]
+
+
+def _progress(snapshot: pb.Snapshot) -> str:
+    if snapshot.state == r.SNAPSHOT_STATE_COMPLETED:
+        return "100%"
+    if not snapshot.progress_total_bytes:
+        return "-"
+    return f"{snapshot.progress_done_bytes / snapshot.progress_total_bytes:.0%}"
+
+
+def _show(snapshot: pb.Snapshot) -> None:
+    base = snapshot.base_snapshot_uid
+    uploaded = snapshot.state == r.SNAPSHOT_STATE_COMPLETED
+    facts(
+        [
+            ("Snapshot", snapshot.snapshot_id),
+            ("Owner", snapshot.owner),
+            ("Uid", snapshot.uid),
+            ("Volume", snapshot.volume_id),
+            ("Size", f"{show_size(snapshot.size_bytes)} ({snapshot.size_bytes} bytes)"),
+            ("State", state_name(r.SnapshotState.Name(snapshot.state))),
+            ("Reason", snapshot.reason),
+            ("Done", _progress(snapshot)),
+            (
+                "Kind",
+                f"incremental from {base}" if base else "full",
+            ),
+            ("Uploaded", f"{show_size(snapshot.uploaded_bytes)} of changed extents" if uploaded else ""),
+            ("Stored", f"{show_size(snapshot.stored_bytes)} of new objects" if uploaded else ""),
+            ("Manifest", snapshot.manifest),
+            ("Created", moment(snapshot.create_time)),
+            ("Frozen", moment(snapshot.freeze_time)),
+            ("Completed", moment(snapshot.complete_time)),
+        ]
+    )

@@ -1,0 +1,106 @@
+"""Who may read a snapshot as an NBD export: decided by what etcd says, remembered for a little while.
+
+A host may read the origin of a volume that is assigned to it, and nothing else: it is the volume, not the
+grant or the snapshot's being shown, that lets it. An operator may read any. Whatever may not be read
+does not exist (I-10). If etcd is out of reach, what was allowed a while ago still is, so that hydration
+goes on through an outage of etcd.
+"""
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+from holdfast.api.records.v1 import records_pb2 as r
+from holdfast.base.errors import NotFound, Unavailable
+from holdfast.base.ids import is_uid
+from holdfast.base.tls import PeerIdentity
+from holdfast.metadata import keys
+from holdfast.metadata.etcd import Entry
+from holdfast.metadata.records import decode
+
+FRESH_S = 3.0
+"""How long an answer of etcd's is not asked for again."""
+STALE_S = 3600.0
+"""How long it still counts while etcd is out of reach."""
+REMEMBERED_MAX = 4096
+_PREFIX = "snapshot:"
+
+
+class Records(Protocol):
+    """What is needed of etcd."""
+
+    def get(self, key: str) -> Entry | None: ...
+
+    def range(self, prefix: str, limit: int = 0, start_after: str = "") -> tuple[list[Entry], int]: ...
+
+
+class Readable(NamedTuple):
+    """A snapshot that may be read."""
+
+    snapshot_uid: str
+    size_bytes: int
+    manifest: str
+    manifest_sha256: str
+
+
+class Access:
+    """Decides, blocking for at most what etcd's client allows. For several threads."""
+
+    def __init__(self, etcd: Records, clock: Callable[[], float] = time.monotonic) -> None:
+        self._etcd = etcd
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._remembered: OrderedDict[tuple[str, PeerIdentity], tuple[Readable, float]] = OrderedDict()
+
+    def open(self, export_name: str, peer: PeerIdentity | None) -> Readable:
+        """What `peer` may read as `export_name`. Raises NotFound NO_SUCH_EXPORT, or Unavailable."""
+        uid = export_name.removeprefix(_PREFIX)
+        if peer is None or not export_name.startswith(_PREFIX) or not is_uid(uid):
+            raise _no_such(export_name)
+        with self._lock:
+            known, asked_s = self._remembered.get((uid, peer), (None, 0.0))
+        age_s = self._clock() - asked_s
+        if known is not None and age_s < FRESH_S:
+            return known
+        try:
+            found = self._ask(uid, peer)
+        except Unavailable:
+            if known is not None and age_s < STALE_S:
+                return known
+            raise
+        self._remember(uid, peer, found)
+        if found is None:
+            raise _no_such(export_name)
+        return found
+
+    def _ask(self, uid: str, peer: PeerIdentity) -> Readable | None:
+        if peer.role != "operator" and not (peer.role == "host" and self._is_origin(uid, peer.name)):
+            return None
+        entry = self._etcd.get(keys.snapshot(uid))
+        snapshot = decode(r.SnapshotRecord, entry.value) if entry else None
+        # DELETED too: it is no longer shown, and volumes that still copy from it go on.
+        if snapshot is None or not snapshot.manifest:
+            return None
+        return Readable(uid, snapshot.size_bytes, snapshot.manifest, snapshot.manifest_sha256)
+
+    def _is_origin(self, snapshot_uid: str, host_id: str) -> bool:
+        raw = snapshot_uid.encode()
+        return any(
+            # Most assignments do not even contain the uid: decoding them would be most of the work.
+            raw in entry.value and decode(r.Assignment, entry.value).origin_snapshot_uid == snapshot_uid
+            for entry in self._etcd.range(keys.assignments(host_id))[0]
+        )
+
+    def _remember(self, uid: str, peer: PeerIdentity, found: Readable | None) -> None:
+        with self._lock:
+            self._remembered.pop((uid, peer), None)
+            if found is not None:
+                self._remembered[uid, peer] = (found, self._clock())
+                if len(self._remembered) > REMEMBERED_MAX:
+                    self._remembered.popitem(last=False)
+
+
+def _no_such(export_name: str) -> NotFound:
+    return NotFound("NO_SUCH_EXPORT", f"There is no export {export_name[:80]!r} for you here.")

@@ -1,0 +1,182 @@
+"""`holdfast-snapshotter`: uploads frozen snapshots, and serves snapshots over NBD to hosts that hydrate."""
+
+import logging
+import signal
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import click
+import grpc
+from grpc_health.v1 import health, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from holdfast.base import notify
+from holdfast.base.errors import BadInput, HoldfastError, Unavailable
+from holdfast.base.limits import MIB
+from holdfast.base.loop import Loop
+from holdfast.base.nbd.server import Server
+from holdfast.base.tls import TlsFiles, client_context, server_context
+from holdfast.metadata.etcd import Etcd
+from holdfast.metadata.health import HealthKeeper
+from holdfast.metadata.snapshotter_actions import SNAPSHOTTER_LEASE_TTL_S, SnapshotterActions
+from holdfast.snapshotter.access import Access
+from holdfast.snapshotter.objects_url import open_store
+from holdfast.snapshotter.serve import Readers, open_export
+from holdfast.snapshotter.service import Service
+from holdfast.snapshotter.task import nbd_views
+from holdfast.snapshotter.upload import Settings
+
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+ETCD_ASK_TIMEOUT_S = 2.0
+"""Who may open an export is asked on the NBD server's own thread: not for long."""
+REGISTERED_WAIT_S = 5.0
+"""For the first registration, before we say that we serve; etcd may come later, too."""
+NBD_CONNECTIONS_MAX = 1024
+_GRPC_THREADS = 4
+
+
+@click.command(context_settings={"show_default": True, "auto_envvar_prefix": "HOLDFAST_SNAPSHOTTER"})
+@click.option("--id", "snapshotter_id", required=True, help="Its name, unique among snapshotters.")
+@click.option("--address", required=True, help="Where storage hosts reach it.")
+@click.option("--listen-nbd", default="[::]:7411", help="Address and port to serve snapshots at.")
+@click.option("--grpc-listen", default="[::]:7410", help="Address and port of health and reflection.")
+@click.option("--objects", required=True, help="file:///dir, or s3://bucket/prefix?endpoint=http://…")
+@click.option("--etcd", "endpoints", multiple=True, default=["127.0.0.1:2379"], help="A member; repeatable.")
+@click.option("--etcd-ca", type=_FILE, help="etcd's authority; with it, etcd is spoken to over TLS.")
+@click.option("--etcd-cert", type=_FILE, help="Our certificate for etcd.")
+@click.option("--etcd-key", type=_FILE, help="Its key.")
+@click.option("--ca", type=_FILE, required=True, help="The authority whose hosts are known.")
+@click.option("--cert", type=_FILE, required=True, help="Our certificate (a service's).")
+@click.option("--key", type=_FILE, required=True, help="Its key.")
+@click.option("--uploads", type=click.IntRange(1, 64), default=2, help="Snapshots uploaded at a time.")
+@click.option("--pack-mib", type=click.IntRange(1, 256), default=32, help="Size of a pack.")
+@click.option("--puts", type=click.IntRange(1, 64), default=4, help="Packs on their way at once.")
+@click.option("--checkpoint-s", type=click.FloatRange(min=0), default=5.0, help="Between checkpoints.")
+@click.option(
+    "--lease-ttl-s", type=click.IntRange(1, 600), default=SNAPSHOTTER_LEASE_TTL_S, help="Of its lease."
+)
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning"]), default="info")
+def main(
+    snapshotter_id: str,
+    address: str,
+    listen_nbd: str,
+    grpc_listen: str,
+    objects: str,
+    endpoints: tuple[str, ...],
+    etcd_ca: Path | None,
+    etcd_cert: Path | None,
+    etcd_key: Path | None,
+    ca: Path,
+    cert: Path,
+    key: Path,
+    uploads: int,
+    pack_mib: int,
+    puts: int,
+    checkpoint_s: float,
+    lease_ttl_s: int,
+    log_level: str,
+) -> None:
+    """Upload frozen snapshots to the object store, and serve snapshots to hosts that copy from them.
+
+    Several may run; a snapshot is uploaded by one, and by another if that dies. Credentials for S3 come
+    from the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY). SIGTERM ends it at once and gives its
+    work back; what it has uploaded is used by the next.
+    """
+    logging.basicConfig(
+        level=log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    etcd_files = [file for file in (etcd_ca, etcd_cert, etcd_key) if file is not None]
+    if len(etcd_files) not in (0, 3):
+        raise click.UsageError("--etcd-ca, --etcd-cert and --etcd-key go together.")
+    try:
+        process = Process(
+            TlsFiles(ca, cert, key),
+            endpoints,
+            TlsFiles(*etcd_files) if etcd_files else None,
+            objects,
+            listen_nbd,
+            grpc_listen,
+        )
+    except (HoldfastError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+    settings = Settings(pack_bytes=pack_mib * MIB, uploads=puts, checkpoint_every_s=checkpoint_s)
+    process.run(snapshotter_id, address, settings, uploads, lease_ttl_s)
+
+
+class Process:
+    """Everything that the process holds, wired."""
+
+    def __init__(
+        self,
+        tls: TlsFiles,
+        endpoints: tuple[str, ...],
+        etcd_tls: TlsFiles | None,
+        objects: str,
+        listen_nbd: str,
+        grpc_listen: str,
+    ) -> None:
+        self._store = open_store(objects)
+        self._open_view = nbd_views(client_context(tls))
+        self._etcd = Etcd(endpoints, etcd_tls)
+        self._etcd_for_access = Etcd(endpoints, etcd_tls, ETCD_ASK_TIMEOUT_S)
+        self._loop = Loop()
+        self._readers = Readers(self._store)
+        exports = open_export(self._loop, Access(self._etcd_for_access), self._readers)
+        self._nbd = Server(self._loop, exports, connections_max=NBD_CONNECTIONS_MAX)
+        self.nbd_port = self._nbd.listen_tcp(*split_address(listen_nbd), tls=server_context(tls))
+        self._health = HealthKeeper(self._etcd, [])
+        self._grpc = _grpc_server(grpc_listen, tls, self._health)
+
+    def run(
+        self, snapshotter_id: str, address: str, settings: Settings, uploads: int, lease_ttl_s: int
+    ) -> None:
+        """Serve until SIGTERM or SIGINT."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self._loop.call_from_thread(self._loop.stop))
+
+        def actions(on_lost: Callable[[], None]) -> SnapshotterActions:
+            return SnapshotterActions(
+                self._etcd, snapshotter_id, address, self.nbd_port, lease_ttl_s, on_lost=on_lost
+            )
+
+        service = Service(actions, self._store, self._open_view, settings, uploads)
+        self._health.start()
+        self._grpc.start()
+        service.start()
+        service.actions.keeper.wait_attached(REGISTERED_WAIT_S)
+        notify.ready()
+        self._loop.run()
+        service.stop()
+        self._health.stop()
+        self._grpc.stop(None).wait()
+        self._nbd.close()
+        self._readers.close()
+        self._loop.close()
+        for one in (self._etcd, self._etcd_for_access, self._store):
+            one.close()
+
+
+def split_address(text: str) -> tuple[str, int]:
+    """("host", port) of "host:port" or "[v6]:port". Raises BadInput BAD_ADDRESS."""
+    host, separator, port = text.rpartition(":")
+    if not separator or not port.isdigit() or int(port) > 65535 or not host:
+        raise BadInput("BAD_ADDRESS", f"{text!r} is not an address and port, such as 10.0.0.7:7411.")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def _grpc_server(listen: str, tls: TlsFiles, keeper: HealthKeeper) -> grpc.Server:
+    server = grpc.server(ThreadPoolExecutor(_GRPC_THREADS, "rpc"), options=(("grpc.so_reuseport", 0),))
+    health_pb2_grpc.add_HealthServicer_to_server(keeper.servicer, server)
+    reflection.enable_server_reflection([health.SERVICE_NAME, reflection.SERVICE_NAME], server)
+    pair = (tls.key.read_bytes(), tls.certificate.read_bytes())
+    credentials = grpc.ssl_server_credentials([pair], tls.ca.read_bytes(), require_client_auth=True)
+    try:
+        server.add_secure_port(listen, credentials)
+    except RuntimeError as error:
+        raise Unavailable("CANNOT_LISTEN", f"Cannot listen at {listen}: {error}.") from error
+    return server
+
+
+if __name__ == "__main__":
+    main()

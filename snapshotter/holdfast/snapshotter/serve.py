@@ -1,0 +1,114 @@
+"""Snapshots as read-only NBD exports, `snapshot:<uid>`, for hosts that hydrate and operators that look.
+
+The loop's thread only hands out; fetching, checking and decompressing is done in the loop's pool.
+"""
+
+import logging
+from functools import partial
+
+from holdfast.base.device import Op, Outcome, Request
+from holdfast.base.errors import DataLoss, HoldfastError
+from holdfast.base.limits import MIB
+from holdfast.base.loop import Loop
+from holdfast.base.nbd.export import ControlDone, Export, OpenExport, Served, StatusDone
+from holdfast.base.tls import PeerIdentity
+from holdfast.snapshotter.access import Access, Readable
+from holdfast.snapshotter.cache import Cache
+from holdfast.snapshotter.fetch import Fetcher
+from holdfast.snapshotter.frozen import ALLOCATION
+from holdfast.snapshotter.index import Index, load_manifest, new_shard_cache
+from holdfast.snapshotter.objects import ObjectStore
+from holdfast.snapshotter.reader import SHARDS_CACHE_BYTES, SnapshotReader
+
+_LOG = logging.getLogger(__name__)
+MANIFESTS_CACHE_BYTES = 32 * MIB
+_READER_BYTES = 4096
+_REF_BYTES = 256
+"""A decoded reference in memory, about."""
+
+
+class Readers:
+    """One reader per snapshot, shared by all connections; opened when first read. For many threads."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+        self._fetcher = Fetcher(store)
+        self._shards = new_shard_cache(SHARDS_CACHE_BYTES)
+        self._readers: Cache[str, SnapshotReader] = Cache(MANIFESTS_CACHE_BYTES)
+
+    def get(self, snapshot: Readable) -> SnapshotReader:
+        """Raises DataLoss, Unavailable."""
+        return self._readers.get(snapshot.manifest, lambda: self._open(snapshot), _reader_bytes)
+
+    def close(self) -> None:
+        self._fetcher.close()
+
+    def _open(self, snapshot: Readable) -> SnapshotReader:
+        manifest = load_manifest(self._store, snapshot.manifest, snapshot.manifest_sha256)
+        return SnapshotReader(Index(self._store, manifest, self._shards), self._fetcher)
+
+
+def _reader_bytes(reader: SnapshotReader) -> int:
+    return _READER_BYTES + _REF_BYTES * reader.shard_count
+
+
+class SnapshotExport:
+    """An Export of one snapshot."""
+
+    read_only = True
+    private = False
+    contexts: tuple[str, ...] = (ALLOCATION,)
+
+    def __init__(self, loop: Loop, readers: Readers, snapshot: Readable) -> None:
+        self._loop = loop
+        self._readers = readers
+        self._snapshot = snapshot
+        self.size_bytes = snapshot.size_bytes
+
+    def opened(self, connection: Served) -> None:
+        """Nothing to prepare."""
+
+    def closed(self) -> None:
+        """Reads under way end by themselves."""
+
+    def submit(self, request: Request) -> None:
+        if request.op is not Op.READ:
+            request.done(Outcome.OK if request.op is Op.FLUSH else Outcome.READ_ONLY)
+            return
+        self._loop.in_pool(
+            partial(self._read, request),
+            lambda _nothing: request.done(Outcome.OK),
+            lambda error: request.done(self._outcome(error)),
+        )
+
+    def block_status(self, context: str, offset: int, length: int, done: StatusDone) -> None:
+        self._loop.in_pool(
+            lambda: self._readers.get(self._snapshot).allocation(offset, length),
+            done,
+            lambda error: done(self._outcome(error)),
+        )
+
+    def control(self, payload: bytes, done: ControlDone) -> None:
+        done(Outcome.INVALID, b"")
+
+    def _read(self, request: Request) -> None:
+        data = memoryview(self._readers.get(self._snapshot).read(request.offset, request.length))
+        at = 0
+        for buffer in request.buffers:
+            buffer[:] = data[at : at + len(buffer)]
+            at += len(buffer)
+
+    def _outcome(self, error: BaseException) -> Outcome:
+        if isinstance(error, HoldfastError):
+            _LOG.error("snapshot %s cannot be read: %s", self._snapshot.snapshot_uid, error.message)
+            return Outcome.MEDIUM_ERROR if isinstance(error, DataLoss) else Outcome.BUSY
+        raise error
+
+
+def open_export(loop: Loop, access: Access, readers: Readers) -> OpenExport:
+    """What an NBD server is given. Each opening asks etcd, on the loop's thread, for some milliseconds."""
+
+    def opened(name: str, peer: PeerIdentity | None) -> Export:
+        return SnapshotExport(loop, readers, access.open(name, peer))
+
+    return opened

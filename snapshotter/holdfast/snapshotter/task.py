@@ -1,0 +1,178 @@
+"""One claimed snapshot, from its record to COMPLETED, through whatever can come back.
+
+What stops it for good: the claim is lost, the snapshot is deleted or has ended. What only holds it up: an
+object store or etcd out of reach, a host lost (the next one of `frozen_on` is tried, and the record read
+again, since hosts are struck off). A base that cannot be used makes the upload a full one.
+"""
+
+import logging
+import ssl
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from holdfast.api.records.v1 import records_pb2 as r
+from holdfast.base.errors import DataLoss, HoldfastError, NotFound, Precondition, Unavailable
+from holdfast.base.limits import MIB
+from holdfast.base.tls import PeerIdentity
+from holdfast.metadata.snapshot_changes import Claimant, Uploaded
+from holdfast.metadata.snapshotter_actions import SnapshotterActions
+from holdfast.snapshotter.frozen import FrozenView, ViewLost
+from holdfast.snapshotter.frozen_nbd import NbdView, export_name
+from holdfast.snapshotter.index import Index, load_manifest, new_shard_cache
+from holdfast.snapshotter.objects import ObjectStore
+from holdfast.snapshotter.patient import PatientStore, Stopped
+from holdfast.snapshotter.reporter import Reporter
+from holdfast.snapshotter.upload import Job, Reports, Result, Settings, Upload
+
+_LOG = logging.getLogger(__name__)
+HOSTS_RETRY_FIRST_S = 0.5
+HOSTS_RETRY_MAX_S = 15.0
+COMPLETE_RETRY_S = 1.0
+SHARDS_CACHE_BYTES = 8 * MIB
+"""Of the base, for one upload: they are used one after another."""
+OpenView = Callable[[r.SnapshotRecord, r.FrozenOn], FrozenView]
+
+
+def nbd_views(tls: ssl.SSLContext) -> OpenView:
+    """Opens frozen views over NBD with TLS; the host must prove that it is the one recorded."""
+
+    def open_view(snapshot: r.SnapshotRecord, host: r.FrozenOn) -> FrozenView:
+        return NbdView(
+            (host.nbd_address, host.nbd_port),
+            export_name(snapshot.volume_uid, snapshot.uid),
+            tls,
+            PeerIdentity(host.host_id, "host"),
+            incremental=bool(snapshot.base_manifest),
+        )
+
+    return open_view
+
+
+class BaseUnusable(Exception):
+    """Objects of the base are lost, or may be at any moment."""
+
+
+@dataclass
+class Task:
+    """The upload of one snapshot that `by` has claimed. `run` it in a thread; set `stop` to end it."""
+
+    actions: SnapshotterActions
+    store: ObjectStore
+    open_view: OpenView
+    settings: Settings
+    snapshot_uid: str
+    by: Claimant
+    stop: threading.Event
+
+    def run(self) -> bool:
+        """Whether the snapshot is COMPLETED by this. Raises Stopped, Precondition or NotFound (nothing is
+        left to do here), or what it did not expect."""
+        reporter = Reporter(self.actions, self.snapshot_uid, self.by)
+        store = PatientStore(self.store, self.stop, reporter.waits)
+        record = self._record()
+        full = not record.base_manifest
+        while True:
+            try:
+                return self._upload(record, store, reporter, full)
+            except BaseUnusable as error:
+                if full:
+                    raise
+                _LOG.warning("snapshot %s is uploaded in full: %s", self.snapshot_uid, error)
+                full = True
+
+    def _upload(self, record: r.SnapshotRecord, store: PatientStore, reporter: Reporter, full: bool) -> bool:
+        try:
+            job = self._job(record, store, full)
+            upload = Upload(
+                job,
+                store,
+                self.stop,
+                self.settings,
+                Reports(reporter.progress, reporter.checkpoint, time.monotonic),
+            )
+            for name in reversed(record.checkpoints):
+                if upload.resume(name):
+                    _LOG.info("snapshot %s goes on from %s", self.snapshot_uid, name)
+                    break
+            result = self._from_any_host(upload, reporter)
+            completed = self._complete(result)
+        except DataLoss as error:
+            raise BaseUnusable(error.message) from error
+        if upload.last_checkpoint:
+            store.delete(upload.last_checkpoint)
+        return completed
+
+    def _job(self, record: r.SnapshotRecord, store: PatientStore, full: bool) -> Job:
+        base = None
+        if not full:
+            manifest = load_manifest(store, record.base_manifest)
+            base = Index(store, manifest, new_shard_cache(SHARDS_CACHE_BYTES))
+        return Job(
+            record.uid,
+            record.volume_uid,
+            record.size_bytes,
+            record.freeze_time.ToMilliseconds(),
+            base,
+            "" if full else record.base_manifest,
+        )
+
+    def _record(self) -> r.SnapshotRecord:
+        """The record now. Raises Precondition NOT_FROZEN, or Stopped."""
+        while True:
+            try:
+                record = self.actions.snapshot(self.snapshot_uid)
+            except Unavailable as error:
+                self._pause(COMPLETE_RETRY_S, error)
+                continue
+            if record is None or record.state != r.SNAPSHOT_STATE_FROZEN:
+                raise Precondition("NOT_FROZEN", f"Snapshot {self.snapshot_uid} is no longer to be uploaded.")
+            return record
+
+    def _from_any_host(self, upload: Upload, reporter: Reporter) -> Result:
+        wait_s = HOSTS_RETRY_FIRST_S
+        while True:
+            record = self._record()
+            before = upload.position
+            for host in record.frozen_on:
+                try:
+                    return self._from(upload, self.open_view(record, host))
+                except ViewLost as error:
+                    _LOG.warning("snapshot %s: host %s: %s", self.snapshot_uid, host.host_id, error.message)
+                    reporter.waits(error.message)
+            wait_s = HOSTS_RETRY_FIRST_S if upload.position > before else min(2 * wait_s, HOSTS_RETRY_MAX_S)
+            if self.stop.wait(wait_s):
+                raise Stopped
+
+    @staticmethod
+    def _from(upload: Upload, view: FrozenView) -> Result:
+        try:
+            return upload.run(view)
+        finally:
+            view.close()
+
+    def _complete(self, result: Result) -> bool:
+        counters = result.counters
+        uploaded = Uploaded(
+            result.manifest, result.manifest_sha256, counters.stored_bytes, counters.uploaded_bytes
+        )
+        while not self.stop.is_set():
+            try:
+                return self.actions.complete(self.snapshot_uid, self.by, uploaded)
+            except Unavailable as error:  # OutcomeUnknown too: completing twice is completing once.
+                self._pause(COMPLETE_RETRY_S, error)
+            except Precondition as error:
+                if error.reason == "BASE_CONDEMNED":
+                    raise BaseUnusable(error.message) from error
+                raise
+        raise Stopped
+
+    def _pause(self, wait_s: float, error: HoldfastError) -> None:
+        _LOG.warning("snapshot %s waits: %s", self.snapshot_uid, error.message)
+        if self.stop.wait(wait_s):
+            raise Stopped
+
+
+ENDED = (Stopped, Precondition, NotFound)
+"""What `Task.run` raises when there is nothing left to do here."""

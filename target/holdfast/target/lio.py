@@ -1,0 +1,186 @@
+"""LIO's configuration of this host: read from configfs, and changed by the steps of `lio_plan`.
+
+Configfs is written directly, not through rtslib: its user backstore is enabled by its constructor, before
+the attributes that must be set first can be, and it reads the tree again at every call. What is written
+here is what rtslib reads: `targetcli ls` shows it.
+
+The kernel's configuration is a cache of etcd: rebuilt, never saved. Only what bears our names is looked
+at. Any call here may block for as long as the kernel does.
+"""
+
+import errno
+import logging
+import os
+import re
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+
+from holdfast.base import ids
+from holdfast.base.errors import HoldfastError, Unavailable
+from holdfast.target import lio_export as at
+from holdfast.target.lio_export import Backstore, Export, Present, PresentAcl
+from holdfast.target.lio_plan import GROUP_ATTRIBUTES, Kind, Step, reconcile_export
+
+log = logging.getLogger(__name__)
+
+CONFIGFS = Path("/sys/kernel/config")
+MODULES = ("target_core_mod", "target_core_user", "iscsi_target_mod")
+MODPROBE_LIMIT_S = 30
+_SIZE = re.compile(r"Size: (\d+)")
+
+
+class NoLio(HoldfastError):
+    """This kernel cannot export volumes. The host can still be a mirror."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(
+            "NO_LIO",
+            f"This host's kernel cannot export volumes: {detail}. Use a kernel with target_core_user and "
+            "iscsi_target_mod (on Debian: linux-image-amd64, not -cloud), load them, and restart the agent.",
+        )
+
+
+class Lio:
+    """The target subsystem below `root`, which is /sys/kernel/config/target but in tests."""
+
+    def __init__(self, root: Path = CONFIGFS / "target") -> None:
+        self.root = root
+
+    def prepare(self) -> None:
+        """Load the modules and make the two folders that everything is in. Raises NoLio. Idempotent."""
+        try:
+            _load(self.root)
+            for path in (at.ISCSI, at.CORE):
+                (self.root / path).mkdir(exist_ok=True)
+        except OSError as error:
+            raise NoLio(f"{error.filename or self.root}: {os.strerror(error.errno or errno.EIO)}") from error
+        if not (self.root / at.ISCSI / "lio_version").exists():
+            raise NoLio("the iSCSI target is not there")
+
+    def volumes(self) -> set[str]:
+        """Uids of volumes of which the kernel has anything."""
+        found = set(_names(self.root / at.CORE))
+        prefix = ids.target_iqn("")
+        found |= {name[len(prefix) :] for name in _names(self.root / at.ISCSI) if name.startswith(prefix)}
+        return {name for name in found if ids.is_uid(name)}
+
+    def converge(self, volume_uid: str, wanted: Export | None, worker_serves: bool) -> list[Step]:
+        """Make the volume's export what is wanted; the steps that were needed.
+
+        Raises Unavailable LIO_FAILED at the first step that fails; the next call goes on from there.
+        """
+        try:
+            present = read(self.root, volume_uid)
+        except OSError as error:
+            raise Unavailable(
+                "LIO_FAILED", f"The export of volume {volume_uid} cannot be read: {error}."
+            ) from error
+        steps = reconcile_export(volume_uid, wanted, present, worker_serves)
+        for step in steps:
+            log.info("volume %s: %s", volume_uid, step)
+            try:
+                _do(self.root, step)
+            except OSError as error:
+                raise Unavailable("LIO_FAILED", f"The kernel refused to {step}: {error.strerror}.") from error
+        return steps
+
+    def backstore(self, volume_uid: str) -> str:
+        """Its directory, for the worker."""
+        return str(self.root / at.backstore_path(volume_uid))
+
+
+def read(root: Path, volume_uid: str) -> Present:
+    """What the kernel has of a volume."""
+    backstore, size_bytes = _read_backstore(root / at.backstore_path(volume_uid))
+    target = root / at.target_path(volume_uid)
+    if not target.is_dir():
+        return Present(backstore, size_bytes)
+    groups = tuple(sorted(int(name[5:]) for name in _names(target) if name.startswith("tpgt_")))
+    if not groups:
+        return Present(backstore, size_bytes, target=True)
+    # One group is all that is ever made here; more are only taken away, one in each call.
+    group = target / f"tpgt_{groups[0]}"
+    lun = group / "lun" / "lun_0"
+    return Present(
+        backstore=backstore,
+        size_bytes=size_bytes,
+        target=True,
+        groups=groups[:1],
+        enabled=_text(group / "enable") == "1",
+        attributes=tuple((name, _text(group / "attrib" / name)) for name in GROUP_ATTRIBUTES),
+        portals=tuple(sorted(_names(group / "np"))),
+        lun=lun.is_dir(),
+        linked=(lun / at.LINK).is_symlink(),
+        acls=tuple(_read_acl(group / "acls" / name) for name in sorted(_names(group / "acls"))),
+    )
+
+
+def _read_backstore(path: Path) -> tuple[Backstore, int]:
+    if not path.is_dir():
+        return Backstore.ABSENT, 0
+    if _text(path / "enable") != "1":
+        return Backstore.HALF, 0
+    size = _SIZE.search(_text(path / "info"))
+    return Backstore.ENABLED, int(size[1]) if size else 0
+
+
+def _read_acl(path: Path) -> PresentAcl:
+    luns = sorted(int(name[4:]) for name in _names(path) if name.startswith("lun_"))
+    return PresentAcl(
+        initiator=path.name,
+        chap_user=_text(path / "auth" / "userid"),
+        chap_secret=_text(path / "auth" / "password"),
+        luns=tuple((lun, (path / f"lun_{lun}" / at.LINK).is_symlink()) for lun in luns),
+    )
+
+
+def _do(root: Path, step: Step) -> None:
+    path = root / step.path
+    if step.kind is Kind.MKDIR:
+        path.mkdir(exist_ok=True)
+    elif step.kind is Kind.WRITE:
+        path.write_text(step.value)
+    elif step.kind is Kind.LINK:
+        path.symlink_to(root / step.value)
+    elif step.kind is Kind.UNLINK:
+        path.unlink(missing_ok=True)
+    else:
+        _rmdir(path)
+
+
+def _rmdir(path: Path) -> None:
+    try:
+        path.rmdir()
+    except FileNotFoundError:
+        return
+
+
+def _load(root: Path) -> None:
+    """Modules first: configfs shows the target's folder only to those who mount it afterwards."""
+    if (root / at.ISCSI / "lio_version").exists():
+        return
+    subprocess.run(["modprobe", "-a", *MODULES], capture_output=True, timeout=MODPROBE_LIMIT_S, check=False)
+    if not root.is_dir() and root.parent == CONFIGFS and not os.path.ismount(CONFIGFS):
+        mount = ["mount", "-t", "configfs", "configfs", str(CONFIGFS)]
+        subprocess.run(mount, capture_output=True, timeout=MODPROBE_LIMIT_S, check=False)
+    if not root.is_dir():
+        raise NoLio(f"{root} is not there")
+
+
+def _names(path: Path) -> Iterable[str]:
+    """Directories below `path`."""
+    try:
+        with os.scandir(path) as entries:
+            return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+    except FileNotFoundError:
+        return []
+
+
+def _text(path: Path) -> str:
+    """A file's content; NULL, as the kernel says for an unset secret, is empty."""
+    try:
+        text = path.read_text().rstrip("\n\0")
+    except FileNotFoundError:
+        return ""
+    return "" if text == "NULL" else text

@@ -1,0 +1,198 @@
+"""The plan of an export against a model of configfs with the kernel's own rules of order."""
+
+import dataclasses
+import itertools
+from pathlib import Path
+
+import pytest
+from holdfast.base import ids
+from holdfast.target import lio
+from holdfast.target.lio import Lio, NoLio
+from holdfast.target.lio_export import Acl, Export, Present, backstore_path, group_path, target_path
+from holdfast.target.lio_plan import Kind, Step, reconcile_export
+
+UID = "0123456789abcdef01234567"
+ALICE = Acl("iqn.2026-01.com.example:alice", "user-a", "secret-a-123")
+BOB = Acl("iqn.2026-01.com.example:bob", "user-b", "secret-b-123")
+PLAIN = Export(UID, 1 << 30, "10.0.0.1:3260")
+SERVED = dataclasses.replace(PLAIN, serve=True, acls=(ALICE,))
+
+
+class FakeLio(Lio):
+    """A folder that behaves as the kernel does: known files appear, order is checked."""
+
+    def __init__(self, root: Path, worker: bool = True) -> None:
+        super().__init__(root)
+        self.worker = worker
+        self.fail_after: int | None = None
+        for path in ("core/user_4868", "iscsi", "core/fileio_0/other", "iscsi/iqn.2003-01.org.linux-iscsi:x"):
+            (root / path).mkdir(parents=True)
+
+    def do(self, step: Step) -> None:
+        path = self.root / step.path
+        backstore = self.root / backstore_path(UID)
+        if step.kind is Kind.MKDIR:
+            assert path.parent.is_dir(), f"{step}: no parent"
+            path.mkdir()
+            self._populate(path)
+        elif step.kind is Kind.WRITE:
+            assert path.is_file(), f"{step}: no such file"
+            if path.parent.name == "attrib" and path.parent.parent == backstore:
+                assert (backstore / "enable").read_text() == "0", f"{step}: set before enabling"
+            if path == backstore / "control" and step.value.startswith("dev_size="):
+                (backstore / "info").write_text(
+                    f"Status: ACTIVATED\n Config: x Size: {step.value[9:]} Data\n"
+                )
+            path.write_text(step.value)
+        elif step.kind is Kind.LINK:
+            assert (self.root / step.value).is_dir(), f"{step}: nothing to link"
+            path.symlink_to(self.root / step.value)
+        elif step.kind is Kind.UNLINK:
+            path.unlink()
+        else:
+            self._remove(path)
+
+    def _populate(self, path: Path) -> None:
+        names: tuple[str, ...] = ()
+        if path.parent.name == "user_4868":
+            names = ("control", "info", "action/block_dev", "action/reset_ring", "wwn/vpd_unit_serial")
+            names += tuple(f"attrib/{n}" for n in ("cmd_time_out", "qfull_time_out", "emulate_write_cache"))
+            names += ("attrib/emulate_pr", "enable")
+        elif path.name.startswith("tpgt_"):
+            names = (*(f"attrib/{name}" for name in lio.GROUP_ATTRIBUTES), "enable")
+            for folder in ("np", "lun", "acls"):
+                (path / folder).mkdir()
+        elif path.parent.name == "acls":
+            names = ("auth/userid", "auth/password")
+        for name in names:
+            (path / name).parent.mkdir(exist_ok=True)
+            (path / name).write_text("0" if name == "enable" else "")
+
+    def _remove(self, path: Path) -> None:
+        for entry in sorted(path.rglob("*"), reverse=True):
+            inside = entry.relative_to(path).parts
+            # What users made must be gone; what the kernel made goes along.
+            assert not entry.is_symlink(), f"{path}: {entry} is still linked"
+            made = (
+                inside[0].startswith(("lun_", "tpgt_"))
+                or (inside[0] in ("lun", "acls", "np")
+                and len(inside) > 1)
+            )
+            assert not made or not entry.is_dir(), f"{path}: {entry} is still there"
+            waits = path.parent.name in ("acls", "user_4868") or path.name.startswith("tpgt_")
+            backstore = self.root / backstore_path(UID)
+            if waits and not self.worker and (backstore / "enable").exists():
+                blocked = (backstore / "action/block_dev").read_text() == "1"
+                assert blocked or (backstore / "enable").read_text() == "0", f"{path}: would hang"
+            entry.rmdir() if entry.is_dir() else entry.unlink()
+        path.rmdir()
+
+
+@pytest.fixture
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeLio:
+    fake = FakeLio(tmp_path)
+
+    def do(_root: Path, step: Step) -> None:
+        if fake.fail_after is not None:
+            fake.fail_after -= 1
+            if fake.fail_after < 0:
+                raise OSError(5, "injected")
+        fake.do(step)
+
+    monkeypatch.setattr(lio, "_do", do)
+    return fake
+
+
+def test_from_nothing_to_served_to_nothing(fake: FakeLio) -> None:
+    fake.converge(UID, PLAIN, False)
+    assert fake.converge(UID, PLAIN, False) == []
+    assert not (fake.root / target_path(UID)).exists()
+    fake.converge(UID, SERVED, True)
+    assert fake.converge(UID, SERVED, True) == []
+    group = fake.root / group_path(UID, 1)
+    assert (group / "attrib/authentication").read_text() == "1"
+    assert (group / "attrib/demo_mode_discovery").read_text() == "0"
+    assert (group / f"acls/{ALICE.initiator}/auth/password").read_text() == ALICE.chap_secret
+    assert fake.volumes() == {UID}
+    fake.converge(UID, None, True)
+    assert fake.volumes() == set()
+    assert fake.converge(UID, None, True) == []
+    # Strangers' objects are as they were.
+    assert (fake.root / "core/fileio_0/other").is_dir()
+    assert (fake.root / "iscsi/iqn.2003-01.org.linux-iscsi:x").is_dir()
+
+
+STATES: list[Export | None] = [
+    None,
+    PLAIN,
+    SERVED,
+    dataclasses.replace(SERVED, acls=()),
+    dataclasses.replace(SERVED, acls=(BOB, ALICE)),
+    dataclasses.replace(SERVED, acls=(dataclasses.replace(ALICE, chap_secret="other-secret"),)),
+    dataclasses.replace(SERVED, acls=(dataclasses.replace(ALICE, lun=3),)),
+    dataclasses.replace(SERVED, portal="10.0.0.2:3260"),
+    dataclasses.replace(SERVED, group=2),
+    dataclasses.replace(SERVED, size_bytes=2 << 30),
+]
+
+
+@pytest.mark.parametrize(("before", "after"), list(itertools.permutations(range(len(STATES)), 2)))
+@pytest.mark.parametrize("worker", [True, False])
+def test_stopped_after_any_step_it_arrives_all_the_same(
+    fake: FakeLio, before: int, after: int, worker: bool
+) -> None:
+    """From every state to every other, interrupted after each step in turn, with and without a worker."""
+    stop_after = 0
+    while True:
+        fake.worker, fake.fail_after = True, None
+        fake.converge(UID, STATES[before], True)
+        fake.worker, fake.fail_after = worker, stop_after
+        try:
+            fake.converge(UID, STATES[after], worker)
+            break
+        except lio.Unavailable:
+            stop_after += 1
+        fake.worker, fake.fail_after = True, None
+        fake.converge(UID, STATES[after], True)
+        assert fake.converge(UID, STATES[after], True) == []
+
+
+def test_without_a_worker_nothing_is_exported_but_who_must_go_goes(fake: FakeLio) -> None:
+    fake.converge(UID, dataclasses.replace(SERVED, acls=(ALICE, BOB)), True)
+    fake.worker = False
+    steps = fake.converge(UID, dataclasses.replace(SERVED, acls=(BOB,)), False)
+    assert not (fake.root / group_path(UID, 1) / "acls" / ALICE.initiator).exists()
+    assert (fake.root / group_path(UID, 1) / "acls" / BOB.initiator).exists()
+    assert [step.path.rpartition("/")[2] for step in steps[:2]] == ["block_dev", "reset_ring"]
+
+
+def test_nobody_can_log_in_before_the_acl_is_whole() -> None:
+    steps = reconcile_export(UID, SERVED, Present(), True)
+    paths = [step.path for step in steps]
+    acl = f"{group_path(UID, 1)}/acls/{ALICE.initiator}"
+    order = [
+        f"{backstore_path(UID)}/attrib/cmd_time_out",
+        f"{backstore_path(UID)}/enable",
+        f"{group_path(UID, 1)}/attrib/authentication",
+        f"{acl}/auth/password",
+        f"{acl}/lun_0",
+        f"{group_path(UID, 1)}/np/10.0.0.1:3260",
+        f"{group_path(UID, 1)}/enable",
+    ]
+    assert sorted(order, key=paths.index) == order
+
+
+def test_secrets_are_not_shown() -> None:
+    steps = reconcile_export(UID, SERVED, Present(), True)
+    shown = " ".join([str(step) for step in steps]) + repr(SERVED)
+    assert ALICE.chap_secret not in shown and ALICE.chap_user in shown
+
+
+def test_names_follow_from_the_uid() -> None:
+    assert target_path(UID).endswith(ids.target_iqn(UID))
+
+
+def test_no_lio_is_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(NoLio, match="cannot export volumes") as caught:
+        Lio(tmp_path / "target").prepare()
+    assert caught.value.reason == "NO_LIO"
