@@ -1,9 +1,10 @@
 """Range arithmetic, against sets of bytes."""
 
-from hypothesis import given
-from hypothesis import strategies as st
+from itertools import pairwise
 
 from holdfast.base.extents import covering, inside, runs
+from hypothesis import given
+from hypothesis import strategies as st
 
 offsets = st.integers(0, 200)
 units = st.integers(1, 17)
@@ -25,4 +26,4 @@ def test_inside_is_every_unit_with_all_its_bytes_in_the_range(offset: int, lengt
 def test_runs_are_maximal_and_hold_the_same_indexes(indexes: set[int]) -> None:
     found = list(runs(sorted(indexes)))
     assert [index for first, end in found for index in range(first, end)] == sorted(indexes)
-    assert all(end < first for (_, end), (first, _) in zip(found, found[1:], strict=False))
+    assert all(end < first for (_, end), (first, _) in pairwise(found))

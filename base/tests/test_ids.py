@@ -1,11 +1,10 @@
 """Names that callers choose, and the identities made from a uid."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-
 from holdfast.base.errors import BadInput
 from holdfast.base.ids import IQN_MAX_BYTES, check_initiator, check_name, is_uid, naa, new_uid, target_iqn
+from hypothesis import given
+from hypothesis import strategies as st
 
 _ALLOWED = "abcdefghijklmnopqrstuvwxyz0123456789._-"
 
@@ -17,7 +16,7 @@ def test_good_names(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["", "-a", ".a", "_a", "A", "a/b", "a b", "a" * 64, "ä", "a\n", "a\0"])
 def test_bad_names_are_refused_with_what_to_do(name: str) -> None:
-    with pytest.raises(BadInput, match="volume id .* is malformed: use 1 to 63") as caught:
+    with pytest.raises(BadInput, match=r"volume id .* is malformed: use 1 to 63") as caught:
         check_name("volume", name)
     assert caught.value.reason == "BAD_ID"
 

@@ -5,7 +5,6 @@ import threading
 from pathlib import Path
 
 import pytest
-
 from holdfast.base.loop import READABLE, Loop
 from holdfast.base.nbd.testing import run_until
 
@@ -54,7 +53,12 @@ def test_a_handler_removed_by_another_in_the_same_turn_is_not_called(loop: Loop)
 
 def test_soon_runs_after_this_turns_events_and_what_it_adds_in_the_next(loop: Loop) -> None:
     order: list[str] = []
-    loop.call_soon(lambda: (order.append("first"), loop.call_soon(lambda: order.append("second"))))  # type: ignore[func-returns-value]
+
+    def first() -> None:
+        order.append("first")
+        loop.call_soon(lambda: order.append("second"))
+
+    loop.call_soon(first)
     loop.run_once(5)
     assert order == ["first"]
     loop.run_once(5)

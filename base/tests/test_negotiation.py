@@ -2,16 +2,16 @@
 
 import struct
 from dataclasses import dataclass
+from itertools import pairwise
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-
 from holdfast.base.errors import Denied, HoldfastError, NotFound, Unavailable
 from holdfast.base.nbd import wire
 from holdfast.base.nbd.handshake import Handshake
 from holdfast.base.nbd.negotiation import Negotiation, Phase
 from holdfast.base.nbd.wire import ProtocolError
+from hypothesis import given
+from hypothesis import strategies as st
 
 _CHANGED = "holdfast:changed"
 
@@ -237,7 +237,7 @@ def test_what_cannot_be_answered_ends_the_connection(data: bytes) -> None:
 
 def _cut(data: bytes, cuts: list[int]) -> list[bytes]:
     places = sorted({0, len(data), *(cut % (len(data) + 1) for cut in cuts)})
-    return [data[a:b] for a, b in zip(places, places[1:], strict=False)]
+    return [data[a:b] for a, b in pairwise(places)]
 
 
 @given(st.lists(st.integers(0, 500), max_size=30), st.binary(max_size=40))
@@ -259,7 +259,7 @@ def test_how_the_bytes_are_cut_changes_nothing(cuts: list[int], after: bytes) ->
     assert cut.leftover == whole.leftover == after
 
 
-_OPTIONS = st.sampled_from([1, 2, 3, 5, 6, 7, 8, 10, 11, 99])
+_OPTIONS = st.sampled_from([1, 2, 3, 5, 6, 7, 8, 9, 10, 99])
 
 
 @given(

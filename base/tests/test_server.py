@@ -8,9 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-
 from holdfast.base.errors import NotFound
 from holdfast.base.limits import KIB, MIB
 from holdfast.base.loop import READABLE, Loop
@@ -21,6 +18,8 @@ from holdfast.base.nbd.server import Served, Server
 from holdfast.base.nbd.testing import MemoryExport, drive, run_until
 from holdfast.base.nbd.testing_pki import TestAuthority
 from holdfast.base.tls import PeerIdentity, TlsFiles, client_context
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 _GO = struct.pack("!I", 3) + wire.OPTION.pack(wire.IHAVEOPT, wire.OPT_GO, 7) + wire.U32.pack(1) + b"x\0\0"
 _GO_ANSWER_BYTES = 18 + (20 + 12) + (20 + 14) + 20
@@ -202,9 +201,9 @@ def test_an_export_may_end_its_connection_from_within(lab: _Lab, when: str, how:
 
     opened, submit = lab.export.opened, lab.export.submit
     if when == "opened":
-        lab.export.opened = lambda served: (opened(served), end())[1]  # type: ignore[method-assign, func-returns-value, assignment]
+        lab.export.opened = lambda served: (opened(served), end())[1]  # type: ignore
     else:
-        lab.export.submit = lambda request: (end(), submit(request))[1]  # type: ignore[method-assign, func-returns-value]
+        lab.export.submit = lambda request: (end(), submit(request))[1]  # type: ignore
     raw = lab.raw()
     raw.send(_GO + b"".join(_request(wire.CMD_WRITE, cookie, 0, 4, b"data") for cookie in range(100)))
     raw.ended()
@@ -249,7 +248,7 @@ def test_writes_wait_in_the_socket_while_the_budget_is_used_up(lab: _Lab) -> Non
         except BlockingIOError:
             idle += 1
         lab.loop.run_once(0)
-    assert 0 < len(view) and len(lab.export.held) < 70
+    assert len(view) > 0 and len(lab.export.held) < 70
     lab.export.hold = False
     lab.export.release()
     raw.send(bytes(view))
@@ -364,7 +363,7 @@ def test_a_stranger_or_an_expired_certificate_gets_no_further_than_tls(
     mixed = TlsFiles(host.ca, stranger.certificate, stranger.key)
     for files in (mixed, authority.issue("late", "user", expired=True)):
         context = client_context(files)
-        with pytest.raises(Exception, match="lost|opened|TLS") as caught:
+        with pytest.raises(Exception, match=r"lost|opened|TLS") as caught:
             drive(loop, lambda context=context: Client(("127.0.0.1", port), "x", tls=context))  # type: ignore[misc]
         assert not isinstance(caught.value, AssertionError)
     assert not peers and not export.opened_count

@@ -1,10 +1,9 @@
 """The codec's tables."""
 
-from hypothesis import given
-from hypothesis import strategies as st
-
 from holdfast.base.device import Outcome
 from holdfast.base.nbd import wire
+from hypothesis import given
+from hypothesis import strategies as st
 
 
 def test_structs_have_the_sizes_that_the_protocol_gives() -> None:

@@ -167,7 +167,8 @@ def test_interrupted(person: Callable[..., Person], make_host: Callable[..., Sta
 
 
 def test_pki(tmp_path: Path) -> None:
-    alice = Person("", TlsFiles(tmp_path, tmp_path, tmp_path), tmp_path)
+    none = tmp_path / "none"
+    alice = Person("", TlsFiles(none, none, none), tmp_path)
     directory = str(tmp_path / "pki")
     assert "pki init" in alice.types("pki", "user", directory, "bob", status=failures.NOT_FOUND).stderr
     assert "Made" in alice.types("pki", "init", directory).stdout

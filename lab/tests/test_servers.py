@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from holdfast.lab.errors import LabError
-from holdfast.lab.etcd import EtcdServer
+from holdfast.lab.etcd import EtcdServer, Tls
 from holdfast.lab.guest import Guest
 from holdfast.lab.lab import Lab
 from holdfast.lab.servers import LocalHost
@@ -31,6 +31,31 @@ def test_etcd_keeps_its_keys_when_killed(etcd_server: EtcdServer) -> None:
     assert _etcdctl(etcd_server, "get", "--print-value-only", "lab-test/key") == "value\n"
     with pytest.raises(LabError, match="already runs"):
         etcd_server.start()
+
+
+def _certificates(folder: Path) -> None:
+    """ca.crt, and the pair known.crt and known.key for 127.0.0.1, signed by it."""
+    (folder / "names").write_text("subjectAltName=IP:127.0.0.1\n")
+    elliptic = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    for words in (
+        ["req", "-x509", *elliptic, "-keyout", "ca.key", "-out", "ca.crt", "-subj", "/CN=lab"],
+        ["req", *elliptic, "-keyout", "known.key", "-out", "known.csr", "-subj", "/CN=known"],
+        ["x509", "-req", "-in", "known.csr", "-CA", "ca.crt", "-CAkey", "ca.key"]
+        + ["-CAcreateserial", "-out", "known.crt", "-extfile", "names"],
+    ):
+        subprocess.run(["openssl", *words], cwd=folder, check=True, capture_output=True)
+
+
+def test_etcd_with_tls_wants_a_client_s_certificate(local_host: LocalHost, tmp_path: Path) -> None:
+    _certificates(tmp_path)
+    names = ("known.crt", "known.key", "ca.crt")
+    certificate, key, authority = (tmp_path / name for name in names)
+    with EtcdServer(local_host, tmp_path / "etcd", tls=Tls(certificate, key, authority)) as server:
+        trust = ["--cacert", str(authority), "--command-timeout=10s"]
+        proof = ["--cert", str(certificate), "--key", str(key)]
+        assert _etcdctl(server, *trust, *proof, "put", "k", "v") == "OK\n"
+        with pytest.raises(subprocess.CalledProcessError):
+            _etcdctl(server, *trust, "put", "k", "v")
 
 
 def test_a_server_that_cannot_start_says_why(local_host: LocalHost, tmp_path: Path) -> None:

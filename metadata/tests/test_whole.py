@@ -57,9 +57,8 @@ def test_first_user_to_second_user(metadata: RunningMetadata, two_hosts: list[St
         ab.CreateAttachmentRequest(attachment_id="a1", volume_id="disk", initiator_iqn=IQN)
     ).attachment
     assert len(attached.chap_secret) == 16 and attached.portals and attached.lun == 0
-    for answer in alice.attachments.WatchAttachment(
-        ab.WatchAttachmentRequest(attachment_id="a1"), timeout=20
-    ):
+    watch_a1 = ab.WatchAttachmentRequest(attachment_id="a1")
+    for answer in alice.attachments.WatchAttachment(watch_a1, timeout=20):
         if answer.attachment.state == r.ATTACHMENT_STATE_READY:
             break
     again = alice.attachments.GetAttachment(ab.GetAttachmentRequest(attachment_id="a1")).attachment
@@ -106,7 +105,7 @@ def test_first_user_to_second_user(metadata: RunningMetadata, two_hosts: list[St
     assert bob.snapshots.DeleteSnapshot(sb.DeleteSnapshotRequest(snapshot_id="s")).changed
 
     alice.attachments.DeleteAttachment(ab.DeleteAttachmentRequest(attachment_id="a1"))
-    until_gone(alice.attachments.WatchAttachment(ab.WatchAttachmentRequest(attachment_id="a1"), timeout=20))
+    until_gone(alice.attachments.WatchAttachment(watch_a1, timeout=20))
     for client in (alice, bob):
         assert client.volumes.DeleteVolume(vb.DeleteVolumeRequest(volume_id="disk")).changed
         until_gone(client.volumes.WatchVolume(vb.WatchVolumeRequest(volume_id="disk"), timeout=20))

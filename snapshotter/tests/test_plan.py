@@ -1,5 +1,7 @@
 """The plan and the draft, against sets."""
 
+from itertools import pairwise
+
 from holdfast.base.extents import runs
 from holdfast.base.limits import EXTENT_BYTES
 from holdfast.snapshotter import checkpoint, plan
@@ -23,7 +25,7 @@ def as_runs(numbers: set[int]) -> plan.Runs:
 
 def as_set(found: plan.Runs) -> set[int]:
     assert all(first < end for first, end in found)
-    assert all(left[1] < right[0] for left, right in zip(found, found[1:], strict=False)), "they touch"
+    assert all(left[1] < right[0] for left, right in pairwise(found)), "they touch"
     return {number for first, end in found for number in range(first, end)}
 
 
@@ -62,12 +64,11 @@ def test_batches_are_the_plan_in_order(changed: set[int], data: set[int], most: 
 @given(st.integers(1, 1 << 36), st.integers(0, 1 << 17))
 def test_windows_cover_a_volume(blocks: int, position: int) -> None:
     size_bytes = min(blocks, 1 << 26) * 4096
+    window = plan.WINDOW_SHARDS * SHARD_EXTENTS
     at = position
     for first, end in plan.windows(size_bytes, position):
         assert first == at < end
-        assert first // (plan.WINDOW_SHARDS * SHARD_EXTENTS) == (end - 1) // (
-            plan.WINDOW_SHARDS * SHARD_EXTENTS
-        )
+        assert first // window == (end - 1) // window
         at = end
     assert at == max(position, -(-size_bytes // EXTENT_BYTES))
 

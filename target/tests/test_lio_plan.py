@@ -1,7 +1,6 @@
 """The plan of an export against a model of configfs with the kernel's own rules of order."""
 
 import dataclasses
-import itertools
 from pathlib import Path
 
 import pytest
@@ -40,9 +39,7 @@ class FakeLio(Lio):
             if path.parent.name == "attrib" and path.parent.parent == backstore:
                 assert (backstore / "enable").read_text() == "0", f"{step}: set before enabling"
             if path == backstore / "control" and step.value.startswith("dev_size="):
-                (backstore / "info").write_text(
-                    f"Status: ACTIVATED\n Config: x Size: {step.value[9:]} Data\n"
-                )
+                (backstore / "attrib/dev_size").write_text(step.value[9:])
             path.write_text(step.value)
         elif step.kind is Kind.LINK:
             assert (self.root / step.value).is_dir(), f"{step}: nothing to link"
@@ -55,7 +52,13 @@ class FakeLio(Lio):
     def _populate(self, path: Path) -> None:
         names: tuple[str, ...] = ()
         if path.parent.name == "user_4868":
-            names = ("control", "info", "action/block_dev", "action/reset_ring", "wwn/vpd_unit_serial")
+            names = (
+                "control",
+                "attrib/dev_size",
+                "action/block_dev",
+                "action/reset_ring",
+                "wwn/vpd_unit_serial",
+            )
             names += tuple(f"attrib/{n}" for n in ("cmd_time_out", "qfull_time_out", "emulate_write_cache"))
             names += ("attrib/emulate_pr", "enable")
         elif path.name.startswith("tpgt_"):
@@ -73,10 +76,8 @@ class FakeLio(Lio):
             inside = entry.relative_to(path).parts
             # What users made must be gone; what the kernel made goes along.
             assert not entry.is_symlink(), f"{path}: {entry} is still linked"
-            made = (
-                inside[0].startswith(("lun_", "tpgt_"))
-                or (inside[0] in ("lun", "acls", "np")
-                and len(inside) > 1)
+            made = inside[0].startswith(("lun_", "tpgt_")) or (
+                inside[0] in ("lun", "acls", "np") and len(inside) > 1
             )
             assert not made or not entry.is_dir(), f"{path}: {entry} is still there"
             waits = path.parent.name in ("acls", "user_4868") or path.name.startswith("tpgt_")
@@ -136,12 +137,17 @@ STATES: list[Export | None] = [
 ]
 
 
-@pytest.mark.parametrize(("before", "after"), list(itertools.permutations(range(len(STATES)), 2)))
-@pytest.mark.parametrize("worker", [True, False])
+MOVES = [(0, 2), (2, 0), (2, 3), (2, 4), (4, 5), (5, 6), (6, 7), (2, 8), (8, 9)]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "worker"),
+    [(before, after, True) for before, after in MOVES] + [(4, 0, False), (4, 2, False), (8, 1, False)],
+)
 def test_stopped_after_any_step_it_arrives_all_the_same(
     fake: FakeLio, before: int, after: int, worker: bool
 ) -> None:
-    """From every state to every other, interrupted after each step in turn, with and without a worker."""
+    """From one state to another, interrupted after each step in turn, with and without a worker."""
     stop_after = 0
     while True:
         fake.worker, fake.fail_after = True, None

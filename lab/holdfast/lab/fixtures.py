@@ -4,9 +4,11 @@ All are made once per test run, on free ports and in folders of their own, and e
 test that kills or cuts something puts it back itself.
 """
 
+import contextlib
+import fcntl
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -21,8 +23,34 @@ _ROOM_MIB = 2048  # for a run's etcd data, objects and disks
 
 
 def fast_folder(prefix: str) -> Path:
-    """A fresh folder, in memory if there is room, else on disk."""
+    """A fresh folder, in memory if there is room. The caller removes it; `run_folder` does so."""
     return Path(tempfile.mkdtemp(prefix=prefix, dir=fast_dir(_ROOM_MIB)))
+
+
+@contextlib.contextmanager
+def run_folder(prefix: str, clear: Callable[[Path], None]) -> Iterator[Path]:
+    """A fresh folder for this run, in memory if there is room; `clear` ends what lives in it.
+
+    A run holds its folder's lock. Folders that nobody holds are from runs that were killed: they
+    are cleared too.
+    """
+    parent = fast_dir(_ROOM_MIB) or Path(tempfile.gettempdir())
+    for old in parent.glob(f"{prefix}*/lock"):
+        with old.open() as lock, contextlib.suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _clear(old.parent, clear)
+    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            yield folder
+        finally:
+            _clear(folder, clear)
+
+
+def _clear(folder: Path, clear: Callable[[Path], None]) -> None:
+    clear(folder)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
@@ -40,9 +68,8 @@ def installed(pytestconfig: pytest.Config) -> None:
 @pytest.fixture(scope="session")
 def local_host(installed: None) -> Iterator[LocalHost]:
     """This machine's loopback, where servers can be started; whatever is left is ended."""
-    host = LocalHost(fast_folder("holdfast-servers-"))
-    yield host
-    host.down()
+    with run_folder("holdfast-servers-", lambda path: LocalHost(path / "host").down()) as folder:
+        yield LocalHost(folder / "host")
 
 
 @pytest.fixture(scope="session")
@@ -62,9 +89,8 @@ def swift_server(local_host: LocalHost) -> Iterator[SwiftServer]:
 @pytest.fixture(scope="session")
 def lab(installed: None) -> Iterator[Lab]:
     """A lab that is up, without guests, its disks in memory; shared by the tests of this run."""
-    folder = fast_folder("holdfast-lab-")
-    try:
-        with Lab(folder / "lab", disk_dir=folder / "disks") as made:
-            yield made
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with (
+        run_folder("holdfast-labs-", lambda path: Lab.leftover(path / "lab").down()) as folder,
+        Lab(folder / "lab", disk_dir=folder / "disks") as made,
+    ):
+        yield made

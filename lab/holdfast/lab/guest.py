@@ -99,7 +99,7 @@ class Guest:
 
     def freeze(self) -> None:
         """Stop it in its tracks, as a hypervisor's pause would; its network ports stay."""
-        self._running_process().signal_group(signal.SIGSTOP)
+        self._running_process().stop_group()
 
     def thaw(self) -> None:
         """Let it go on."""

@@ -93,18 +93,15 @@ devices() {
 }
 
 role_storage() {
-    for module in uio target_core_mod; do must modprobe "$module"; done
+    must modprobe -a uio target_core_mod
     # Only now: configfs is a module too, and the target's folder appears in it as it is loaded.
     mountpoint -q /sys/kernel/config || must mount -t configfs configfs /sys/kernel/config
-    for module in target_core_file target_core_iblock target_core_user iscsi_target_mod tcm_loop; do
-        must modprobe "$module"
-    done
+    must modprobe -a target_core_file target_core_iblock target_core_user
+    must modprobe -a iscsi_target_mod tcm_loop
 }
 
 role_compute() {
-    for module in sd_mod iscsi_tcp dm_multipath dm_round_robin dm_service_time; do
-        must modprobe "$module"
-    done
+    must modprobe -a sd_mod iscsi_tcp dm_multipath dm_round_robin dm_service_time
     iscsid --foreground --initiatorname=/etc/iscsi/initiatorname.iscsi > /var/log/iscsid.log 2>&1 &
 }
 

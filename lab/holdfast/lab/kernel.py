@@ -61,9 +61,8 @@ def install_kernel(say: Callable[[str], None]) -> bool:
             return False
         say(f"fetching user-mode Linux from Debian {_SUITE} (about 40 MB)")
         with building(cache) as work:
-            version = _download(work)
-            made = _assemble(work)
-            made.rename(cache / f"uml-{version}")
+            final = cache / f"uml-{_download(work)}"
+            _assemble(work, final).rename(final)
     return True
 
 
@@ -94,11 +93,11 @@ def _download(work: Path) -> str:
     _run([*apt, "update"], work, f"reading the package list of {_SUITE} from {_mirror()}")
     _run([*apt, "download", "user-mode-linux", "libc6"], work, "downloading user-mode-linux")
     package = next(work.glob("user-mode-linux_*.deb"))
-    return package.name.split("_")[1].replace("%3a", ":")
+    return package.name.split("_")[1]
 
 
-def _assemble(work: Path) -> Path:
-    """Unpack, patch and index what was downloaded; the finished folder."""
+def _assemble(work: Path, final: Path) -> Path:
+    """Unpack, patch and index what was downloaded; the folder that is to be renamed to `final`."""
     for package in work.glob("*.deb"):
         _run(["dpkg", "-x", str(package), "unpacked"], work, f"unpacking {package.name}")
     unpacked, made = work / "unpacked", work / "made"
@@ -113,7 +112,6 @@ def _assemble(work: Path) -> Path:
     shutil.copy2(program, made / "linux.uml")
     shutil.copytree(trees[0], made / "modules/lib/modules" / trees[0].name, symlinks=True)
     _run(["depmod", "-b", str(made / "modules"), trees[0].name], work, "indexing the modules")
-    final = cache_dir() / f"uml-{next(work.glob('user-mode-linux_*.deb')).name.split('_')[1]}"
     patch = ["patchelf", "--set-interpreter", f"{final}/libc/{loader.name}"]
     patch += ["--set-rpath", f"{final}/libc", str(made / "linux.uml")]
     _run(patch, work, "patching linux.uml")

@@ -45,6 +45,16 @@ class Process:
             except ProcessLookupError:
                 continue
 
+    def stop_group(self) -> None:
+        """SIGSTOP every process of its group, and return once none of them moves any more."""
+        os.kill(self.pid, signal.SIGSTOP)  # the leader first: it is the one that makes new ones
+        self.signal_group(signal.SIGSTOP)
+        deadline_s = time.monotonic() + _END_LIMIT_S
+        while any(stat.state not in "Tt" for stat in map(_read_stat, self._members()) if stat):
+            if time.monotonic() > deadline_s:
+                raise LabError(f"process {self.pid} does not stop {_END_LIMIT_S:.0f} s after SIGSTOP")
+            os.sched_yield()
+
     def end(self, grace_s: float = 0.0) -> None:
         """End the whole group and wait until it is gone; doing it again does nothing.
 

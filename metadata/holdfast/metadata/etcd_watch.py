@@ -56,13 +56,11 @@ def watch(
 
     All events of one transaction are in one list. Raises Compacted if the history is gone.
     """
-    create = pb.WatchCreateRequest(
-        key=prefix.encode(), range_end=prefix_end(prefix), start_revision=start_revision, progress_notify=True
-    )
+    next_revision = start_revision
     backoff_s = BACKOFF_FIRST_S
     while not (stop.is_set() or endpoints.closed.is_set()):
         index, channel = endpoints.current()
-        stream = _Stream(channel, create, stop)
+        stream = _Stream(channel, _create(prefix, next_revision), stop)
         try:
             for response in stream.call:
                 backoff_s = BACKOFF_FIRST_S
@@ -70,9 +68,10 @@ def watch(
                     if response.compact_revision:
                         raise Compacted(response.compact_revision)
                     break
-                _advance(create, response)
-                if response.events:
-                    yield [event_of(event) for event in response.events]
+                events = [event_of(one) for one in response.events if one.kv.mod_revision >= next_revision]
+                next_revision = _after(response, next_revision)
+                if events:
+                    yield events
         except grpc.RpcError as error:
             if not may_pass(error):
                 raise translate(error) from error
@@ -85,10 +84,26 @@ def watch(
         backoff_s = min(2 * backoff_s, BACKOFF_MAX_S)
 
 
-def _advance(create: pb.WatchCreateRequest, response: pb.WatchResponse) -> None:
-    """Remember in `create` where the next stream starts."""
+def _create(prefix: str, next_revision: int) -> pb.WatchCreateRequest:
+    """Ask from one revision before the one wanted.
+
+    etcd before 3.4.36 and 3.5.18 silently leaves out a deletion at the very revision that was compacted
+    (etcd issues 18089, 19179). Asked for the one before, it says that it is compacted.
+    """
+    return pb.WatchCreateRequest(
+        key=prefix.encode(),
+        range_end=prefix_end(prefix),
+        start_revision=max(1, next_revision - 1) if next_revision else 0,
+        progress_notify=True,
+    )
+
+
+def _after(response: pb.WatchResponse, next_revision: int) -> int:
+    """The first revision not seen, after `response`."""
     if response.events:
-        create.start_revision = response.events[-1].kv.mod_revision + 1
-    elif not response.created or create.start_revision == 0:
-        # A progress notice, or the answer to "from now on": everything so far has been seen.
-        create.start_revision = max(create.start_revision, response.header.revision + 1)
+        return max(next_revision, response.events[-1].kv.mod_revision + 1)
+    if response.created and next_revision:
+        # The store's revision, which may be far ahead of what this stream is about to send.
+        return next_revision
+    # A progress notice, or the answer to "from now on": everything so far has been seen.
+    return max(next_revision, response.header.revision + 1)

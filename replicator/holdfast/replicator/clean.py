@@ -1,5 +1,6 @@
 """Clearing `intent` while running: regions that were quiet for a while are synced on both hosts first."""
 
+from holdfast.base.errors import Unavailable
 from holdfast.base.steps import Steps, all_of, starting
 from holdfast.replicator.link import Link
 from holdfast.replicator.local import LocalReplica
@@ -10,9 +11,18 @@ CLEAN_INTERVAL_S = 10.0
 
 def clean(local: LocalReplica, link: Link) -> Steps[int]:
     """Returns how many regions were cleared. Raises Unavailable if a disk or the link failed."""
+    if not link.up:
+        # Regions in doubt are no candidates; while the link is up there are none.
+        raise Unavailable("MIRROR_LOST", f"the mirror is out of reach: {link.why_down}.")
+    talk = link.talk()
     quiet = local.intent.candidates(local.order.writing())
-    if quiet:
-        yield all_of(starting(settle(local)), link.ask({"do": "settle"}))
-        yield link.ask({"do": "clean", "regions": sorted(quiet)})
-        local.intent.clear(quiet)
+    if not quiet:
+        return 0
+    yield all_of(starting(settle(local)), talk.ask({"do": "settle"}))
+    talk.check()
+    # Writes that began since are not on disk; those that begin from here on come after this word at the
+    # mirror too, and find the region cold on both hosts.
+    quiet = local.intent.untouched(quiet)
+    local.intent.forget(quiet)
+    yield talk.ask({"do": "clean", "regions": sorted(quiet)})
     return len(quiet)

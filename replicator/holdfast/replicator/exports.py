@@ -9,25 +9,29 @@ halfway, and no write can pull an extent from under it. Extents that were never 
 volume's origin.
 """
 
+import logging
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any
 
 from holdfast.base.device import Op, Outcome, Request
 from holdfast.base.errors import HoldfastError, Unavailable
 from holdfast.base.extents import covering, runs
 from holdfast.base.limits import EXTENT_BYTES
 from holdfast.base.loop import Loop
+from holdfast.base.nbd.export import ControlDone, Served, StatusDone
+from holdfast.replicator.bitmap import Bitmap
+from holdfast.replicator.files import DataFile
 from holdfast.replicator.frozen import FrozenView
 from holdfast.replicator.hydrate import Source
 from holdfast.replicator.local import LocalReplica
 from holdfast.replicator.order import Turn
 
+log = logging.getLogger(__name__)
+
 ALLOCATION = "base:allocation"
 CHANGED = "holdfast:changed"
 HOLE_AND_ZERO = 3
 Runs = list[tuple[int, int]]
-StatusDone = Callable[[Runs | Outcome], None]
 
 
 class ReplicaExport:
@@ -43,13 +47,13 @@ class ReplicaExport:
         self._source = source
         self.size_bytes = local.store.size_bytes
 
-    def opened(self, connection: Any) -> None:
+    def opened(self, connection: Served) -> None:
         pass
 
     def closed(self) -> None:
         pass
 
-    def control(self, payload: bytes, done: Callable[[Outcome, bytes], None]) -> None:
+    def control(self, payload: bytes, done: ControlDone) -> None:
         done(Outcome.INVALID, b"")
 
     def submit(self, request: Request) -> None:
@@ -57,6 +61,8 @@ class ReplicaExport:
             request.done(Outcome.OK)
         elif request.op is not Op.READ:
             request.done(Outcome.READ_ONLY)
+        elif self._local.suspect:
+            request.done(Outcome.MEDIUM_ERROR)
         else:
             extents = covering(request.offset, request.length, EXTENT_BYTES)
             start, end = extents.start * EXTENT_BYTES, extents.stop * EXTENT_BYTES
@@ -104,8 +110,8 @@ class ReplicaExport:
             if extent in wanted:
                 _put(request, start, source.read(start, end - start))
 
-    def _place(self, extent: int) -> Any:
-        """The DataFile that holds the extent, or None: the origin does."""
+    def _place(self, extent: int) -> DataFile | None:
+        """The file that holds the extent, or None: the origin does."""
         store = self._local.store
         return None if store.missing.get(extent) else store.data
 
@@ -116,7 +122,7 @@ class ReplicaExport:
         )
 
     def _status(self, context: str, offset: int, length: int) -> Runs:
-        return _cover(self._allocated(offset, length), offset, length, 0, HOLE_AND_ZERO)
+        return _cover(sorted(self._allocated(offset, length)), offset, length, 0, HOLE_AND_ZERO)
 
     def _allocated(self, offset: int, length: int) -> set[int]:
         """Extents that may hold other than zeros. The live file first: what is punched out of it later
@@ -147,21 +153,40 @@ class FrozenExport(ReplicaExport):
         super().__init__(loop, local, source)
         self._view = view
         self._base_generation = base_generation
-        self._changed: set[int] | None = None
-
-    def opened(self, connection: Any) -> None:
-        self._local.views.use(self._view.uid)
-
-    def closed(self) -> None:
-        self._local.views.unuse(self._view.uid)
+        self._changed: Bitmap | None = None
 
     def submit(self, request: Request) -> None:
-        if self._local.views.usable(self._view.uid) is None and request.op is Op.READ:
-            request.done(Outcome.MEDIUM_ERROR)
-        else:
-            super().submit(request)
+        done = request.done
+        if not self._good():
+            done(Outcome.MEDIUM_ERROR)
+            return
 
-    def _place(self, extent: int) -> Any:
+        def end(outcome: Outcome) -> None:
+            # Dropped meanwhile, it may have missed a copy: what was read is not of the freeze.
+            good = self._good()
+            self._local.views.unpin(self._view)
+            done(outcome if good else Outcome.MEDIUM_ERROR)
+
+        self._local.views.pin(self._view)
+        request.done = end
+        super().submit(request)
+
+    def block_status(self, context: str, offset: int, length: int, done: StatusDone) -> None:
+        if not self._good():
+            done(Outcome.MEDIUM_ERROR)
+            return
+
+        def end(answer: Runs | Outcome) -> None:
+            self._local.views.unpin(self._view)
+            done(answer)
+
+        self._local.views.pin(self._view)
+        super().block_status(context, offset, length, end)
+
+    def _good(self) -> bool:
+        return self._local.views.usable(self._view.uid) is self._view
+
+    def _place(self, extent: int) -> DataFile | None:
         if self._view.copied.get(extent):
             return self._view.data
         return None if self._view.missing.get(extent) else self._local.store.data
@@ -179,21 +204,20 @@ class FrozenExport(ReplicaExport):
         if self._changed is None:
             self._changed = self._changed_since_base()
         extents = covering(offset, length, EXTENT_BYTES)
-        within = self._changed.intersection(extents)
-        return _cover(within, offset, length, 1, 0)
+        return _cover(self._changed.set_bits(extents.start, extents.stop), offset, length, 1, 0)
 
-    def _changed_since_base(self) -> set[int]:
+    def _changed_since_base(self) -> Bitmap:
         """Everything, if the base's generation is unknown here: more work for the reader, never less."""
         store = self._local.store
-        whole = set(range(store.extents))
-        if self._base_generation is None:
-            return whole
-        generation = store.state.views[self._view.uid].generation
         try:
-            changed = store.changed_between(self._base_generation, generation)
-        except HoldfastError:
-            return whole
-        return {extent for first, end in changed for extent in range(first, end)}
+            if self._base_generation is not None:
+                generation = store.state.views[self._view.uid].generation
+                return store.changed_union(self._base_generation, generation)
+        except HoldfastError as error:
+            log.warning("snapshot %s is read whole: %s", self._view.uid, error)
+        whole = Bitmap.in_memory(store.extents)
+        whole.set_range(0, store.extents)
+        return whole
 
 
 def _slices(request: Request) -> Iterable[tuple[int, int, int]]:
@@ -222,11 +246,13 @@ def _put(request: Request, start: int, content: bytes | bytearray) -> None:
             return
 
 
-def _cover(extents: set[int], offset: int, length: int, inside: int, outside: int) -> Runs:
-    """Runs of (length, flags) over [offset, offset + length): `inside` in `extents`, else `outside`."""
+def _cover(extents: Iterable[int], offset: int, length: int, inside: int, outside: int) -> Runs:
+    """Runs of (length, flags) over [offset, offset + length): `inside` in the ascending `extents`, else
+    `outside`.
+    """
     covered: Runs = []
     at, stop = offset, offset + length
-    for first, end in runs(sorted(extents)):
+    for first, end in runs(extents):
         start = max(first * EXTENT_BYTES, at)
         finish = min(end * EXTENT_BYTES, stop)
         if start >= finish:

@@ -50,6 +50,11 @@ def names(files: Files) -> set[str]:
     return {name.split(".")[0] for name in files.names(FOLDER)}
 
 
+def whole(files: Files, uid: str) -> bool:
+    """All of its files are there."""
+    return {f"{uid}.{suffix}" for suffix in _SUFFIXES} <= set(files.names(FOLDER))
+
+
 def remove(files: Files, uid: str) -> None:
     """Needs no room on the disk."""
     for suffix in _SUFFIXES:

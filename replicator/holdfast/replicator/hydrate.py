@@ -2,8 +2,8 @@
 
 A fetched stretch is written through the primary like any write, extent by extent, to both hosts, and
 only where it is still missing by the time its turn comes: a user's write always wins. Several requests
-that need one extent wait for one fetch. Errors of the source are retried while anybody waits; a request
-that waits too long is answered BUSY by the primary, and the extent stays missing.
+that need one extent wait for one fetch. Errors of the source are retried, with a pause; a request that
+waits too long is answered BUSY by the primary, and the extent stays missing.
 """
 
 import logging
@@ -33,7 +33,7 @@ class Source(Protocol):
     """Where the origin's bytes come from. Called in threads; blocks."""
 
     def read(self, offset: int, length: int) -> bytes:
-        """Raises DataLoss for good, any other HoldfastError or OSError for now."""
+        """`length` bytes. Raises DataLoss for good, any other HoldfastError or OSError for now."""
 
 
 class Hydrator:
@@ -45,6 +45,7 @@ class Hydrator:
         self._fetching: dict[int, list[tuple[Callable[[], None], Done]]] = {}
         self._threads = ThreadPoolExecutor(FETCH_THREADS, thread_name_prefix="hydrate")
         self._background = 0
+        self._paused = False
         self._cursor = 0
         self._stopped = False
         self._source: Source | None = None
@@ -64,16 +65,18 @@ class Hydrator:
     def use(self, source: Source | None) -> None:
         """Fetch from `source` from now on; None while nobody can serve the origin."""
         self._source = source
-        if source is None:
+        if source is None and self._store.missing.left:
             self._say("no snapshotter is in reach")
 
     def stop(self) -> None:
+        """Begin nothing more; what is being fetched is thrown away."""
         self._stopped = True
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def need(self, extents: Iterable[int], then: Callable[[], None], failed: Done) -> None:
         """Call `then()` when the stretches that hold `extents` have been filled (look again: some may
-        still be missing), or `failed(MEDIUM_ERROR)` if the origin has lost one.
+        still be missing), or `failed(outcome)`: MEDIUM_ERROR if the origin has lost one, or what the
+        primary said to the write.
         """
         stretches = sorted({extent // STRETCH_EXTENTS for extent in extents})
         left = len(stretches)
@@ -100,20 +103,25 @@ class Hydrator:
                 waiting.append((one, fail))
 
     def go_on(self) -> None:
-        """Keep the background pass busy; call it when the link comes up, and after each stretch."""
-        while self._background < BACKGROUND_STRETCHES and self._source is not None and not self._stopped:
+        """Keep the background pass busy; call it when the link comes up, and whenever it may have stopped."""
+        while self._may_go_on():
             stretch = self._next_stretch()
             if stretch is None:
+                self._pause()
                 return
             self._background += 1
             self.need([stretch * STRETCH_EXTENTS], self._background_done, self._background_failed)
 
+    def _may_go_on(self) -> bool:
+        wanted = self._store.missing.left > 0 and self._source is not None
+        return wanted and not (self._stopped or self._paused) and self._background < BACKGROUND_STRETCHES
+
     def _next_stretch(self) -> int | None:
-        """The next stretch with anything missing that is not being fetched; the pass ends at the end."""
+        """The next stretch with anything missing that is not being fetched; None at the end of a pass."""
         for extent in self._store.missing.indexes(self._cursor):
             stretch = extent // STRETCH_EXTENTS
-            self._cursor = (stretch + 1) * STRETCH_EXTENTS
             if stretch not in self._fetching:
+                self._cursor = (stretch + 1) * STRETCH_EXTENTS
                 return stretch
         self._cursor = 0
         return None
@@ -124,7 +132,17 @@ class Hydrator:
 
     def _background_failed(self, _outcome: Outcome) -> None:
         self._background -= 1
-        self._loop.call_later(RETRY_S, self.go_on)
+        self._pause()
+
+    def _pause(self) -> None:
+        """What is left cannot be had now: look again after a while."""
+        if not self._paused:
+            self._paused = True
+            self._loop.call_later(RETRY_S, self._unpause)
+
+    def _unpause(self) -> None:
+        self._paused = False
+        self.go_on()
 
     def _fetch(self, stretch: int) -> None:
         if self._stopped:
@@ -132,8 +150,7 @@ class Hydrator:
         if self._source is None:
             self._loop.call_later(RETRY_S, partial(self._fetch, stretch))
             return
-        offset = stretch * STRETCH_BYTES
-        length = min(STRETCH_BYTES, self._store.size_bytes - offset)
+        offset, length = self._range(stretch)
         self._loop.in_pool(
             partial(self._source.read, offset, length),
             partial(self._fetched, stretch),
@@ -141,7 +158,19 @@ class Hydrator:
             self._threads,
         )
 
+    def _range(self, stretch: int) -> tuple[int, int]:
+        """(offset, length) in bytes."""
+        offset = stretch * STRETCH_BYTES
+        return offset, min(STRETCH_BYTES, self._store.size_bytes - offset)
+
     def _fetched(self, stretch: int, content: bytes) -> None:
+        if self._stopped:
+            return
+        start, length = self._range(stretch)
+        if len(content) != length:
+            error = OSError(f"{len(content)} bytes came for {length} at {start}")
+            self._fetch_failed(stretch, error)
+            return
         self._say("")
         first = stretch * STRETCH_EXTENTS
         extents = self._store.missing.among(range(first, min(first + STRETCH_EXTENTS, self._store.extents)))
@@ -151,7 +180,7 @@ class Hydrator:
         def one(outcome: Outcome) -> None:
             nonlocal left, worst
             left -= 1
-            if outcome not in (Outcome.OK, Outcome.BUSY):
+            if outcome is not Outcome.OK:
                 worst = outcome
             if left == 0:
                 self._settle(stretch, worst)
@@ -159,8 +188,7 @@ class Hydrator:
         view = memoryview(content)
         for extent in extents:
             offset, length = self._store.extent_range(extent)
-            at = offset - stretch * STRETCH_BYTES
-            self.fill(_fill_request(offset, view[at : at + length], one))
+            self.fill(_fill_request(offset, view[offset - start : offset - start + length], one))
         if not extents:
             self._settle(stretch, Outcome.OK)
 
@@ -174,6 +202,8 @@ class Hydrator:
             self.on_change()
 
     def _fetch_failed(self, stretch: int, error: BaseException) -> None:
+        if self._stopped:
+            return
         if isinstance(error, DataLoss):
             self._say(f"the origin has lost data: {error}")
             self._settle(stretch, Outcome.MEDIUM_ERROR)

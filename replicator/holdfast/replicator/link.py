@@ -4,22 +4,24 @@ A session is opened for one epoch. When one is lost, the next is aligned (align.
 is sent: every unconfirmed request goes again, in its order, and regions in doubt are copied. Only then
 is the link `up`. Nothing is acknowledged without the mirror, so a lost link costs time, never a write.
 
-A request that its owner gives up is dropped with its session (a copy may be anywhere between the two
+A write that its owner gives up is dropped with its session (a copy may be anywhere between the two
 hosts, and the mirror drains an old session before it serves a new one), and its regions are in doubt.
+Whenever something comes into doubt the session at hand ends, so that `in_doubt` never grows behind the
+back of an alignment, and is empty while the link is up.
 """
 
 import logging
 from collections.abc import Callable
 from functools import partial
-from typing import Protocol
 
 from holdfast.base.device import Done, Op, Outcome, Request
 from holdfast.base.errors import HoldfastError, Unavailable
 from holdfast.base.extents import covering
 from holdfast.base.limits import REGION_BYTES
 from holdfast.base.loop import Loop, Timer
-from holdfast.base.steps import Resume, Starter, Steps, run
-from holdfast.replicator.messages import Message, decode, encode
+from holdfast.base.steps import Starter, Steps, run
+from holdfast.replicator.messages import Message
+from holdfast.replicator.talk import Session, Talk
 
 log = logging.getLogger(__name__)
 
@@ -28,19 +30,8 @@ SILENT_MAX_S = 4.0
 RETRY_MIN_S = 0.1
 RETRY_MAX_S = 2.0
 
-
-class Session(Protocol):
-    """An open NBD session to the mirror (holdfast.base.nbd.session)."""
-
-    def write(self, offset: int, buffers: list[memoryview], fua: bool, done: Done) -> None: ...
-    def zero(self, offset: int, length: int, fua: bool, done: Done) -> None: ...
-    def flush(self, done: Done) -> None: ...
-    def control(self, payload: bytes, done: Callable[[Outcome, bytes], None]) -> None: ...
-    def close(self) -> None: ...
-
-
 Dial = Callable[[Callable[[Session], None], Callable[[str], None]], Session]
-"""dial(on_ready, on_lost) starts to connect; `on_lost(why)` comes once, before or after `on_ready`."""
+"""dial(on_ready, on_lost) starts to connect; `on_lost(why)` comes at most once, before or after `on_ready`."""
 
 
 class Sent:
@@ -60,16 +51,14 @@ class Link:
         self._loop = loop
         self._dial = dial
         self._align = align
-        self._session: Session | None = None
-        self._ready = False
-        self._sending = False
-        self._dialled = 0
+        self._dialling: Session | None = None
+        self._talk: Talk | None = None
+        self._sending: Talk | None = None
+        self._number = 0
         self._unconfirmed: dict[Sent, None] = {}
-        self._asking: dict[int, Resume] = {}
-        self._asked = 0
         self._retry_s = RETRY_MIN_S
         self._timer: Timer | None = None
-        self._heard_at = 0.0
+        self._heard_at_s = 0.0
         self._closed = False
         self.up = False
         self.why_down = "not connected yet"
@@ -78,10 +67,17 @@ class Link:
 
     def start(self) -> None:
         self._timer = None
-        if not self._closed:
-            self._dialled += 1
-            number = self._dialled
-            self._session = self._dial(partial(self._opened, number), partial(self._lost, number))
+        if self._closed:
+            return
+        self._number += 1
+        number = self._number
+        try:
+            session = self._dial(partial(self._opened, number), partial(self._lost, number))
+        except OSError as error:
+            self._lost(number, f"no connection can be begun: {error}")
+            return
+        if number == self._number and self._talk is None:
+            self._dialling = session
 
     def close(self) -> None:
         """For good. Unconfirmed requests stay unconfirmed and are never sent again."""
@@ -90,105 +86,69 @@ class Link:
             self._timer.cancel()
         self._drop_session("closed")
 
+    def start_over(self, why: str) -> None:
+        """End the session, if there is one: the next begins with an alignment."""
+        if self._talk is not None:
+            self._drop_session(why)
+            self._again()
+
     def send(self, request: Request, done: Done) -> Sent:
-        """Send a WRITE, ZERO or FLUSH, now or when the link is back; `done(OK)` once it is confirmed."""
+        """Send a request (Talk.transmit), now or when the link is back; `done(OK)` once it is confirmed."""
         sent = Sent(request, done)
         self._unconfirmed[sent] = None
-        if self._sending:
-            self._transmit(sent)
+        if self._sending is not None:
+            self._sending.transmit(request, partial(self._confirmed, sent))
         return sent
 
     def forget(self, sent: Sent) -> None:
         """Give up a request: no copy of it is applied at the mirror after the next session opens."""
         if sent in self._unconfirmed:
             del self._unconfirmed[sent]
-            self.doubt(sent.request.offset, sent.request.length)
-            if self._session is not None:
-                self._break("a request took too long")
+            if sent.request.op is not Op.FLUSH:
+                self.doubt(sent.request.offset, sent.request.length, "a request took too long")
 
-    def doubt(self, offset: int, length: int) -> None:
-        """The hosts may differ in this range: copy its regions before the link is next `up`."""
+    def doubt(self, offset: int, length: int, why: str = "the hosts differ") -> None:
+        """The hosts may differ in this range: its regions are copied before the link is next `up`."""
         self.in_doubt.update(covering(offset, length, REGION_BYTES))
+        self.start_over(why)
+
+    def is_at(self, talk: Talk) -> bool:
+        return self._talk is talk
+
+    def talk(self) -> Talk:
+        """The session at hand, for a sequence that must not outlive it. Raises Unavailable MIRROR_LOST."""
+        if self._talk is None:
+            raise Unavailable("MIRROR_LOST", f"the mirror is out of reach: {self.why_down}.")
+        return self._talk
 
     def ask(self, message: Message) -> Starter:
-        """A step: send a message, go on with its answer, or with Unavailable if the session is lost."""
-
-        def start(resume: Resume) -> None:
-            if not self._ready or self._session is None:
-                resume(Unavailable("MIRROR_LOST", f"the mirror is out of reach: {self.why_down}."))
-                return
-            self._asked += 1
-            number = self._asked
-            self._asking[number] = resume
-            self._session.control(encode(message), partial(self._answered, number))
-
-        return start
-
-    def confirm(self, request: Request) -> Starter:
-        """A step: send a request over the session at hand, go on with its outcome."""
-
-        def start(resume: Resume) -> None:
-            if not self._ready:
-                resume(Unavailable("MIRROR_LOST", f"the mirror is out of reach: {self.why_down}."))
-                return
-            self._asked += 1
-            number = self._asked
-            self._asking[number] = resume
-            self._pass_on(request, lambda outcome: self._take(number, outcome))
-
-        return start
+        """A step: one question over the session at hand (Talk.ask). Raises Unavailable without one."""
+        return self.talk().ask(message)
 
     def resend_unconfirmed(self) -> None:
         """The mirror is ready for requests: those that wait go first, in their order."""
-        self._sending = True
+        self._sending = talk = self.talk()
         for sent in list(self._unconfirmed):
-            self._transmit(sent)
-
-    def _transmit(self, sent: Sent) -> None:
-        self._pass_on(sent.request, partial(self._confirmed, sent))
-
-    def _pass_on(self, request: Request, done: Done) -> None:
-        session = self._session
-        assert session is not None
-        if request.op is Op.FLUSH:
-            session.flush(done)
-        elif request.op is Op.ZERO:
-            session.zero(request.offset, request.length, request.fua, done)
-        else:
-            session.write(request.offset, request.buffers, request.fua, done)
+            talk.transmit(sent.request, partial(self._confirmed, sent))
 
     def _confirmed(self, sent: Sent, outcome: Outcome) -> None:
-        self._heard_at = self._loop.now()
+        self._heard_at_s = self._loop.now()
         if outcome is not Outcome.OK:
-            self._break(f"the mirror answered {outcome.value} to a {sent.request.op.value}")
+            self.start_over(f"the mirror answered {outcome.value} to a {sent.request.op.value}")
         elif self._unconfirmed.pop(sent, sent) is None:
             sent.done(outcome)
 
-    def _answered(self, number: int, outcome: Outcome, payload: bytes) -> None:
-        self._heard_at = self._loop.now()
-        if outcome is not Outcome.OK:
-            said = payload.decode(errors="replace") or outcome.value
-            self._take(number, Unavailable("MIRROR_REFUSED", f"the mirror refused: {said}"))
-            return
-        try:
-            self._take(number, decode(payload))
-        except ValueError as error:
-            self._break(f"the mirror's answer is no message: {error}")
-
-    def _take(self, number: int, value: object) -> None:
-        resume = self._asking.pop(number, None)
-        if resume is not None:
-            resume(value)
-
     def _opened(self, number: int, session: Session) -> None:
-        if number != self._dialled or self._closed:
+        if number != self._number or self._closed:
+            session.close()
             return
-        self._session, self._ready = session, True
-        self._heard_at = self._loop.now()
-        self._beat(session)
+        self._dialling = None
+        self._heard()
+        self._talk = talk = Talk(self._loop, session, self._heard, self.start_over)
+        self._beat(talk)
 
         def aligned(_nothing: None) -> None:
-            if self._session is session:
+            if self._talk is talk:
                 self.up, self.why_down, self._retry_s = True, "", RETRY_MIN_S
                 log.info("the mirror session is up")
                 self.on_change()
@@ -196,47 +156,42 @@ class Link:
         def failed(error: Exception) -> None:
             if not isinstance(error, HoldfastError | OSError):
                 raise error
-            if self._session is session:
-                self._break(str(error))
+            if self._talk is talk:
+                self.start_over(str(error))
 
         run(self._align(self), aligned, failed)
 
-    def _beat(self, session: Session) -> None:
-        if self._session is not session:
-            return
-        if self._loop.now() - self._heard_at > SILENT_MAX_S:
-            self._break(f"the mirror said nothing for {SILENT_MAX_S:.0f} s")
-            return
-        self.ask({"do": "beat"})(lambda _answer: None)
-        self._loop.call_later(BEAT_INTERVAL_S, partial(self._beat, session))
+    def _heard(self) -> None:
+        self._heard_at_s = self._loop.now()
 
-    def _break(self, why: str) -> None:
-        """End the session from this side and try again."""
-        session = self._session
-        if session is not None:
-            self._drop_session(why)
-            self._again()
+    def _beat(self, talk: Talk) -> None:
+        if self._talk is not talk:
+            return
+        if self._loop.now() - self._heard_at_s > SILENT_MAX_S:
+            self.start_over(f"the mirror said nothing for {SILENT_MAX_S:.0f} s")
+            return
+        talk.ask({"do": "beat"})(lambda _answer: None)
+        self._loop.call_later(BEAT_INTERVAL_S, partial(self._beat, talk))
 
     def _lost(self, number: int, why: str) -> None:
         """The session ended by itself, or never began."""
-        if number != self._dialled or self._timer is not None:
-            return
-        self._session = None
-        self._drop_session(why)
-        self._again()
+        if number == self._number and not self._closed:
+            self._drop_session(why)
+            self._again()
 
     def _drop_session(self, why: str) -> None:
-        session, self._session = self._session, None
-        was_up, self.up, self._ready, self._sending = self.up, False, False, False
+        self._number += 1  # What the old session still says is nobody's.
+        dialling, self._dialling = self._dialling, None
+        talk, self._talk, self._sending = self._talk, None, None
+        was_up, self.up = self.up, False
         self.why_down = why
-        if session is not None:
-            session.close()
-        asking, self._asking = self._asking, {}
-        for resume in asking.values():
-            resume(Unavailable("MIRROR_LOST", f"the mirror is out of reach: {why}."))
+        if dialling is not None:
+            dialling.close()
+        if talk is not None:
+            talk.end(why)
         if was_up:
             log.warning("the mirror session is lost: %s", why)
-            self.on_change()
+            self._loop.call_soon(self.on_change)
 
     def _again(self) -> None:
         if not self._closed and self._timer is None:

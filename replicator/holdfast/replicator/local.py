@@ -8,10 +8,12 @@ the `changed` bits, the data, the `filled` bits (`apply`). The primary sends to 
 What may block runs in the pool; the page cache is written from the loop's thread, which is faster than
 handing over. A local error that leaves the disk's content in doubt makes the replica `suspect`: it acts
 on nothing more, and its owner is told once (a failed sync is never retried as if nothing had happened).
+It stays so when it is opened again, as far as its disk still takes that down.
 """
 
 import errno
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 from holdfast.base.device import Done, Op, Outcome, Request
@@ -20,6 +22,7 @@ from holdfast.base.limits import EXTENT_BYTES, MIB
 from holdfast.base.loop import Loop
 from holdfast.replicator.intent import Intent
 from holdfast.replicator.order import Order
+from holdfast.replicator.serial import Serial
 from holdfast.replicator.store import Store
 from holdfast.replicator.views import Views
 
@@ -35,54 +38,66 @@ class LocalReplica:
         self._on_suspect = on_suspect
         self._flush_waiting: list[Done] = []
         self._flushing = False
+        self._serial = Serial(loop)
         self.store = store
         self.order = Order()
         self.intent = Intent(loop, store.intent)
-        self.views = Views(loop, store)
-        self.suspect = ""
+        self.views = Views(loop, store, self._serial)
+        self.suspect = store.state.suspect
+        """Why nothing here is to be trusted; empty while all is well."""
+        if self.suspect:
+            loop.call_soon(partial(on_suspect, self.suspect))
 
     def prepare(self, offset: int, length: int, then: Callable[[], None], failed: Done) -> None:
         """Make it safe to overwrite the range: intent, then frozen copies. `failed(outcome)` otherwise."""
         if self.suspect:
             failed(Outcome.MEDIUM_ERROR)
-            return
-        self.intent.ensure(
-            offset,
-            length,
-            partial(self._copy_before_write, offset, length, then),
-            partial(self._disk_failed, failed),
-        )
-
-    def _copy_before_write(self, offset: int, length: int, then: Callable[[], None]) -> None:
-        if self.store.views:
-            self.views.keep_old(covering(offset, length, EXTENT_BYTES), then)
+        elif self.store.views:
+            self.intent.ensure(
+                offset,
+                length,
+                partial(self._copy_before_write, offset, length, then, failed),
+                partial(self._sync_failed, failed),
+            )
         else:
-            then()
+            self.intent.ensure(offset, length, then, partial(self._sync_failed, failed))
+
+    def intend(self, regions: set[int], then: Callable[[], None], failed: Done) -> None:
+        """Call `then()` when the intent bits of `regions` are on disk: somebody else writes there."""
+        self.intent.adopt(regions, then, partial(self._sync_failed, failed))
+
+    def _copy_before_write(self, offset: int, length: int, then: Callable[[], None], failed: Done) -> None:
+        extents = covering(offset, length, EXTENT_BYTES)
+        self.views.keep_old(extents, then, partial(self._read_failed, failed))
 
     def apply(self, request: Request, done: Done, count_as_change: bool = True) -> None:
         """Carry out a WRITE or ZERO (with `request.buffers`), then `done(outcome)`; FUA includes a flush.
 
         `count_as_change` is false for bytes that a volume's origin has anyway.
         """
-        store = self.store
-        touched = covering(request.offset, request.length, EXTENT_BYTES)
+        if self.suspect:
+            done(Outcome.MEDIUM_ERROR)
+            return
+        store, offset, length = self.store, request.offset, request.length
         if count_as_change:
-            for extent in touched:
-                store.changed.set(extent)
-        if request.op is Op.ZERO and request.length > INLINE_ZERO_MAX_BYTES:
+            first, last = offset // EXTENT_BYTES, (offset + length - 1) // EXTENT_BYTES
+            store.changed.set(first)
+            if first != last:
+                store.changed.set_range(first, last + 1)
+        if request.op is Op.ZERO and length > INLINE_ZERO_MAX_BYTES:
             self._loop.in_pool(
-                partial(store.data.zero, request.offset, request.length),
+                partial(store.data.zero, offset, length),
                 lambda _nothing: self._applied(request, done),
-                partial(self._disk_failed, done),
+                partial(self._write_failed, done),
             )
             return
         try:
             if request.op is Op.ZERO:
-                store.data.zero(request.offset, request.length)
+                store.data.zero(offset, length)
             else:
-                store.data.write(request.buffers, request.offset, request.length)
+                store.data.write(request.buffers, offset, length)
         except OSError as error:
-            self._disk_failed(done, error)
+            self._write_failed(done, error)
             return
         self._applied(request, done)
 
@@ -115,6 +130,9 @@ class LocalReplica:
         The pool reads into memory of its own: a caller that gives the request up meanwhile empties
         `request.buffers`, and nothing is written to memory that may serve another command by then.
         """
+        if self.suspect:
+            done(Outcome.MEDIUM_ERROR)
+            return
         data = self.store.data
         try:
             if data.read_cached(request.buffers, request.offset, request.length):
@@ -153,36 +171,57 @@ class LocalReplica:
             self.store.data.sync()
             self.store.missing.settle(unsettled)
 
-        def end(outcome: Outcome) -> None:
+        def succeeded(_nothing: None) -> None:
             self._flushing = False
+            if self.suspect:
+                # Something else failed meanwhile; whether this sync was told of it is the kernel's secret.
+                end(Outcome.MEDIUM_ERROR)
+                return
             if self._flush_waiting:
                 self._start_flush()
             for done in batch:
-                done(outcome)
+                done(Outcome.OK)
 
         def failed(error: BaseException) -> None:
             self.store.missing.give_back(unsettled)
-            self._become_suspect(f"the disk failed a sync: {error}")
+            self._flushing = False
+            self.distrust(f"the disk failed a sync: {error}")
             end(Outcome.MEDIUM_ERROR)
 
-        self._loop.in_pool(sync, lambda _nothing: end(Outcome.OK), failed)
+        def end(outcome: Outcome) -> None:
+            waiting, self._flush_waiting = self._flush_waiting, []
+            for done in batch + waiting:
+                done(outcome)
+
+        self._loop.in_pool(sync, succeeded, failed)
 
     def in_pool(self, work: Callable[[], object], resume: Callable[[object], None]) -> None:
-        """For sequences (base.steps): run blocking store work, resume with its result or the exception."""
-        self._loop.in_pool(work, resume, resume)
+        """For sequences (base.steps): run blocking store work, resume with its result or the exception.
+        Such work is done in the order in which it was asked for.
+        """
+        self._serial.run(work, resume)
 
-    def _disk_failed(self, done: Done, error: BaseException) -> None:
+    def distrust(self, why: str) -> None:
+        """Act on nothing more: what is on this disk is in doubt. Idempotent."""
+        if self.suspect:
+            return
+        self.suspect = why
+        record = partial(self.store.update_state, lambda now: replace(now, suspect=why))
+        self._serial.run(record, lambda _result: None)
+        self._on_suspect(why)
+
+    def _write_failed(self, done: Done, error: BaseException) -> None:
         if isinstance(error, OSError) and error.errno in _NO_ROOM:
             done(Outcome.NO_SPACE)
             return
-        self._become_suspect(f"the disk failed a write: {error}")
+        self.distrust(f"the disk failed a write: {error}")
+        done(Outcome.MEDIUM_ERROR)
+
+    def _sync_failed(self, done: Done, error: BaseException) -> None:
+        """No room is no excuse here: what a failed sync has dropped is not known."""
+        self.distrust(f"the disk failed a sync: {error}")
         done(Outcome.MEDIUM_ERROR)
 
     def _read_failed(self, done: Done, error: BaseException) -> None:
-        self._become_suspect(f"the disk failed a read: {error}")
+        self.distrust(f"the disk failed a read: {error}")
         done(Outcome.MEDIUM_ERROR)
-
-    def _become_suspect(self, why: str) -> None:
-        if not self.suspect:
-            self.suspect = why
-            self._on_suspect(why)

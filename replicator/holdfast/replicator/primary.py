@@ -6,9 +6,11 @@ both have it. A flush ends when both disks have it. Nothing is acknowledged on o
 
 What takes longer than HELD_COMMAND_MAX_S is answered BUSY and forgotten, so that the initiator never
 times out: a forgotten request that has not begun never will (I-11); one that has is in doubt, and the
-link copies its region before anything new is acknowledged.
+link copies its region before anything new is acknowledged. Fills (hydrate.py) keep no initiator waiting,
+and stay: a write that comes after one on the same extent relies on it at the mirror.
 """
 
+import itertools
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -52,33 +54,34 @@ class Primary:
         self._jobs: dict[Job, None] = {}
         self._held: deque[Job] = deque()
         self._writing = 0
+        self._closed = False
         self._gate_closed = False
         self._drained: Callable[[None], None] | None = None
+        self.freezing = False
+        """A freeze (freeze.py) has the gate."""
         self.local = local
         self.size_bytes = local.store.size_bytes
         hydrator.fill = self.fill
         self._sweeper = loop.call_later(SWEEP_INTERVAL_S, self._sweep)
 
     def close(self) -> None:
-        """Answer everything BUSY and begin nothing more."""
+        """Answer everything BUSY, also what is still to come, and begin nothing more."""
         self._sweeper.cancel()
-        self._gate_closed = True
-        for job in list(self._jobs):
-            self._forget(job)
+        self._closed = self._gate_closed = True
+        self._held.clear()
+        self._forget_all(list(self._jobs))
 
     def submit(self, request: Request) -> None:
-        if request.offset + request.length > self.size_bytes:
+        if request.offset < 0 or request.offset + request.length > self.size_bytes:
             request.done(Outcome.INVALID)
-            return
-        job = Job(request, self._loop.now())
-        self._jobs[job] = None
-        self._admit(job)
+        elif not request.length and request.op is not Op.FLUSH:
+            request.done(Outcome.OK)
+        else:
+            self._take_on(Job(request, self._loop.now()))
 
     def fill(self, request: Request) -> None:
         """Write what the origin has, unless the extents were overwritten meanwhile (hydrate.py)."""
-        job = Job(request, self._loop.now(), fill=True)
-        self._jobs[job] = None
-        self._admit(job)
+        self._take_on(Job(request, self._loop.now(), fill=True))
 
     def release_held(self) -> None:
         """The link is up, or the gate open: what was held goes on, in its order."""
@@ -96,7 +99,7 @@ class Primary:
         self._check_drained()
 
     def open_gate(self) -> None:
-        self._gate_closed = False
+        self._gate_closed = self._closed
         self._drained = None
         self.release_held()
 
@@ -110,11 +113,19 @@ class Primary:
     def _open(self) -> bool:
         return self._link.up and not self._gate_closed
 
+    def _take_on(self, job: Job) -> None:
+        if self._closed:
+            job.request.done(Outcome.BUSY)
+        else:
+            self._jobs[job] = None
+            self._admit(job)
+
     def _admit(self, job: Job) -> None:
         request = job.request
         if job.forgotten:
             return
-        if request.op is not Op.READ and not self._open():
+        reading = request.op is Op.READ
+        if not reading and not self._open():
             self._held.append(job)
             return
         if request.op is Op.FLUSH:
@@ -123,16 +134,13 @@ class Primary:
         if self.local.store.missing.left and not job.fill:
             wanted = self._wanted(request)
             if wanted:
-                self._hydrator.need(wanted, partial(self._admit, job), partial(self._end, job))
+                self._hydrator.need(wanted, partial(self._admit, job), partial(self._not_filled, job))
                 return
-        if request.op is not Op.READ:
+        if not reading:
             job.counted = True
             self._writing += 1
         self.local.order.take(
-            request.offset,
-            request.offset + request.length,
-            request.op is not Op.READ,
-            partial(self._begin, job),
+            request.offset, request.offset + request.length, not reading, partial(self._begin, job)
         )
 
     def _wanted(self, request: Request) -> list[int]:
@@ -141,6 +149,11 @@ class Primary:
             extents = covering(request.offset, request.length, EXTENT_BYTES)
             return self.local.store.missing.among(extents)
         return self.local.partly_covered(request.offset, request.length)
+
+    def _not_filled(self, job: Job, outcome: Outcome) -> None:
+        """A read that found no room to be hydrated into has lost nothing: it may try again."""
+        full = outcome is Outcome.NO_SPACE and job.request.op is Op.READ
+        self._end(job, Outcome.BUSY if full else outcome)
 
     def _begin(self, job: Job, turn: Turn) -> None:
         job.turn = turn
@@ -184,11 +197,14 @@ class Primary:
         )
 
     def _replicate(self, job: Job) -> None:
+        local = self.local
         if job.forgotten:
             self._end(job, Outcome.BUSY)
-            return
-        job.sent = self._link.send(job.request, partial(self._there, job))
-        self.local.apply(job.request, partial(self._here, job), count_as_change=not job.fill)
+        elif local.suspect:
+            self._end(job, Outcome.MEDIUM_ERROR)
+        else:
+            job.sent = self._link.send(job.request, partial(self._there, job))
+            local.apply(job.request, partial(self._here, job), not job.fill)
 
     def _flush(self, job: Job) -> None:
         job.sent = self._link.send(job.request, partial(self._there, job))
@@ -196,19 +212,24 @@ class Primary:
 
     def _here(self, job: Job, outcome: Outcome) -> None:
         job.here = outcome
-        if job.there is not None:
-            self._both(job)
+        if outcome is not Outcome.OK and job.request.op is not Op.FLUSH:
+            self._give_up(job, outcome)
+        elif job.there is not None:
+            self._end(job, outcome)
 
     def _there(self, job: Job, outcome: Outcome) -> None:
         job.there = outcome
         if job.here is not None:
-            self._both(job)
+            self._end(job, job.here)
 
-    def _both(self, job: Job) -> None:
-        assert job.here is not None
-        if job.here is not Outcome.OK and job.request.op is not Op.FLUSH:
+    def _give_up(self, job: Job, outcome: Outcome) -> None:
+        """It failed here, and the mirror may have it: the mirror gets back what is here."""
+        assert job.sent is not None
+        if job.there is None:
+            self._link.forget(job.sent)
+        else:
             self._link.doubt(job.request.offset, job.request.length)
-        self._end(job, job.here)
+        self._end(job, outcome)
 
     def _end(self, job: Job, outcome: Outcome) -> None:
         """The one way out of a job that was not forgotten, and the release of one that was."""
@@ -228,16 +249,20 @@ class Primary:
 
     def _sweep(self) -> None:
         limit = self._loop.now() - HELD_COMMAND_MAX_S
-        for job in list(self._jobs):
-            if job.born_s > limit:
-                break
-            self._forget(job)
+        late = itertools.takewhile(lambda job: job.born_s <= limit, self._jobs)
+        self._forget_all([job for job in late if not job.fill])
         self._sweeper = self._loop.call_later(SWEEP_INTERVAL_S, self._sweep)
+
+    def _forget_all(self, jobs: list[Job]) -> None:
+        # All are marked before the first is ended, or its turn would pass to one that is to be forgotten.
+        for job in jobs:
+            del self._jobs[job]
+            job.forgotten = True
+        for job in jobs:
+            self._forget(job)
 
     def _forget(self, job: Job) -> None:
         """Answer BUSY now. The buffers are the ring's again, so nothing may touch them from here on."""
-        del self._jobs[job]
-        job.forgotten = True
         if job in self._held:
             self._held.remove(job)
         if job.sent is not None and job.there is None:

@@ -31,6 +31,8 @@ class State:
     views: dict[str, ViewState] = field(default_factory=dict)
     lost_views: dict[str, str] = field(default_factory=dict)
     """Views that are no longer good, and why."""
+    suspect: str = ""
+    """Why this replica is not to be trusted any more (local.py); empty while it is."""
 
     def with_view(self, uid: str, view: ViewState) -> "State":
         return replace(self, views={**self.views, uid: view})

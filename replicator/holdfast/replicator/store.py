@@ -7,16 +7,20 @@
     missing, filled       extents not yet hydrated (missing.py)
     state.json            state.py
 
-What opening does, in this order, each durable before the next: views of another boot are dropped;
-`changed` generations newer than the state's are folded into it (a freeze that was interrupted);
-`intent` is folded into `changed`, so that it under-reports nothing; the state records this boot.
+What opening does, in this order, each durable before the next: views of another boot, and those that lack
+a file, are dropped; `changed` generations newer than the state's are folded into it (a freeze that was
+interrupted); `intent` is folded into `changed`, so that it under-reports nothing; the state records this
+boot.
+
+Two threads meet here. `views`, `changed` and what is said of them below as "loop" belong to the loop's;
+what is said to block runs in `LocalReplica.in_pool`, one after another.
 """
 
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from holdfast.base.errors import DataLoss, NotFound, Precondition, StaleEpoch
+from holdfast.base.errors import DataLoss, NotFound, Precondition, StaleEpoch, Unavailable
 from holdfast.base.extents import covering, runs
 from holdfast.base.limits import EXTENT_BYTES, REGION_BYTES
 from holdfast.replicator import frozen, state
@@ -27,20 +31,21 @@ from holdfast.replicator.missing import Missing
 from holdfast.replicator.state import State, ViewState
 
 CHANGED = "changed"
+_LOST_BY_RESTART = "the host restarted before the snapshot was copied"
+_LOST_FILES = "its files are not there any more"
 
 
 def create(files: Files, uid: str, size_bytes: int, boot_id: str, origin_snapshot_uid: str) -> None:
     """Make an empty store. `state.json` is written last: without it there is no store."""
     files.make()
     extents = -(-size_bytes // EXTENT_BYTES)
-    files.data("data", size_bytes).close()
-    _bits(files, "intent", -(-size_bytes // REGION_BYTES)).close()
-    _bits(files, f"{CHANGED}/0", extents).close()
+    data = files.data("data", size_bytes, make=True)
+    data.sync()
+    data.close()
+    _bits(files, "intent", -(-size_bytes // REGION_BYTES), make=True).close()
+    _bits(files, f"{CHANGED}/0", extents, make=True).close()
     files.sync_names(CHANGED)
-    missing = Missing(files, extents, same_boot=False)
-    if origin_snapshot_uid:
-        missing.mark_all()
-    missing.close()
+    Missing.create(files, extents, everything=bool(origin_snapshot_uid))
     files.sync_names()
     fresh = State(uid, size_bytes, 0, 0, boot_id, origin_snapshot_uid)
     files.replace_record(state.NAME, state.encode(fresh))
@@ -68,15 +73,22 @@ class Store:
         self.extents = -(-size_bytes // EXTENT_BYTES)
         self.regions = -(-size_bytes // REGION_BYTES)
         same_boot = self.state.boot_id == boot_id
-        self.data = files.data("data", size_bytes)
-        self.intent = _bits(files, "intent", self.regions)
-        self.missing = Missing(files, self.extents, same_boot)
         self.views: dict[str, FrozenView] = {}
         self._prepared: dict[str, _Prepared] = {}
+        self._entering: Bitmap | None = None
         self._sealed: list[Bitmap] = []
-        self._recover_views(same_boot)
-        self.changed = self._recover_changed()
-        self._changed_generation = self.state.generation
+        try:
+            self.data = files.data("data", size_bytes)
+            self.intent = _bits(files, "intent", self.regions)
+            self.missing = Missing(files, self.extents, same_boot)
+            self._recover_views(same_boot)
+            self.changed = self._recover_changed()
+        except FileNotFoundError as error:
+            raise DataLoss(
+                "STORE_DAMAGED", f"a file of volume {uid} is not there ({error}): resync this replica."
+            ) from error
+        self.generation = self.state.generation
+        """Writes are counted in it; `state.generation` follows when that is durable."""
         self.in_doubt = set(self.intent.set_bits())
         """Regions that may differ from the other host's: intent as it was found."""
         self.update_state(lambda now: replace(now, boot_id=boot_id))
@@ -104,20 +116,25 @@ class Store:
             self.update_state(lambda now: replace(now, epoch=epoch))
 
     def _recover_views(self, same_boot: bool) -> None:
-        if not same_boot:
-            lost = "the host restarted before the snapshot was copied"
-            for uid in list(self.state.views):
-                self.update_state(lambda now, uid=uid: now.without_view(uid, lost))  # type: ignore[misc]
-        for uid in frozen.names(self.files) - self.state.views.keys():
-            frozen.remove(self.files, uid)
+        recovered = self.state
         for uid in self.state.views:
-            self.views[uid] = FrozenView(self.files, uid, self.size_bytes, self.extents)
+            if not same_boot:
+                recovered = recovered.without_view(uid, _LOST_BY_RESTART)
+            elif not frozen.whole(self.files, uid):
+                recovered = recovered.without_view(uid, _LOST_FILES)
+            else:
+                self.views[uid] = FrozenView(self.files, uid, self.size_bytes, self.extents)
+        if recovered != self.state:
+            self.update_state(lambda _now: recovered)
+        for uid in frozen.names(self.files) - self.views.keys():
+            frozen.remove(self.files, uid)
 
     def _recover_changed(self) -> Bitmap:
         current = self.changed_bitmap(self.state.generation)
         newer = [g for g in self.generations() if g > self.state.generation]
         for generation in newer:
-            other = self.changed_bitmap(generation)
+            # Possibly without its bytes: nothing was written under a generation that is not made whole.
+            other = self._made_bitmap(generation)
             current.or_with(other)
             other.close()
         for region in self.intent.set_bits():
@@ -132,26 +149,34 @@ class Store:
         return sorted(int(name) for name in self.files.names(CHANGED) if name.isdigit())
 
     def changed_bitmap(self, generation: int) -> Bitmap:
+        """Raises FileNotFoundError if it is not there."""
         return _bits(self.files, f"{CHANGED}/{generation}", self.extents)
+
+    def _made_bitmap(self, generation: int) -> Bitmap:
+        return _bits(self.files, f"{CHANGED}/{generation}", self.extents, make=True)
 
     def changed_between(self, first: int, end: int) -> list[tuple[int, int]]:
         """Runs of extents written in generations [first, end), from the files.
 
         Raises DataLoss GENERATION_ABSENT if one of them is not here: the delta cannot be known.
         """
-        present = set(self.generations())
-        wanted = range(first, end)
-        if not present.issuperset(wanted):
-            raise DataLoss(
-                "GENERATION_ABSENT",
-                f"volume {self.state.uid} has changed-bitmaps {sorted(present)}, not all of {list(wanted)}.",
-            )
-        united: set[int] = set()
-        for generation in wanted:
-            bitmap = self.changed_bitmap(generation)
-            united.update(bitmap.set_bits())
+        return list(runs(self.changed_union(first, end).set_bits()))
+
+    def changed_union(self, first: int, end: int) -> Bitmap:
+        """As `changed_between`, as a bitmap in memory. Any thread."""
+        united = Bitmap.in_memory(self.extents)
+        for generation in range(first, end):
+            try:
+                bitmap = self.changed_bitmap(generation)
+            except FileNotFoundError as error:
+                raise DataLoss(
+                    "GENERATION_ABSENT",
+                    f"volume {self.state.uid} has changed-bitmaps {self.generations()}, "
+                    f"not all of [{first}, {end}).",
+                ) from error
+            united.or_with(bitmap)
             bitmap.close()
-        return list(runs(sorted(united)))
+        return united
 
     def drop_generations_below(self, keep: int) -> None:
         for generation in self.generations():
@@ -164,97 +189,121 @@ class Store:
         return offset, min(EXTENT_BYTES, self.size_bytes - offset)
 
     def update_state(self, change: Callable[[State], State]) -> None:
-        """Replace the state by `change(state)`; durable on return. Safe from any thread."""
+        """Replace the state by `change(state)`; durable on return. Safe from any thread. Blocks."""
         with self._state_lock:
             new = change(self.state)
-            self.files.replace_record(state.NAME, state.encode(new))
-            self.state = new
+            if new != self.state:
+                self.files.replace_record(state.NAME, state.encode(new))
+                self.state = new
 
     # A freeze, in four steps (docs/store.md says what a crash after each leaves behind).
 
     def prepare_view(self, uid: str, generation: int) -> None:
-        """Step 1, any thread: the files of a view and of the generation that it opens, empty."""
-        self._forget_prepared(uid)
+        """Step 1, blocks: the files of a view and of the generation that it opens, empty."""
+        if generation <= self.generation:
+            raise Precondition("STALE_GENERATION", f"generation {generation} is open or over.")
+        self.discard_prepared()
         frozen.remove(self.files, uid)
-        self.files.remove(f"{CHANGED}/{generation}")
-        view = FrozenView(self.files, uid, self.size_bytes, self.extents)
-        self._prepared[uid] = _Prepared(view, self.changed_bitmap(generation), generation)
+        if uid in self.state.views:
+            # Or the new files would be taken for those of the old freeze after a crash.
+            self.update_state(lambda now: now.without_view(uid))
+        view = FrozenView(self.files, uid, self.size_bytes, self.extents, make=True)
+        self._prepared[uid] = _Prepared(view, self._made_bitmap(generation), generation)
 
     def flip(self, uid: str) -> None:
-        """Step 2, no write under way, in memory: from here on overwrites copy first."""
-        prepared = self._prepared.pop(uid)
+        """Step 2, loop, no write under way, in memory: from here on overwrites copy first."""
+        prepared = self._prepared.pop(uid, None)
+        if prepared is None or prepared.generation <= self.generation:
+            raise Unavailable("NOT_PREPARED", f"nothing is prepared for a freeze of {uid}: start again.")
         self.missing.copy_into(prepared.view.missing)
         self.views[uid] = prepared.view
-        self._sealed.append(self.changed)
-        self.changed, self._changed_generation = prepared.changed, prepared.generation
+        self._enter(prepared.changed, prepared.generation)
 
     def record_view(self, uid: str, freeze_time: float) -> None:
-        """Step 3, any thread: the freeze survives a crash of the process. Step 4 is a flush."""
+        """Step 3, blocks: the freeze survives a crash of the process. Step 4 is a flush."""
+        generation = self.generation
         self._seal()
-        generation = self._changed_generation
-        view = ViewState(generation, freeze_time)
-        self.update_state(lambda now: replace(now.with_view(uid, view), generation=generation))
 
-    def abandon_freezes(self) -> None:
-        """A freeze was interrupted: whatever was prepared or flipped and not recorded is undone, but a
-        generation that was opened stays open.
-        """
-        for uid in list(self._prepared):
-            self._forget_prepared(uid)
-            frozen.remove(self.files, uid)
-        if self._sealed:
-            self._seal()
-            self.update_state(lambda now: replace(now, generation=self._changed_generation))
-        for uid in self.views.keys() - self.state.views.keys():
-            self.drop_view(uid)
+        def record(now: State) -> State:
+            if uid not in self.views:
+                raise Unavailable("VIEW_DROPPED", f"the view {uid} was dropped while it was recorded.")
+            return replace(now.with_view(uid, ViewState(generation, freeze_time)), generation=generation)
 
-    def _seal(self) -> None:
-        while self._sealed:
-            self._sealed[-1].sync()
-            self._sealed.pop().close()
-        self.files.sync_names(CHANGED)
+        self.update_state(record)
 
-    def _forget_prepared(self, uid: str) -> None:
-        prepared = self._prepared.pop(uid, None)
-        if prepared is not None:
+    def discard_prepared(self) -> None:
+        """Step 1 undone, blocks. The generation's file stays: it is empty, and may be another's by now."""
+        while self._prepared:
+            uid, prepared = self._prepared.popitem()
             prepared.view.close()
             prepared.changed.close()
+            frozen.remove(self.files, uid)
 
-    def open_generation(self, generation: int) -> None:
-        """Catch up with the other host's generation; everything written in ours counts as written in it."""
-        fresh = self.changed_bitmap(generation)
-        fresh.or_with(self.changed)
-        fresh.sync()
-        self.files.sync_names(CHANGED)
-        for skipped in range(self.state.generation + 1, generation):
-            between = self.changed_bitmap(skipped)
-            between.or_with(self.changed)
-            between.sync()
-            between.close()
-        self._sealed.append(self.changed)
-        self.changed, self._changed_generation = fresh, generation
+    def unrecorded_views(self) -> list[str]:
+        """Loop: views that were flipped to and not recorded."""
+        return [uid for uid in self.views if uid not in self.state.views]
+
+    def record_generation(self) -> None:
+        """Blocks: the generation that was entered is durable, whatever became of its view."""
+        generation = self.generation
         self._seal()
         self.update_state(lambda now: replace(now, generation=generation))
 
-    def drop_view(self, uid: str, lost: str = "") -> None:
-        """State first: files without a state are removed at the next opening."""
-        self.update_state(lambda now: now.without_view(uid, lost))
-        view = self.views.pop(uid, None)
-        if view is not None:
-            view.close()
+    # Catching up with the other host's generation, in three steps; the last is `record_generation`.
+
+    def prepare_generation(self, generation: int) -> None:
+        """Blocks: its file, and those of the generations that this host has not seen. What was written in
+        ours counts as written in each: one too many is harmless.
+        """
+        for fresh in range(self.generation + 1, generation + 1):
+            bitmap = self._made_bitmap(fresh)
+            bitmap.or_with(self.changed)
+            bitmap.sync()
+            bitmap.close()
+        self._entering = self.changed_bitmap(generation)
+
+    def enter_generation(self, generation: int) -> None:
+        """Loop: writes are counted in it from here on."""
+        fresh, self._entering = self._entering, None
+        if fresh is not None and generation > self.generation:
+            self._enter(fresh, generation)
+        elif fresh is not None:
+            fresh.close()
+
+    def _enter(self, fresh: Bitmap, generation: int) -> None:
+        self._sealed.append(self.changed)
+        self.changed, self.generation = fresh, generation
+
+    def _seal(self) -> None:
+        """Generations that are over are durable before the state says that they are."""
+        while self._sealed:
+            self._sealed[0].sync()
+            self._sealed.pop(0).close()
+        self.files.sync_names(CHANGED)
+
+    def forget_view(self, uid: str, lost: str) -> None:
+        """Blocks. Files first, which needs no room: without them it is no view at the next opening."""
         frozen.remove(self.files, uid)
+        self.update_state(lambda now: now.without_view(uid, lost))
 
     def sync_bitmaps(self) -> None:
-        self.changed.sync()
+        """Blocks: every write that has been applied is in a `changed` bitmap on disk."""
+        for bitmap in [*self._sealed, self.changed]:
+            bitmap.sync()
 
     def close(self) -> None:
         for view in self.views.values():
             view.close()
+        for prepared in self._prepared.values():
+            prepared.view.close()
+            prepared.changed.close()
+        for bitmap in self._sealed:
+            bitmap.close()
         self.changed.close()
         self.missing.close()
         self.intent.close()
         self.data.close()
 
 
-def _bits(files: Files, name: str, count: int) -> Bitmap:
-    return Bitmap(files.bits(name, Bitmap.bytes_for(count)), count)
+def _bits(files: Files, name: str, count: int, make: bool = False) -> Bitmap:
+    return Bitmap(files.bits(name, Bitmap.bytes_for(count), make), count)

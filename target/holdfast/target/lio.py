@@ -11,7 +11,6 @@ at. Any call here may block for as long as the kernel does.
 import errno
 import logging
 import os
-import re
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
@@ -27,7 +26,6 @@ log = logging.getLogger(__name__)
 CONFIGFS = Path("/sys/kernel/config")
 MODULES = ("target_core_mod", "target_core_user", "iscsi_target_mod")
 MODPROBE_LIMIT_S = 30
-_SIZE = re.compile(r"Size: (\d+)")
 
 
 class NoLio(HoldfastError):
@@ -121,8 +119,7 @@ def _read_backstore(path: Path) -> tuple[Backstore, int]:
         return Backstore.ABSENT, 0
     if _text(path / "enable") != "1":
         return Backstore.HALF, 0
-    size = _SIZE.search(_text(path / "info"))
-    return Backstore.ENABLED, int(size[1]) if size else 0
+    return Backstore.ENABLED, int(_text(path / "attrib" / "dev_size"))
 
 
 def _read_acl(path: Path) -> PresentAcl:

@@ -33,7 +33,8 @@ class Acl:
 class Export:
     """A volume as this host exports it.
 
-    `serve` is False while no worker has the ring open: then there is a backstore and nothing on it.
+    Without `acls` there is a backstore for a worker to open, and no target. `serve` is False while no
+    worker has the ring open: then nothing is added to what is exported.
     """
 
     volume_uid: str

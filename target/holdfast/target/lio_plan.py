@@ -82,6 +82,11 @@ def reconcile_export(
         present = Present()
     if present.backstore is Backstore.ABSENT:
         steps += _make_backstore(wanted)
+    if not wanted.acls:
+        removal = _remove_target(volume_uid, present)
+        if removal and not worker_serves:
+            steps += _answer_everything(volume_uid)
+        return steps + removal
     if wanted.serve and worker_serves:
         return steps + _make_target(wanted, present)
     return steps + _remove_unwanted_acls(wanted, present, worker_serves)
@@ -182,9 +187,13 @@ def _write_secret(at: str, acl: Acl) -> list[Step]:
 def _remove_unwanted_acls(wanted: Export, present: Present, worker_serves: bool) -> list[Step]:
     """Without a worker nothing new is exported; who must go, goes (its commands are answered first)."""
     keep = {acl.initiator for acl in wanted.acls}
-    at = group_path(wanted.volume_uid, wanted.group)
     gone = [one for one in present.acls if one.initiator not in keep]
-    steps = [step for one in gone for step in _remove_acl(at, one)]
+    steps = [
+        step
+        for group in present.groups
+        for one in gone
+        for step in _remove_acl(group_path(wanted.volume_uid, group), one)
+    ]
     if steps and not worker_serves:
         return _answer_everything(wanted.volume_uid) + steps
     return steps
@@ -218,12 +227,16 @@ def _remove_all(uid: str, present: Present, worker_serves: bool) -> list[Step]:
     enabled = present.backstore is Backstore.ENABLED
     if enabled and not worker_serves:
         steps += _answer_everything(uid)
-    for group in present.groups:
-        steps += _remove_group(uid, group, present)
-    if present.target:
-        steps.append(Step(Kind.RMDIR, target_path(uid)))
+    steps += _remove_target(uid, present)
     if present.backstore is not Backstore.ABSENT:
         steps.append(Step(Kind.RMDIR, backstore_path(uid)))
+    return steps
+
+
+def _remove_target(uid: str, present: Present) -> list[Step]:
+    steps = [step for group in present.groups for step in _remove_group(uid, group, present)]
+    if present.target:
+        steps.append(Step(Kind.RMDIR, target_path(uid)))
     return steps
 
 

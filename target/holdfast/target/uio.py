@@ -30,11 +30,16 @@ class Uio:
         self.memory = memory
 
     def acknowledge(self) -> None:
-        """Take the event off the descriptor. Call it before looking at the ring, never after."""
+        """Take the event off the descriptor. Call it before looking at the ring, never after.
+
+        Raises Unavailable UIO_GONE if somebody removed the backstore.
+        """
         try:
             os.read(self.fd, 4)
         except BlockingIOError:
             return
+        except OSError as error:
+            raise Unavailable("UIO_GONE", f"The backstore went away under its worker: {error}.") from error
 
     def signal(self) -> None:
         """Tell the kernel that completions are in the ring. It takes them before this returns."""

@@ -63,7 +63,7 @@ class Export(Protocol):
         ...
 
     def block_status(self, context: str, offset: int, length: int, done: StatusDone) -> None:
-        """What [offset, offset + length) is like: one or more runs from `offset` on, not always to the end."""
+        """What [offset, offset + length) is like: at least one run from `offset` on, perhaps not all."""
         ...
 
     def control(self, payload: bytes, done: ControlDone) -> None:

@@ -132,7 +132,7 @@ def run_until(loop: Loop, condition: Callable[[], bool], limit_s: float = 10.0) 
 
 
 def drive(loop: Loop, work: Callable[[], _T], limit_s: float = 30.0) -> _T:
-    """Run `work`, which may block, in the loop's pool while the loop turns here; its result, or what it raised."""
+    """Run `work`, which may block, in the pool while the loop turns here; its result, or what it raised."""
     results: list[_T] = []
     errors: list[BaseException] = []
     loop.in_pool(work, results.append, errors.append)

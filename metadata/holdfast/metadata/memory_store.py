@@ -1,0 +1,96 @@
+"""A `Store` in memory, for tests of decisions: transactions and revisions as etcd has them.
+
+It passes the same tests as the real one (tests/test_store.py). No watches, no leases that expire.
+"""
+
+from collections.abc import Sequence
+
+from holdfast.api.etcd.v1 import etcd_pb2 as pb
+from holdfast.base.errors import OutcomeUnknown, Unavailable
+from holdfast.metadata.etcd_types import Compare, Entry, Op, TxnResult, prefix_end
+
+
+class MemoryStore:
+    """Starts at revision 1, as etcd does.
+
+    `lose_answer`: the next transaction is done, and its answer lost. `refuse`: the next one is not sent.
+    """
+
+    def __init__(self) -> None:
+        self.revision = 1
+        self.entries: dict[str, Entry] = {}
+        self.lose_answer = False
+        self.refuse = False
+
+    def get(self, key: str) -> Entry | None:
+        return self.entries.get(key)
+
+    def range(self, prefix: str, limit: int = 0, start_after: str = "") -> tuple[list[Entry], int]:
+        keys = [key for key in self._below(prefix.encode(), prefix_end(prefix)) if key > start_after]
+        return [self.entries[key] for key in (keys[:limit] if limit else keys)], self.revision
+
+    def transact(
+        self, compares: Sequence[Compare], success: Sequence[Op], failure: Sequence[Op] = ()
+    ) -> TxnResult:
+        if self.refuse:
+            self.refuse = False
+            raise Unavailable("ETCD_UNREACHABLE", "The store refuses.")
+        succeeded = all(self._holds(one.message) for one in compares)
+        self._next = self.revision + 1
+        responses = tuple(self._do(one.message) for one in (success if succeeded else failure))
+        if self.lose_answer:
+            self.lose_answer = False
+            raise OutcomeUnknown("OUTCOME_UNKNOWN", "The store lost the answer.")
+        return TxnResult(succeeded, self.revision, responses)
+
+    def _below(self, key: bytes, range_end: bytes) -> list[str]:
+        return sorted(name for name in self.entries if key <= name.encode() < range_end)
+
+    def _holds(self, compare: pb.Compare) -> bool:
+        names = [compare.key.decode()]
+        if compare.range_end:
+            names = self._below(compare.key, compare.range_end)
+        return all(self._holds_for(compare, self.entries.get(name)) for name in names)
+
+    def _holds_for(self, compare: pb.Compare, entry: Entry | None) -> bool:
+        if compare.target == pb.Compare.VERSION:
+            actual, wanted = (entry.version if entry else 0), compare.version
+        elif compare.target == pb.Compare.MOD:
+            actual, wanted = (entry.mod_revision if entry else 0), compare.mod_revision
+        else:
+            raise NotImplementedError(compare.target)
+        return {
+            pb.Compare.EQUAL: actual == wanted,
+            pb.Compare.GREATER: actual > wanted,
+            pb.Compare.LESS: actual < wanted,
+            pb.Compare.NOT_EQUAL: actual != wanted,
+        }[compare.result]
+
+    def _do(self, op: pb.RequestOp) -> tuple[Entry, ...]:
+        kind = op.WhichOneof("request")
+        if kind == "request_put":
+            self._put(op.request_put)
+            return ()
+        if kind == "request_delete_range":
+            wanted = op.request_delete_range
+            names = [wanted.key.decode()]
+            if wanted.range_end:
+                names = self._below(wanted.key, wanted.range_end)
+            if [self.entries.pop(name) for name in names if name in self.entries]:
+                self.revision = self._next
+            return ()
+        entry = self.entries.get(op.request_range.key.decode())
+        return (entry,) if entry else ()
+
+    def _put(self, wanted: pb.PutRequest) -> None:
+        self.revision = self._next
+        name = wanted.key.decode()
+        old = self.entries.get(name)
+        self.entries[name] = Entry(
+            name,
+            wanted.value,
+            old.create_revision if old else self.revision,
+            self.revision,
+            old.version + 1 if old else 1,
+            wanted.lease,
+        )
