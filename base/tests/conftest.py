@@ -5,12 +5,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
 from holdfast.base.errors import NotFound
 from holdfast.base.loop import Loop
 from holdfast.base.nbd.server import Export, Server
 from holdfast.base.nbd.testing_pki import TestAuthority
 from holdfast.base.tls import PeerIdentity, TlsFiles, server_context
-from hypothesis import settings
 
 # The machine's speed varies: what counts is whether it holds, not how long one example took.
 settings.register_profile("holdfast", deadline=None, max_examples=60)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
+
 from holdfast.base.device import Outcome
 from holdfast.base.errors import (
     BadInput,

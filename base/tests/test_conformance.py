@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
+
 from holdfast.base.limits import KIB, MIB
 from holdfast.base.loop import Loop
 from holdfast.base.nbd import wire

@@ -2,9 +2,10 @@
 
 from itertools import pairwise
 
-from holdfast.base.extents import covering, inside, runs
 from hypothesis import given
 from hypothesis import strategies as st
+
+from holdfast.base.extents import covering, inside, runs
 
 offsets = st.integers(0, 200)
 units = st.integers(1, 17)

@@ -1,10 +1,11 @@
 """Names that callers choose, and the identities made from a uid."""
 
 import pytest
-from holdfast.base.errors import BadInput
-from holdfast.base.ids import IQN_MAX_BYTES, check_initiator, check_name, is_uid, naa, new_uid, target_iqn
 from hypothesis import given
 from hypothesis import strategies as st
+
+from holdfast.base.errors import BadInput
+from holdfast.base.ids import IQN_MAX_BYTES, check_initiator, check_name, is_uid, naa, new_uid, target_iqn
 
 _ALLOWED = "abcdefghijklmnopqrstuvwxyz0123456789._-"
 

@@ -5,6 +5,7 @@ import threading
 from pathlib import Path
 
 import pytest
+
 from holdfast.base.loop import READABLE, Loop
 from holdfast.base.nbd.testing import run_until
 

@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from holdfast.base.errors import Denied, HoldfastError, NotFound, Unavailable
 from holdfast.base.nbd import wire
 from holdfast.base.nbd.handshake import Handshake
 from holdfast.base.nbd.negotiation import Negotiation, Phase
 from holdfast.base.nbd.wire import ProtocolError
-from hypothesis import given
-from hypothesis import strategies as st
 
 _CHANGED = "holdfast:changed"
 

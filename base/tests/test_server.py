@@ -8,6 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
 from holdfast.base.errors import NotFound
 from holdfast.base.limits import KIB, MIB
 from holdfast.base.loop import READABLE, Loop
@@ -18,8 +21,6 @@ from holdfast.base.nbd.server import Served, Server
 from holdfast.base.nbd.testing import MemoryExport, drive, run_until
 from holdfast.base.nbd.testing_pki import TestAuthority
 from holdfast.base.tls import PeerIdentity, TlsFiles, client_context
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 _GO = struct.pack("!I", 3) + wire.OPTION.pack(wire.IHAVEOPT, wire.OPT_GO, 7) + wire.U32.pack(1) + b"x\0\0"
 _GO_ANSWER_BYTES = 18 + (20 + 12) + (20 + 14) + 20
@@ -233,6 +234,21 @@ def test_a_client_that_takes_no_replies_is_not_read_from(lab: _Lab) -> None:
     for cookie in range(200):
         assert raw.take(16 + 1 * MIB)[:16] == _reply(cookie)
     assert not transmission.paused
+
+
+def test_options_that_nobody_takes_the_answers_of_are_not_read(lab: _Lab) -> None:
+    raw = lab.raw()
+    raw.send(struct.pack("!I", 3))
+    view = memoryview(wire.OPTION.pack(wire.IHAVEOPT, wire.OPT_LIST, 0) * 2_000_000)
+    idle = 0
+    while view and idle < 50:
+        try:
+            view = view[raw.sock.send(view) :]
+            idle = 0
+        except BlockingIOError:
+            idle += 1
+        lab.loop.run_once(0)
+    assert len(view) and sum(map(len, lab.connection()._stream.out)) < 1 * MIB
 
 
 def test_writes_wait_in_the_socket_while_the_budget_is_used_up(lab: _Lab) -> None:

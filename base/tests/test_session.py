@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
+
 from holdfast.base.device import Op, Outcome, Request
 from holdfast.base.errors import BadInput, Denied, NotFound, Unauthenticated
 from holdfast.base.limits import KIB, MIB
@@ -543,8 +544,7 @@ def test_a_server_that_lies_is_dropped(loop: Loop, lie: bytes) -> None:
     liar.close()
 
 
-def test_a_write_cut_off_by_close_is_not_completed_by_the_goodbye(loop: Loop, serving: _Serving) -> None:
-    """The goodbye is as long as what may be missing of a write: it must not be sent in its place."""
+def test_a_write_that_close_cut_off_is_not_applied(loop: Loop, serving: _Serving) -> None:
     export = MemoryExport(64 * MIB)
     serving.exports["x"] = export
     owner = _Owner(loop, serving.clear_port).open()

@@ -4,6 +4,7 @@ import ssl
 from pathlib import Path
 
 import pytest
+
 from holdfast.base.errors import Unavailable
 from holdfast.base.nbd.testing_pki import TestAuthority
 from holdfast.base.tls import PeerIdentity, TlsFiles, client_context, peer_identity, server_context

@@ -5,6 +5,9 @@ import random
 from collections.abc import Callable
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from holdfast.base.device import Op, Outcome, Request
 from holdfast.base.limits import KIB, MIB
 from holdfast.base.nbd import wire
@@ -15,8 +18,6 @@ from holdfast.base.nbd.stream import Buffer
 from holdfast.base.nbd.testing import MemoryExport
 from holdfast.base.nbd.transmission import BUDGET_BYTES, REPLIES_MAX_BYTES, REQUESTS_MAX, Transmission
 from holdfast.base.nbd.wire import ProtocolError
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 _SIZE = 1 * MIB
 

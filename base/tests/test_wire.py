@@ -1,9 +1,10 @@
 """The codec's tables."""
 
-from holdfast.base.device import Outcome
-from holdfast.base.nbd import wire
 from hypothesis import given
 from hypothesis import strategies as st
+
+from holdfast.base.device import Outcome
+from holdfast.base.nbd import wire
 
 
 def test_structs_have_the_sizes_that_the_protocol_gives() -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
 from holdfast.base.tls import TlsFiles
 from holdfast.cli import failures
 from holdfast.metadata import pki

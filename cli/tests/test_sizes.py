@@ -1,9 +1,10 @@
 """Sizes: what is written is what is read."""
 
 import pytest
-from holdfast.cli.sizes import parse_size, show_size
 from hypothesis import given
 from hypothesis import strategies as st
+
+from holdfast.cli.sizes import parse_size, show_size
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
+
 from holdfast.lab.guest import Guest
 from holdfast.lab.lab import Lab
 

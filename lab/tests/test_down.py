@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from holdfast.lab.lab import Lab
 
 pytestmark = pytest.mark.lab

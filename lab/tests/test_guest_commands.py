@@ -7,6 +7,7 @@ import threading
 import time
 
 import pytest
+
 from holdfast.lab.errors import GuestGone, LabError
 from holdfast.lab.guest import CommandFailed, Guest
 

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+
 from holdfast.lab.guest import Guest
 
 pytestmark = pytest.mark.lab

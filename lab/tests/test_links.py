@@ -1,6 +1,7 @@
 """The bookkeeping of faults."""
 
 import pytest
+
 from holdfast.lab.links import Fault, Links
 
 

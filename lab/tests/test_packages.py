@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from holdfast.lab import packages
 from holdfast.lab.errors import LabError
 

@@ -3,6 +3,7 @@
 import subprocess
 
 import pytest
+
 from holdfast.lab.errors import LabError
 from holdfast.lab.guest import Guest
 from holdfast.lab.lab import Lab

@@ -4,6 +4,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from holdfast.lab.errors import LabError
 from holdfast.lab.etcd import EtcdServer, Tls
 from holdfast.lab.guest import Guest

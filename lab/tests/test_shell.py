@@ -6,6 +6,7 @@ import select
 import sys
 
 import pytest
+
 from holdfast.lab.guest import Guest
 from holdfast.lab.lab import Lab
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from signal import SIGCONT, SIGSTOP
 
 import pytest
+
 from holdfast.base.errors import OutcomeUnknown, Unavailable
 from holdfast.base.ids import new_uid
 from holdfast.lab.etcd import EtcdServer

@@ -1,6 +1,7 @@
 """What every Store does, the real one and the one in memory."""
 
 import pytest
+
 from holdfast.api.records.v1 import records_pb2 as r
 from holdfast.base.errors import NotFound, Unavailable
 from holdfast.metadata import cas, keys

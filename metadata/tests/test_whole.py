@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import grpc
+
 from holdfast.api.attachment.v1 import attachment_pb2 as ab
 from holdfast.api.grant.v1 import grant_pb2 as gb
 from holdfast.api.records.v1 import records_pb2 as r

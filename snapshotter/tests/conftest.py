@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
 from holdfast.lab.etcd import EtcdServer
 from holdfast.lab.fixtures import etcd_server, installed, local_host, swift_server
 from holdfast.lab.swift import SwiftServer
@@ -14,7 +16,6 @@ from holdfast.snapshotter.objects import ObjectStore
 from holdfast.snapshotter.objects_directory import DirectoryStore
 from holdfast.snapshotter.objects_faults import FaultyStore
 from holdfast.snapshotter.objects_url import open_store
-from hypothesis import HealthCheck, settings
 
 __all__ = ["etcd_server", "installed", "local_host", "swift_server"]
 

@@ -4,6 +4,9 @@ import hashlib
 import os
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
 from holdfast.base.errors import DataLoss
 from holdfast.base.limits import BLOCK_BYTES, EXTENT_BYTES, VOLUME_MAX_BYTES
 from holdfast.snapshotter import blob, checkpoint, envelope, manifest, pack, shard
@@ -14,8 +17,6 @@ from holdfast.snapshotter.manifest import Manifest, ShardRef
 from holdfast.snapshotter.names import Namer, snapshot_of
 from holdfast.snapshotter.objects import NAME_MAX_BYTES, check_name
 from holdfast.snapshotter.shard import SHARD_EXTENTS, Entry
-from hypothesis import example, given
-from hypothesis import strategies as st
 
 UIDS = st.text("0123456789abcdef", min_size=24, max_size=24)
 DIGESTS = st.binary(min_size=32, max_size=32)

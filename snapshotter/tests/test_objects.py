@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from holdfast.base.errors import AlreadyExists, BadInput, DataLoss, NotFound, Unavailable
 from holdfast.lab.swift import SwiftServer
 from holdfast.snapshotter import objects_directory

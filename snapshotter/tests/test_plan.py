@@ -2,6 +2,9 @@
 
 from itertools import pairwise
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from holdfast.base.extents import runs
 from holdfast.base.limits import EXTENT_BYTES
 from holdfast.snapshotter import checkpoint, plan
@@ -11,8 +14,6 @@ from holdfast.snapshotter.draft import Draft, Outcome, Segment
 from holdfast.snapshotter.envelope import StoredObject
 from holdfast.snapshotter.manifest import ShardRef
 from holdfast.snapshotter.shard import SHARD_EXTENTS, Entry, Shard
-from hypothesis import given
-from hypothesis import strategies as st
 
 END = 60
 SETS = st.sets(st.integers(0, END - 1))

@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from holdfast.base.errors import DataLoss, Precondition
 from holdfast.base.limits import EXTENT_BYTES, GIB, MIB, TIB
 from holdfast.snapshotter.frozen import ViewLost
@@ -27,8 +30,6 @@ from holdfast.snapshotter.testing import (
     upload,
 )
 from holdfast.snapshotter.upload import Job, Reports, Upload
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 UIDS = [f"{number:024x}" for number in range(100)]
 REBUILD = Path(__file__).with_name("rebuild.py")
@@ -204,9 +205,9 @@ def attempts_until_done(
 @pytest.mark.parametrize("incremental", [False, True])
 def test_killed_at_every_single_call(directory: DirectoryStore, incremental: bool) -> None:
     """Die before the Nth call of the store, for all N; another goes on; the bytes are right."""
-    volume = scribbled(8, 600 * MIB, 25)
+    volume = scribbled(8, 600 * MIB, 16)
     base = upload(directory, UIDS[0], volume.freeze()).manifest
-    scribbled(9, 600 * MIB, 25, volume)
+    scribbled(9, 600 * MIB, 16, volume)
     view = volume.freeze()
     base = base if incremental else ""
     for after in range(1000):
@@ -218,7 +219,7 @@ def test_killed_at_every_single_call(directory: DirectoryStore, incremental: boo
             return
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(st.lists(st.integers(3, 40), min_size=1, max_size=6), st.booleans(), st.integers(0, 1 << 16))
 def test_killed_again_and_again(
     tmp_path_factory: pytest.TempPathFactory, deaths: list[int], incremental: bool, seed: int

@@ -1,4 +1,4 @@
-"""Makes one volume's export what it should be, inside a guest. Prints the steps it took.
+"""Makes one volume's export what it should be, inside a guest. Prints the backstore's directory.
 
 Arguments: JSON of the Export's fields, or of {"volume_uid": ...} alone to remove it; "served" or "unserved".
 """
@@ -19,8 +19,7 @@ def main() -> None:
         wanted = Export(**fields)
     lio = Lio()
     lio.prepare()
-    for step in lio.converge(uid, wanted, sys.argv[2] == "served"):
-        print(step)
+    lio.converge(uid, wanted, sys.argv[2] == "served")
     print(lio.backstore(uid))
 
 

@@ -5,8 +5,8 @@ holds outlives this process, as a replica's store does.
 """
 
 import mmap
+import os
 import sys
-from pathlib import Path
 
 from holdfast.base.loop import Loop
 from holdfast.target.executor import RingServer
@@ -21,7 +21,8 @@ def main() -> None:
         device = BufferDevice(mmap.mmap(file.fileno(), 0))
     loop = Loop()
     RingServer(loop, open_uio(configfs, uio_name(uid)), device, uid)
-    Path(path + ".ready").touch()
+    # Whoever waits reads the end of this pipe.
+    os.close(os.open(path + ".ready", os.O_WRONLY))
     loop.run()
 
 

@@ -5,6 +5,7 @@ import random
 from collections.abc import Iterator
 
 import pytest
+
 from holdfast.base.device import Op, Outcome, Request
 from holdfast.base.loop import Loop
 from holdfast.target.executor import RingServer

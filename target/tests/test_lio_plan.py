@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+
 from holdfast.base import ids
 from holdfast.target import lio
 from holdfast.target.lio import Lio, NoLio

@@ -4,11 +4,12 @@ import random
 from collections.abc import Callable
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from holdfast.target import ring_layout as at
 from holdfast.target.ring import Command, Ring, RingBroken
 from holdfast.target.testing import CMDR_OFF, Completion, FakeKernel, RingFull
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 NONE, OUT, IN = 0, 1, 2
 

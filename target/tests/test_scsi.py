@@ -1,6 +1,7 @@
 """The command set by its bytes: SPC-4 and SBC-3 field by field, and what is refused."""
 
 import pytest
+
 from holdfast.base import ids
 from holdfast.base.device import Op, Outcome
 from holdfast.target.scsi import commands, status

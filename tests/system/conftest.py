@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from holdfast.lab.cluster import STORAGE_NAMES, Cluster
 from holdfast.lab.initiator import Login, log_in, log_out
 from holdfast.lab.lab import Lab

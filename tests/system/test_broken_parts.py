@@ -4,6 +4,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from holdfast.lab.cluster import STORAGE_NAMES, Cluster
 from holdfast.lab.guest_process import GuestProcess
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from holdfast.lab.demo.narrator import Narrator
 from holdfast.lab.demo.story import Story
 from holdfast.lab.lab import Lab

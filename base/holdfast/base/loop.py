@@ -9,6 +9,7 @@ import heapq
 import itertools
 import os
 import select
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -45,6 +46,7 @@ class Loop:
         self._handed_over: deque[Callable[[], None]] = deque()
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._pool = ThreadPoolExecutor(POOL_THREADS, thread_name_prefix="io")
+        self._wake_lock = threading.Lock()
         self._stopped = False
         self.add(self._wake_fd, READABLE, self._drain_handed_over)
 
@@ -75,9 +77,12 @@ class Loop:
         return timer
 
     def call_from_thread(self, callback: Callable[[], None]) -> None:
-        """Run `callback` on the loop's thread; safe from any thread."""
-        self._handed_over.append(callback)
-        os.eventfd_write(self._wake_fd, 1)
+        """Run `callback` on the loop's thread; safe from any thread. After `close` nothing is run."""
+        with self._wake_lock:
+            # A closed descriptor's number may be a data file's by now.
+            if self._wake_fd >= 0:
+                self._handed_over.append(callback)
+                os.eventfd_write(self._wake_fd, 1)
 
     def in_pool(
         self,
@@ -91,6 +96,8 @@ class Loop:
         """
 
         def finish(future: "Future[_T]") -> None:
+            if future.cancelled():
+                return
             error = future.exception()
             if error is not None:
                 self.call_from_thread(lambda: failed(error))
@@ -120,8 +127,10 @@ class Loop:
     def close(self) -> None:
         """Release descriptors and wait for the pool. Call from the loop's thread, after `run`."""
         self._pool.shutdown(wait=True)
-        self.remove(self._wake_fd)
-        os.close(self._wake_fd)
+        with self._wake_lock:
+            wake_fd, self._wake_fd = self._wake_fd, -1
+        self.remove(wake_fd)
+        os.close(wake_fd)
         self._epoll.close()
 
     def _timeout_s(self, limit_s: float | None) -> float | None:

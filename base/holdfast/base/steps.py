@@ -76,6 +76,9 @@ def all_of(*starters: Starter) -> Starter:
     """Start all; go on with the list of their answers when each has called back."""
 
     def start(resume: Resume) -> None:
+        if not starters:
+            resume([])
+            return
         answers: list[Any] = [None] * len(starters)
         left = len(starters)
 

@@ -1,6 +1,7 @@
 """`holdfast attachment …`"""
 
 import click
+
 from holdfast.api.attachment.v1 import attachment_pb2 as pb
 from holdfast.api.records.v1 import records_pb2 as r
 from holdfast.base.errors import NotFound

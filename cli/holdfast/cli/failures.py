@@ -1,6 +1,7 @@
 """Errors as people see them: one sentence on stderr, and an exit status that programs can tell apart."""
 
 import click
+
 from holdfast.base.errors import HoldfastError, NotFound, Unavailable
 
 REFUSED, NOT_FOUND, UNREACHABLE, WAITED_IN_VAIN = 1, 3, 4, 5

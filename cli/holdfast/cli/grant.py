@@ -1,6 +1,7 @@
 """`holdfast grant …`"""
 
 import click
+
 from holdfast.api.grant.v1 import grant_pb2 as pb
 from holdfast.cli.session import session
 from holdfast.cli.show import emit, moment, output_option, table

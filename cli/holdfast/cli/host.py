@@ -1,6 +1,7 @@
 """`holdfast host …`"""
 
 import click
+
 from holdfast.api.host.v1 import host_pb2 as pb
 from holdfast.cli.session import session
 from holdfast.cli.show import emit, facts, output_option, table

@@ -4,6 +4,7 @@ import json
 import os
 
 import click
+
 from holdfast.api.volume.v1 import volume_pb2 as pb
 from holdfast.cli.session import session
 from holdfast.cli.settings import Settings

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import click
+
 from holdfast.base.errors import HoldfastError
 from holdfast.cli.failures import exit_code, say
 from holdfast.cli.settings import Settings

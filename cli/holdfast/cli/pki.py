@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+
 from holdfast.metadata import pki
 
 F = TypeVar("F", bound=Callable[..., Any])

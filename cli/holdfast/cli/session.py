@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 import grpc
 from google.protobuf.message import Message
+
 from holdfast.base.errors import HoldfastError, Unavailable
 from holdfast.base.tls import TlsFiles
 from holdfast.cli.settings import Settings

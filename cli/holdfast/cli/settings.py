@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import click
+
 from holdfast.base.tls import TlsFiles
 
 DEFAULT_FILE = "~/.config/holdfast/config.toml"

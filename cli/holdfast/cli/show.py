@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import click
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
+
 from holdfast.cli.settings import Settings
 from holdfast.metadata.records import encode
 

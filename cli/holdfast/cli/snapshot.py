@@ -1,6 +1,7 @@
 """`holdfast snapshot …`"""
 
 import click
+
 from holdfast.api.records.v1 import records_pb2 as r
 from holdfast.api.snapshot.v1 import snapshot_pb2 as pb
 from holdfast.base.errors import HoldfastError, NotFound

@@ -1,6 +1,7 @@
 """`holdfast volume …`"""
 
 import click
+
 from holdfast.api.records.v1 import records_pb2 as r
 from holdfast.api.volume.v1 import volume_pb2 as pb
 from holdfast.base.errors import BadInput, HoldfastError, NotFound

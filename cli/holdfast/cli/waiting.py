@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import click
 import grpc
+
 from holdfast.base.errors import NotFound, Unavailable
 from holdfast.cli.failures import WaitedInVain, say
 from holdfast.cli.session import Session

@@ -4,9 +4,11 @@ Only processes and command lines: what runs here is what an operator would start
 the tests that cross components.
 """
 
+import dataclasses
 import json
 import os
 import select
+import shutil
 import subprocess
 import sys
 import time
@@ -124,7 +126,7 @@ class Cluster:
 
     def start_agent(self, guest: Guest) -> None:
         """Start a storage host's agent. It registers the host by itself."""
-        own = self.credentials(guest.name)
+        own = self._hand_over(guest)
         guest.run(["mkdir", "-p", STORE_DIR, RUN_DIR])
         words = [sys.executable, "-m", "holdfast.target.main", "--host-id", guest.name]
         words += ["--address", guest.address, "--portal", f"{guest.address}:3260"]
@@ -239,6 +241,17 @@ class Cluster:
             link.unlink(missing_ok=True)
             link.symlink_to(source)
         return folder
+
+    def _hand_over(self, guest: Guest) -> Credentials:
+        """Copy a host's own files, and no others, to where the guest sees them."""
+        folder = guest.folder / "pki"
+        folder.mkdir(exist_ok=True)
+        inside = Path(guest.shared_dir) / "pki"
+        paths = []
+        for path in dataclasses.astuple(self.credentials(guest.name)):
+            shutil.copy(path, folder)
+            paths.append(inside / path.name)
+        return Credentials(*paths)
 
     def _pki(self, *words: str) -> None:
         program = str(Path(sys.executable).with_name("holdfast"))

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from holdfast.lab.etcd import EtcdServer
 from holdfast.lab.folders import fast_dir
 from holdfast.lab.install import install

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import click
+
 from holdfast.lab.errors import LabError
 from holdfast.lab.guest import Guest
 from holdfast.lab.install import install

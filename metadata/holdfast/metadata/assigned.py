@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from google.protobuf.timestamp_pb2 import Timestamp
+
 from holdfast.api.records.v1 import records_pb2 as r
 from holdfast.base.errors import StaleEpoch
 from holdfast.metadata import keys

@@ -6,6 +6,7 @@ from functools import lru_cache
 from typing import cast
 
 import grpc
+
 from holdfast.base.errors import Denied, Unauthenticated
 from holdfast.metadata.lookups import is_name
 from holdfast.metadata.pki import subject_of

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
 from google.protobuf.message import Message
+
 from holdfast.base.errors import NotFound, OutcomeUnknown, Unavailable
 from holdfast.metadata import etcd_types as etcd
 from holdfast.metadata.records import M, decode, encode

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import grpc
+
 from holdfast.api.attachment.v1.attachment_pb2_grpc import AttachmentServiceStub
 from holdfast.api.grant.v1.grant_pb2_grpc import GrantServiceStub
 from holdfast.api.host.v1.host_pb2_grpc import HostServiceStub

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator, Sequence
 
 import grpc
+
 from holdfast.api.etcd.v1 import etcd_pb2 as pb
 from holdfast.base.tls import TlsFiles
 from holdfast.metadata import etcd_watch

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import grpc
 from google.protobuf.message import Message
+
 from holdfast.base.errors import HoldfastError, OutcomeUnknown, Unavailable
 from holdfast.base.tls import TlsFiles
 from holdfast.metadata.etcd_types import Compacted, LeaseGone

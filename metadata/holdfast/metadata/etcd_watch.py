@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 
 import grpc
+
 from holdfast.api.etcd.v1 import etcd_pb2 as pb
 from holdfast.metadata.etcd_endpoints import (
     BACKOFF_FIRST_S,

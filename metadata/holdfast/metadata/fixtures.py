@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
+
 from holdfast.metadata.etcd import Etcd
 from holdfast.metadata.testing import RunningMetadata, StandInHost, clear
 

@@ -4,6 +4,7 @@ import logging
 import threading
 
 from grpc_health.v1 import health, health_pb2
+
 from holdfast.base.errors import Unavailable
 from holdfast.metadata import keys
 from holdfast.metadata.etcd import Etcd

@@ -9,6 +9,7 @@ import threading
 from pathlib import Path
 
 import click
+
 from holdfast.base.errors import HoldfastError
 from holdfast.base.tls import TlsFiles
 from holdfast.metadata.etcd import Etcd

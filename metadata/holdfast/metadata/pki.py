@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
 from holdfast.base.errors import AlreadyExists, BadInput, NotFound
 from holdfast.base.ids import check_name
 from holdfast.base.tls import TlsFiles

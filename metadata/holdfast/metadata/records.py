@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from google.protobuf import json_format
 from google.protobuf.message import Message
+
 from holdfast.base.errors import DataLoss
 
 M = TypeVar("M", bound=Message)
@@ -24,8 +25,11 @@ def decode(message_type: type[M], value: bytes) -> M:
     """The message in `value`. Fields of a newer version are ignored. Raises DataLoss BAD_RECORD."""
     message = message_type()
     try:
-        json_format.Parse(value, message, ignore_unknown_fields=True)
-    except (json_format.ParseError, UnicodeDecodeError) as error:
+        fields = json.loads(value)
+        if not isinstance(fields, dict):
+            raise ValueError("it is not a JSON object")
+        json_format.ParseDict(fields, message, ignore_unknown_fields=True)
+    except (json_format.ParseError, ValueError) as error:
         kind = message_type.DESCRIPTOR.name
         raise DataLoss("BAD_RECORD", f"etcd holds a {kind} that cannot be read: {error}.") from error
     return message

@@ -1,6 +1,7 @@
 """Messages as log lines, without what the protos mark `(secret)`."""
 
 from google.protobuf.message import Message
+
 from holdfast.api.attachment.v1 import attachment_pb2
 from holdfast.metadata.records import encode
 

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import grpc
 from google.protobuf.message import Message
+
 from holdfast.base.errors import HoldfastError
 from holdfast.metadata.caller import Caller, caller_of
 from holdfast.metadata.redact import redacted

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
+
 from holdfast.api.attachment.v1 import attachment_pb2, attachment_pb2_grpc
 from holdfast.api.grant.v1 import grant_pb2, grant_pb2_grpc
 from holdfast.api.host.v1 import host_pb2, host_pb2_grpc

@@ -118,7 +118,7 @@ class StandInHost:
         return self
 
     def stop(self) -> None:
-        """Leave: the lease is given back, the host's record stays."""
+        """Leave: the lease is given back, the host's record stays. Idempotent."""
         self._stop.set()
         self._thread.join()
         self._keeper.stop()

@@ -72,7 +72,7 @@ class Bitmap:
             self._buffer[at : at + len(_page)] = bytes(len(_page))
 
     def or_with(self, other: "Bitmap", but_not: "Bitmap | None" = None) -> None:
-        """Set every bit that is set in `other` (and clear in `but_not`), which have the same number of bits."""
+        """Set every bit that is set in `other` (and clear in `but_not`); all have as many bits."""
         for at, theirs in other._pages():
             wanted = int.from_bytes(theirs, "little")
             if but_not is not None:

@@ -69,9 +69,7 @@ def _freeze(
     yield _settle_both(primary, talk)
 
 
-def _flip(
-    loop: Loop, primary: Primary, talk: Talk, uid: str, wall_time: Callable[[], float]
-) -> Steps[float]:
+def _flip(loop: Loop, primary: Primary, talk: Talk, uid: str, wall_time: Callable[[], float]) -> Steps[float]:
     """Both hosts change over while no write is under way. Returns the time of the freeze."""
     try:
         drained = yield _drained(loop, primary)

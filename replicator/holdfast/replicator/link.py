@@ -31,7 +31,7 @@ RETRY_MIN_S = 0.1
 RETRY_MAX_S = 2.0
 
 Dial = Callable[[Callable[[Session], None], Callable[[str], None]], Session]
-"""dial(on_ready, on_lost) starts to connect; `on_lost(why)` comes at most once, before or after `on_ready`."""
+"""dial(on_ready, on_lost) starts to connect; `on_lost(why)` comes at most once, `on_ready` or not."""
 
 
 class Sent:

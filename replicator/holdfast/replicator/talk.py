@@ -77,7 +77,7 @@ class Talk:
             self._session.write(request.offset, request.buffers, request.fua, done)
 
     def end(self, why: str) -> None:
-        """The session is over. Those who wait are told on the next turn: whoever ended it is at work still."""
+        """The session is over. Who waits is told on the next turn: whoever ended it is still at work."""
         self._over = Unavailable("MIRROR_LOST", f"the mirror is out of reach: {why}.")
         self._session.close()
         asking, self._asking = self._asking, {}

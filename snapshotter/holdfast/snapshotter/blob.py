@@ -10,6 +10,7 @@ import threading
 from typing import NamedTuple
 
 import zstandard
+
 from holdfast.base.errors import DataLoss
 from holdfast.base.limits import EXTENT_BYTES
 from holdfast.snapshotter.envelope import damaged

@@ -23,7 +23,7 @@ GET_MAX_BYTES = 4 * MIB
 GAP_MAX_BYTES = 64 * KIB
 """Bytes between two wanted extents that are fetched and thrown away rather than asking twice."""
 EXTENTS_CACHE_BYTES = 128 * MIB
-GETS = 4
+GETS = 8
 """Ranged GETs under way at once."""
 
 
@@ -91,22 +91,32 @@ class Fetcher:
             for future in self._coming.values():
                 future.cancel()
 
-    def _run(self, fetch: Fetch) -> None:
+    def _run(self, fetch: Fetch, last_try: bool = False) -> None:
         try:
             data = get_range(self._store, fetch.pack, fetch.offset, fetch.end - fetch.offset)
         except DataLoss as error:
             if len(fetch.entries) == 1:
                 self._end(fetch.entries[0], error)
             else:  # The pack is cut: perhaps only the last of them is lost.
-                for entry in fetch.entries:
-                    self._run(plan_fetches([entry])[0])
+                self._one_by_one(fetch.entries, last_try)
+            return
         except Exception as error:
             for entry in fetch.entries:
                 self._end(entry, error)
-        else:
-            for entry in fetch.entries:
-                at = entry.offset - fetch.offset
-                self._end(entry, _decoded(entry, data[at : at + entry.stored_bytes]))
+            return
+        damaged = []
+        for entry in fetch.entries:
+            at = entry.offset - fetch.offset
+            plain = _decoded(entry, data[at : at + entry.stored_bytes])
+            if isinstance(plain, DataLoss) and not last_try:
+                damaged.append(entry)  # It may have been the transfer: look again, once.
+            else:
+                self._end(entry, plain)
+        self._one_by_one(damaged, last_try=True)
+
+    def _one_by_one(self, entries: Iterable[Entry], last_try: bool) -> None:
+        for entry in entries:
+            self._run(plan_fetches([entry])[0], last_try)
 
     def _end(self, entry: Entry, outcome: bytes | Exception) -> None:
         with self._lock:

@@ -41,10 +41,9 @@ class NbdView:
         def connect(wanted: tuple[str, ...]) -> Client:
             return Client(address, name, contexts=wanted, tls=tls, expected=expected)
 
-        with _lost(name):
+        with _lost():
             self._maps = connect(contexts)
             self._bytes = _opened_after(self._maps, lambda: connect(()))
-        self._name = name
         self._maps_lock, self._bytes_lock = threading.Lock(), threading.Lock()
         lacking = set(contexts) - set(self._maps.contexts)
         if lacking:
@@ -61,12 +60,12 @@ class NbdView:
             for offset, length in ranges
             for at in range(offset, offset + length, REQUEST_BYTES)
         ]
-        with self._bytes_lock, _lost(self._name):
+        with self._bytes_lock, _lost():
             pieces = iter(list(self._bytes.read_many(small, DEPTH)))
         return [b"".join(_take(pieces, length)) for _, length in ranges]
 
     def block_status(self, context: str, offset: int, length: int) -> list[tuple[int, int, int]]:
-        with self._maps_lock, _lost(self._name):
+        with self._maps_lock, _lost():
             return self._maps.block_status(context, offset, length)
 
     def close(self) -> None:
@@ -90,9 +89,9 @@ def _opened_after(first: Client, connect: Callable[[], Client]) -> Client:
 
 
 @contextmanager
-def _lost(name: str) -> Iterator[None]:
+def _lost() -> Iterator[None]:
     """Whatever goes wrong with this host's view: the answer is to try another host, or again later."""
     try:
         yield
     except HoldfastError as error:
-        raise ViewLost(error.reason, f"Frozen view {name}: {error.message}") from error
+        raise ViewLost(error.reason, error.message) from error

@@ -11,9 +11,10 @@ import click
 import grpc
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
+
 from holdfast.base import notify
 from holdfast.base.errors import BadInput, HoldfastError, Unavailable
-from holdfast.base.limits import MIB
+from holdfast.base.limits import EXTENT_BYTES, MIB
 from holdfast.base.loop import Loop
 from holdfast.base.nbd.server import Server
 from holdfast.base.tls import TlsFiles, client_context, server_context
@@ -100,7 +101,14 @@ def main(
         )
     except (HoldfastError, OSError) as error:
         raise click.ClickException(str(error)) from error
-    settings = Settings(pack_bytes=pack_mib * MIB, uploads=puts, checkpoint_every_s=checkpoint_s)
+    pack_bytes = pack_mib * MIB
+    settings = Settings(
+        pack_bytes=pack_bytes,
+        uploads=puts,
+        checkpoint_every_s=checkpoint_s,
+        # A pack is full when it has reached its size: small ones are filled in small steps.
+        batch_extents=min(Settings.batch_extents, pack_bytes // EXTENT_BYTES // 4),
+    )
     process.run(snapshotter_id, address, settings, uploads, lease_ttl_s)
 
 
@@ -147,7 +155,6 @@ class Process:
         service.actions.keeper.wait_attached(REGISTERED_WAIT_S)
         notify.tell_supervisor(notify.READY)
         self._loop.run()
-        notify.tell_supervisor(notify.STOPPING)
         service.stop()
         self._health.stop()
         self._grpc.stop(None).wait()

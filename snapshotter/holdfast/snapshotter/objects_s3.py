@@ -22,11 +22,12 @@ from holdfast.snapshotter.objects import (
 )
 
 if TYPE_CHECKING:
+    from botocore.response import StreamingBody
     from mypy_boto3_s3 import S3Client
 
 ChecksumUse = Literal["when_supported", "when_required"]
 BODY_ATTEMPTS = 3
-"""How often a body that is cut off on its way is asked for again; boto3 retries only up to the headers."""
+"""boto3 retries only up to the headers."""
 _MISSING = frozenset({"404", "NoSuchKey", "NotFound"})
 _REFUSED = frozenset(
     {
@@ -50,7 +51,7 @@ class S3Settings:
     request_checksum: ChecksumUse = "when_required"
     response_checksum: ChecksumUse = "when_required"
     attempts: int = 3
-    connect_timeout_s: float = 5.0
+    connect_timeout_s: float = 3.0
     read_timeout_s: float = 30.0
     connections: int = 16
 
@@ -100,23 +101,23 @@ class S3Store:
         return self._prefix + check_name(name)
 
     def _body(self, name: str, byte_range: str) -> bytes:
+        """A body that is cut off on its way is asked for again; whatever came before it boto3 has retried."""
         for attempt in range(1, BODY_ATTEMPTS + 1):
+            with self._errors(name, byte_range):
+                stream = self._open(name, byte_range)
             try:
-                with self._errors(name, byte_range):
-                    return self._body_once(name, byte_range)
+                with self._errors(name, byte_range), contextlib.closing(stream):
+                    return stream.read()
             except Unavailable:
                 if attempt == BODY_ATTEMPTS:
                     raise
         raise AssertionError("unreachable: the last attempt returns or raises")
 
-    def _body_once(self, name: str, byte_range: str) -> bytes:
+    def _open(self, name: str, byte_range: str) -> "StreamingBody":
         key = self._key(name)
         if byte_range:
-            answer = self._client.get_object(Bucket=self._bucket, Key=key, Range=byte_range)
-        else:
-            answer = self._client.get_object(Bucket=self._bucket, Key=key)
-        with contextlib.closing(answer["Body"]) as body:
-            return body.read()
+            return self._client.get_object(Bucket=self._bucket, Key=key, Range=byte_range)["Body"]
+        return self._client.get_object(Bucket=self._bucket, Key=key)["Body"]
 
     @contextlib.contextmanager
     def _errors(self, name: str, byte_range: str = "") -> Iterator[None]:

@@ -28,7 +28,7 @@ class SnapshotReader:
         self._index = index
         self._fetcher = fetcher
         # A hint, and changed without a lock: at worst something is fetched too early or too late.
-        self._expected = -1
+        self._expected = -1000
         self._ahead_to = 0
 
     @property
@@ -91,8 +91,9 @@ class SnapshotReader:
 
     def _extents(self, wanted: range) -> list[bytes]:
         entries = [self._index.get(extent) for extent in wanted]
-        ahead = self._ahead_of(wanted)
-        coming = self._fetcher.start(entry for entry in (*entries, *ahead) if entry)
+        coming = self._fetcher.start(entry for entry in entries if entry)
+        # Apart, and after: what is waited for must not wait for what comes with it.
+        self._fetcher.start(self._ahead_of(wanted))
         return [coming[entry].result() if entry else ZERO_EXTENT for entry in entries]
 
     def _ahead_of(self, wanted: range) -> list[Entry]:
@@ -100,11 +101,12 @@ class SnapshotReader:
         if not wanted:
             return []
         # Several threads share a sequence, so it comes a little out of order.
-        follows = abs(wanted.start - self._expected) <= NEAR_EXTENTS
-        self._expected = wanted.stop
-        if not follows:
-            self._ahead_to = wanted.stop
+        if abs(wanted.start - self._expected) > NEAR_EXTENTS:
+            self._expected = self._ahead_to = wanted.stop
             return []
+        if wanted.stop <= self._expected:
+            return []
+        self._expected = wanted.stop
         # Not past this shard: a damaged one further on must not fail a read that does not need it.
         shard_end = ((wanted.stop - 1) // SHARD_EXTENTS + 1) * SHARD_EXTENTS
         end = min(wanted.stop + READ_AHEAD_EXTENTS, shard_end)

@@ -79,7 +79,8 @@ class Service:
     def _claim_loop(self) -> None:
         claimable = self.actions.claimable(self._stop)
         while not self._stop.is_set():
-            todo = self._todo(claimable)
+            # Without a lease there is nothing to put a claim on.
+            todo = self._todo(claimable) if self.actions.keeper.wait_attached(LOOK_EVERY_S) else []
             if not todo:
                 # What waits may be what we leave alone for now, or there may be no thread for it.
                 self._stop.wait(LOOK_EVERY_S / 4 if claimable.now() else 0)

@@ -5,6 +5,7 @@ object store or etcd out of reach, a host lost (the next one of `frozen_on` is t
 again, since hosts are struck off). A base that cannot be used makes the upload a full one.
 """
 
+import contextlib
 import logging
 import ssl
 import threading
@@ -101,7 +102,8 @@ class Task:
         except DataLoss as error:
             raise BaseUnusable(error.message) from error
         if upload.last_checkpoint:
-            store.delete(upload.last_checkpoint)
+            with contextlib.suppress(HoldfastError):  # Garbage, for collection if not for us.
+                self.store.delete(upload.last_checkpoint)
         return completed
 
     def _job(self, record: r.SnapshotRecord, store: PatientStore, full: bool) -> Job:
@@ -135,12 +137,14 @@ class Task:
         while True:
             record = self._record()
             before = upload.position
+            reason = "No host holds the frozen view any more: the snapshot waits for one, or to be failed."
             for host in record.frozen_on:
                 try:
                     return self._from(upload, self.open_view(record, host))
                 except ViewLost as error:
                     _LOG.warning("snapshot %s: host %s: %s", self.snapshot_uid, host.host_id, error.message)
-                    reporter.waits(error.message)
+                    reason = error.message
+            reporter.waits(reason)
             wait_s = HOSTS_RETRY_FIRST_S if upload.position > before else min(2 * wait_s, HOSTS_RETRY_MAX_S)
             if self.stop.wait(wait_s):
                 raise Stopped

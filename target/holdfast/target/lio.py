@@ -63,8 +63,8 @@ class Lio:
         found |= {name[len(prefix) :] for name in _names(self.root / at.ISCSI) if name.startswith(prefix)}
         return {name for name in found if ids.is_uid(name)}
 
-    def converge(self, volume_uid: str, wanted: Export | None, worker_serves: bool) -> list[Step]:
-        """Make the volume's export what is wanted; the steps that were needed.
+    def converge(self, volume_uid: str, wanted: Export | None, worker_serves: bool) -> Present:
+        """Make the volume's export what is wanted; what there is then.
 
         Raises Unavailable LIO_FAILED at the first step that fails; the next call goes on from there.
         """
@@ -81,7 +81,7 @@ class Lio:
                 _do(self.root, step)
             except OSError as error:
                 raise Unavailable("LIO_FAILED", f"The kernel refused to {step}: {error.strerror}.") from error
-        return steps
+        return read(self.root, volume_uid) if steps else present
 
     def backstore(self, volume_uid: str) -> str:
         """Its directory, for the worker."""

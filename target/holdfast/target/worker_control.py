@@ -1,7 +1,6 @@
 """The worker's end of the control socket (control.py): lines in, answers and changes out."""
 
 import logging
-import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -132,15 +131,3 @@ class _Agent:
             self.close()
             return
         self._loop.modify(self._socket.fileno(), READABLE | (WRITABLE if self._out else 0))
-
-
-def live_socket(path: Path) -> bool:
-    """Whether somebody answers at `path` (a socket file may be left by a worker that died)."""
-    probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        probe.connect(os.fspath(path))
-    except OSError:
-        return False
-    finally:
-        probe.close()
-    return True

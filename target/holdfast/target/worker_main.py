@@ -3,16 +3,17 @@ what to do over the control socket; it goes on without the agent, and ends on SI
 """
 
 import argparse
+import fcntl
 import logging
 import signal
-import socket
 import sys
 from pathlib import Path
 
-from holdfast.base.loop import READABLE, Loop
+from holdfast.base import notify
+from holdfast.base.loop import Loop
 from holdfast.base.tls import TlsFiles
 from holdfast.target.worker import Worker
-from holdfast.target.worker_control import ControlServer, live_socket
+from holdfast.target.worker_control import ControlServer
 
 
 def parse() -> argparse.Namespace:
@@ -37,35 +38,27 @@ def main() -> int:
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
-    path = arguments.run_dir / f"{arguments.volume}.sock"
-    if live_socket(path):
-        print(f"a worker already answers at {path}", file=sys.stderr)
+    lock = open(arguments.run_dir / f"{arguments.volume}.lock", "w")  # noqa: SIM115: held until the end
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print(f"another worker serves volume {arguments.volume}", file=sys.stderr)
         return 1
     tls = None if arguments.clear else TlsFiles(arguments.tls_ca, arguments.tls_cert, arguments.tls_key)
     loop = Loop()
     worker = Worker(loop, arguments.volume, arguments.store / arguments.volume, arguments.host_id, tls)
-    control = ControlServer(loop, path, worker.apply)
+    socket_path = arguments.run_dir / f"{arguments.volume}.sock"
+    control = ControlServer(loop, socket_path, worker.apply)
     worker.tell = control.tell
-    signals = _stop_on_signals(loop)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: loop.call_from_thread(loop.stop))
+    notify.tell_supervisor(notify.READY)
     try:
         loop.run()
     finally:
         control.close()
         worker.close()
-        for end in signals:
-            end.close()
     return 0
-
-
-def _stop_on_signals(loop: Loop) -> tuple[socket.socket, socket.socket]:
-    """SIGTERM and SIGINT end the loop. Keep what is returned: it is how a signal reaches the loop."""
-    receiving, sending = socket.socketpair()
-    sending.setblocking(False)
-    signal.set_wakeup_fd(sending.fileno())
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda _number, _frame: None)
-    loop.add(receiving.fileno(), READABLE, lambda _events: loop.stop())
-    return receiving, sending
 
 
 if __name__ == "__main__":

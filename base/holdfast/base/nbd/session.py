@@ -204,7 +204,7 @@ class Session:
         In clear, what was handed to the kernel may still reach the server and be applied.
         """
         if self.state is State.READY and not self._out:
-            # Only between requests: in the middle of one it would be taken for the request's data.
+            # Only if nothing is waiting: the flush would go on sending requests that were just given up.
             self._out.append(_pack_request(_MAGIC, 0, wire.CMD_DISC, 0, 0, 0))
             with contextlib.suppress(Lost):
                 self._stream.flush()
@@ -339,7 +339,7 @@ class Session:
         if not stream.handshake():
             return
         peer = peer_identity(stream.tls)
-        if False:
+        if peer != self._expected:
             raise Unauthenticated("WRONG_PEER", f"The server is {peer}, not {self._expected}.")
         self.state = State.HANDSHAKE
         self._handshake.tls_established()

@@ -180,7 +180,7 @@ class Story:
             said = self.cluster.cli_refused(BOB, *create)
             check("NOT_FOUND" in said, f"bob should be told NOT_FOUND, but: {said}")
             self.tell.say(f"bob, without a grant: {said}")
-            self.cluster.cli(ALICE, "grant", "create", "monday", "--user", BOB)
+            self.cluster.cli(ALICE, "grant", "create", "monday", BOB)
             self.tell.say("alice grants it to bob")
             with self.tell.waiting("bob creates the volume and attaches it"):
                 volume = self.cluster.cli(BOB, *create)
@@ -213,7 +213,7 @@ class Story:
         self.tell.say("writes to one volume do not show in the other")
 
     def _revoke(self, volume: dict[str, Any]) -> None:
-        self.cluster.cli(ALICE, "grant", "delete", "monday", "--user", BOB)
+        self.cluster.cli(ALICE, "grant", "delete", "monday", BOB)
         said = self.cluster.cli_refused(BOB, "volume", "create", "again", "--from", f"{ALICE}/monday")
         check("NOT_FOUND" in said, f"after revoking, bob should be told NOT_FOUND, but: {said}")
         bob = self._host_of(BOB)

@@ -1,0 +1,424 @@
+"""A primary and its mirror in one process, with a network between them that a test can spoil.
+
+Each host is a loop of its own on a common clock, so that killing a host's process is leaving its loop. A
+session between them carries requests in order and answers in any; what is in flight when it is lost may
+still arrive at the mirror, a prefix of it, as with TCP. Memory that was given back is poisoned: request
+buffers by whoever submitted them (see `poison`), the mirror's receive buffers here.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from random import Random
+
+from holdfast.base.device import Done, Op, Outcome, Request
+from holdfast.base.errors import DataLoss, Unavailable
+from holdfast.base.steps import Steps, run
+from holdfast.base.testing_loop import Clock, TestingLoop, run_for, run_until
+from holdfast.base.tls import PeerIdentity
+from holdfast.replicator.align import align
+from holdfast.replicator.files import Files
+from holdfast.replicator.hydrate import Hydrator
+from holdfast.replicator.link import Link
+from holdfast.replicator.local import LocalReplica
+from holdfast.replicator.mirror import Drain, MirrorExport
+from holdfast.replicator.primary import Primary
+from holdfast.replicator.store import Store, create, exists
+from holdfast.replicator.talk import Session
+
+POISON = 0xDD
+MIRROR_POISON = 0xEE
+_DELAY_MAX_S = 0.01
+_SILENCE_STEP_S = 0.1
+
+
+def poison(buffers: list[memoryview], value: int = POISON) -> None:
+    for buffer in buffers:
+        if not buffer.readonly:
+            buffer[:] = bytes([value]) * len(buffer)
+
+
+class Network:
+    """Between one primary and one mirror. `serve` opens the mirror's export, or raises Unavailable."""
+
+    def __init__(self, chance: Random) -> None:
+        self.chance = chance
+        self.client_loop: TestingLoop | None = None
+        self.server_loop: TestingLoop | None = None
+        self.serve: Callable[[], MirrorExport] | None = None
+        self.sessions: list[FakeSession] = []
+        self.refuse_dial = False
+        self.silent = False
+        """The mirror's answers are held back, and no loss is told."""
+        self.fail: Callable[[Request], Outcome | None] = lambda _request: None
+        """What the mirror's host answers instead of doing a request."""
+        self.delay_max_s = _DELAY_MAX_S
+
+    def dial(self, on_ready: Callable[[Session], None], on_lost: Callable[[str], None]) -> Session:
+        session = FakeSession(self, on_ready, on_lost)
+        self.sessions.append(session)
+        return session
+
+    def cut(self) -> None:
+        """Every session is lost; each end hears of it when it does."""
+        for session in self.sessions:
+            session.cut()
+
+    def delay_s(self) -> float:
+        return self.chance.random() * self.delay_max_s if self.chance.random() < 0.7 else 0.0
+
+
+class _Client:
+    """What the mirror sees of a connection (holdfast.base.nbd.export.Served)."""
+
+    def __init__(self, session: "FakeSession") -> None:
+        self._session = session
+        self.in_flight = 0
+        self.peer: PeerIdentity | None = None
+
+    def drain(self) -> None:
+        raise NotImplementedError
+
+    def close(self, reason: str) -> None:
+        self._session.server_closed()
+
+
+class FakeSession:
+    """holdfast.replicator.talk.Session in memory, and its server's side."""
+
+    def __init__(
+        self, net: Network, on_ready: Callable[[Session], None], on_lost: Callable[[str], None]
+    ) -> None:
+        assert net.client_loop is not None
+        self._net = net
+        self._client_loop = net.client_loop
+        self._server_loop: TestingLoop | None = None
+        self._on_ready = on_ready
+        self._on_lost = on_lost
+        self._export: MirrorExport | None = None
+        self._unsent: list[Callable[[], Callable[[MirrorExport], None]]] = []
+        self._stream: deque[Callable[[MirrorExport], None]] = deque()
+        self._delivering = False
+        self._client_open = True
+        self._client_dead = False
+        self._server_open = True
+        self._lost = False
+        self._client_loop.call_later(net.delay_s(), self._connect)
+
+    # The client's side. Buffers are read at the end of a turn at the earliest, as by sendmsg or TLS.
+
+    def write(self, offset: int, buffers: list[memoryview], fua: bool, done: Done) -> None:
+        def copy() -> Callable[[MirrorExport], None]:
+            content = bytearray(b"".join(buffers))
+            return partial(self._deliver, Op.WRITE, offset, len(content), content, fua, done)
+
+        self._queue(copy)
+
+    def zero(self, offset: int, length: int, fua: bool, done: Done) -> None:
+        self._queue(lambda: partial(self._deliver, Op.ZERO, offset, length, bytearray(), fua, done))
+
+    def flush(self, done: Done) -> None:
+        self._queue(lambda: partial(self._deliver, Op.FLUSH, 0, 0, bytearray(), False, done))
+
+    def control(self, payload: bytes, done: Callable[[Outcome, bytes], None]) -> None:
+        def deliver(export: MirrorExport) -> None:
+            export.control(payload, lambda outcome, answer: self._answer(partial(done, outcome, answer)))
+
+        self._queue(lambda: deliver)
+
+    def close(self) -> None:
+        self._client_open = False
+        self._unsent.clear()
+        self.cut()
+
+    def _connect(self) -> None:
+        if not self._client_open:
+            return
+        serve = self._net.serve
+        if self._lost or self._net.refuse_dial or serve is None:
+            self._tell_lost("refused")
+            return
+        try:
+            self._export = serve()
+        except Unavailable as error:
+            self._tell_lost(error.message)
+            return
+        self._server_loop = self._net.server_loop
+        self._export.opened(_Client(self))
+        self._on_ready(self)
+
+    def _queue(self, copy: Callable[[], Callable[[MirrorExport], None]]) -> None:
+        if self._client_dead:
+            return  # Said by what is left of a killed process while it is collected.
+        assert self._client_open, "a request on a session that is closed"
+        if not self._unsent:
+            self._client_loop.call_later(self._net.delay_s(), self._send)
+        self._unsent.append(copy)
+
+    def _send(self) -> None:
+        if self._client_open and not self._lost:
+            self._stream.extend(copy() for copy in self._unsent)
+            self._unsent.clear()
+            self._keep_delivering()
+
+    # The network.
+
+    def cut(self) -> None:
+        """What is under way arrives in part. Each end is told in its own time."""
+        if self._lost:
+            return
+        self._lost = True
+        for _ in range(self._net.chance.randrange(len(self._stream) + 1)):
+            self._stream.pop()
+        self._client_loop.call_later(self._net.delay_s(), partial(self._tell_lost, "cut"))
+        if self._server_loop is not None:
+            self._server_loop.call_later(self._net.chance.choice((0.0, 0.01, 0.5)), self.server_closed)
+
+    def _tell_lost(self, why: str) -> None:
+        if self._client_open:
+            self._client_open = False
+            self._on_lost(why)
+        self.cut()
+
+    def _keep_delivering(self) -> None:
+        if not self._delivering and self._stream and self._server_loop is not None:
+            self._delivering = True
+            self._server_loop.call_later(self._net.delay_s(), self._deliver_some)
+
+    def _deliver_some(self) -> None:
+        self._delivering = False
+        for _ in range(self._net.chance.randrange(1, 5)):
+            if self._stream and self._server_open and self._export is not None:
+                self._stream.popleft()(self._export)
+        self._keep_delivering()
+
+    def client_died(self) -> None:
+        self._client_open, self._client_dead = False, True
+
+    def server_died(self) -> None:
+        self._server_open = False
+
+    # The server's side.
+
+    def server_closed(self) -> None:
+        if self._server_open:
+            self._server_open = False
+            self._stream.clear()
+            if self._export is not None:
+                self._export.closed()
+            self.cut()
+
+    def _deliver(
+        self,
+        op: Op,
+        offset: int,
+        length: int,
+        content: bytearray,
+        fua: bool,
+        done: Done,
+        export: MirrorExport,
+    ) -> None:
+        ended = False
+        buffers = [memoryview(content)] if content else []
+
+        def end(outcome: Outcome) -> None:
+            nonlocal ended
+            assert not ended, "a request was ended twice"
+            ended = True
+            poison(buffers, MIRROR_POISON)
+            self._answer(partial(done, outcome))
+
+        request = Request(op, offset, length, end, buffers, fua)
+        failure = self._net.fail(request)
+        if failure is None:
+            export.submit(request)
+        else:
+            end(failure)
+
+    def _answer(self, tell: Callable[[], None]) -> None:
+        def arrive() -> None:
+            if not self._client_open or self._lost:
+                return
+            if self._net.silent:
+                self._client_loop.call_later(_SILENCE_STEP_S, arrive)
+            else:
+                tell()
+
+        if self._server_open:
+            self._client_loop.call_later(self._net.delay_s(), arrive)
+
+
+class FakeSource:
+    """holdfast.replicator.hydrate.Source: `content`, with failures on demand."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+        self.fail: Callable[[int], Exception | None] = lambda _offset: None
+        self.reads = 0
+
+    def read(self, offset: int, length: int) -> bytes:
+        self.reads += 1
+        error = self.fail(offset)
+        if error is not None:
+            raise error
+        return self.content[offset : offset + length]
+
+    def lose(self, offset: int) -> None:
+        """The stretch at `offset` is gone for good."""
+        lost = DataLoss("LOST", "an object is gone")
+        self.fail = lambda at: lost if at == offset else None
+
+
+class Host:
+    """One host: a disk's files, a boot, and, while `local` is set, a process."""
+
+    def __init__(self, name: str, files: Callable[[], Files], clock: Clock, chance: Random) -> None:
+        self.name = name
+        self._files = files
+        self._clock = clock
+        self._chance = chance
+        self.boot = 1
+        self.loop = TestingLoop(clock, chance)
+        self.local: LocalReplica | None = None
+        self.suspicions: list[str] = []
+
+    @property
+    def store(self) -> Store:
+        assert self.local is not None
+        return self.local.store
+
+    def open(self, uid: str, size_bytes: int, origin: str) -> LocalReplica:
+        boot_id = f"{self.name}-boot-{self.boot}"
+        if not exists(self._files()):
+            create(self._files(), uid, size_bytes, boot_id, origin)
+        self.local = LocalReplica(
+            self.loop, Store(self._files(), uid, size_bytes, boot_id), self.suspicions.append
+        )
+        return self.local
+
+    def kill(self) -> None:
+        """The process is gone; its files are as it left them."""
+        self.loop.die()
+        self.loop = TestingLoop(self._clock, self._chance)
+        self.local = None
+
+
+class Pair:
+    """A volume on two hosts. `a` is the primary, `b` the mirror."""
+
+    def __init__(
+        self,
+        size_bytes: int,
+        files: Callable[[str], Callable[[], Files]],
+        seed: int = 0,
+        origin: FakeSource | None = None,
+    ) -> None:
+        self.size_bytes = size_bytes
+        self.origin = origin
+        self.clock = Clock()
+        self.chance = Random(seed)
+        self.net = Network(self.chance)
+        self.a = Host("a", files("a"), self.clock, self.chance)
+        self.b = Host("b", files("b"), self.clock, self.chance)
+        self.start_mirror()
+        self.start_primary()
+
+    def start_mirror(self) -> None:
+        local = self.b.open("volume", self.size_bytes, "origin" if self.origin else "")
+        self.drain = Drain()
+        self.net.server_loop = self.b.loop
+        self.net.serve = lambda: MirrorExport(local, self.drain)
+
+    def start_primary(self) -> None:
+        loop = self.a.loop
+        local = self.a.open("volume", self.size_bytes, "origin" if self.origin else "")
+        self.net.client_loop = loop
+        self.link = Link(loop, self.net.dial, partial(align, local, "a", 1))
+        self.hydrator = Hydrator(loop, local.store)
+        self.primary = Primary(loop, local, self.link, self.hydrator)
+        self.link.on_change = self._link_changed
+        self.hydrator.use(self.origin)
+        self.link.start()
+
+    def kill_primary(self) -> None:
+        """Its process, that is: call `start_primary` for the next."""
+        self.a.kill()
+        for session in self.net.sessions:
+            session.client_died()
+        self._drop_sessions()
+
+    def kill_mirror(self) -> None:
+        self.net.serve = None
+        self.b.kill()
+        for session in self.net.sessions:
+            session.server_died()
+        self._drop_sessions()
+
+    def _drop_sessions(self) -> None:
+        self.net.cut()
+        self.net.sessions.clear()
+
+    def _link_changed(self) -> None:
+        if self.link.up:
+            self.primary.release_held()
+            self.hydrator.go_on()
+
+    # Running.
+
+    @property
+    def loops(self) -> list[TestingLoop]:
+        return [self.a.loop, self.b.loop]
+
+    def until(self, condition: Callable[[], bool], limit_s: float = 60.0) -> None:
+        run_until(self.loops, condition, limit_s)
+
+    def for_s(self, seconds: float) -> None:
+        run_for(self.loops, seconds)
+
+    def turn(self) -> None:
+        for loop in self.loops:
+            loop.run_once()
+
+    def until_up(self) -> None:
+        self.until(lambda: self.link.up)
+
+    def finish(self, steps: Steps[object], limit_s: float = 60.0) -> object:
+        """Run `steps` on the primary's loop to its end; raises what it raises."""
+        results: list[object] = []
+        errors: list[Exception] = []
+        run(steps, results.append, errors.append)
+        self.until(lambda: bool(results or errors), limit_s)
+        if errors:
+            raise errors[0]
+        return results[0]
+
+    # Requests, one at a time: buffers are poisoned when the device is done with them.
+
+    def submit(self, op: Op, offset: int, content: bytes | int = b"", **more: object) -> list[Outcome]:
+        """`content`: the bytes of a write, or the length otherwise. The outcome is in the list when known."""
+        length = content if isinstance(content, int) else len(content)
+        writes = op in (Op.WRITE, Op.COMPARE_AND_WRITE)
+        buffers = [memoryview(bytearray(content))] if writes and not isinstance(content, int) else []
+        outcomes: list[Outcome] = []
+
+        def done(outcome: Outcome) -> None:
+            assert not outcomes, "a request was ended twice"
+            outcomes.append(outcome)
+            poison(buffers)
+
+        self.primary.submit(Request(op, offset, length, done, buffers, **more))  # type: ignore[arg-type]
+        return outcomes
+
+    def do(self, op: Op, offset: int = 0, content: bytes | int = b"", **more: object) -> Outcome:
+        outcomes = self.submit(op, offset, content, **more)
+        self.until(lambda: bool(outcomes))
+        return outcomes[0]
+
+    def read(self, offset: int, length: int) -> bytes:
+        content = bytearray(length)
+        outcomes: list[Outcome] = []
+        request = Request(Op.READ, offset, length, outcomes.append, [memoryview(content)])
+        self.primary.submit(request)
+        self.until(lambda: bool(outcomes))
+        assert outcomes == [Outcome.OK], outcomes
+        return bytes(content)

@@ -1,0 +1,169 @@
+"""Worker processes: in sessions of their own, so that they outlive the agent, and adopted by the next one.
+
+`<run-dir>/<uid>.pid` says which process a volume's worker is: its id and its start time, without which a
+process id means nothing after a while. Whether it *is* alive is asked of the kernel each time.
+"""
+
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from holdfast.base import ids
+
+log = logging.getLogger(__name__)
+
+TERM_PATIENCE_S = 10.0
+BACKOFF_FIRST_S = 0.2
+BACKOFF_MAX_S = 20.0
+BACKOFF_FORGET_S = 60.0
+"""A worker that ran so long is started again at once."""
+LOG_KEEP_BYTES = 16 << 20
+
+
+class Workers:
+    """The workers of one run directory.
+
+    Args:
+        command: what to run, before `--volume UID`.
+    """
+
+    def __init__(self, run_dir: Path, command: Sequence[str]) -> None:
+        self._run_dir = run_dir
+        self._command = list(command)
+
+    def known(self) -> set[str]:
+        """Uids of volumes that have, or had, a worker here."""
+        found = {path.name.removesuffix(".pid") for path in self._run_dir.glob("*.pid")}
+        return {uid for uid in found if ids.is_uid(uid)}
+
+    def listen(self) -> socket.socket:
+        """Where workers say that they are ready (base/notify.py). One agent to a run directory."""
+        path = self._run_dir / "agent.notify"
+        path.unlink(missing_ok=True)
+        notices = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        notices.bind(str(path))
+        notices.setblocking(False)
+        return notices
+
+    def control_socket(self, uid: str) -> Path:
+        return self._run_dir / f"{uid}.sock"
+
+    def start(self, uid: str) -> "Worker":
+        """Start a worker. The caller has made sure that none is alive."""
+        path = self._run_dir / f"{uid}.log"
+        if path.exists() and path.stat().st_size > LOG_KEEP_BYTES:
+            path.rename(path.with_suffix(".log.old"))
+        with open(path, "ab") as output:
+            process = subprocess.Popen(
+                [*self._command, "--volume", uid],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                cwd="/",
+                env={**os.environ, "NOTIFY_SOCKET": str(self._run_dir / "agent.notify")},
+            )
+        record = {"pid": process.pid, "started": start_time(process.pid)}
+        fresh = self._run_dir / f"{uid}.pid.new"
+        fresh.write_text(json.dumps(record))
+        fresh.rename(self._run_dir / f"{uid}.pid")
+        log.info("volume %s: worker started, process %d", uid, process.pid)
+        return Worker(process.pid, record["started"], process)
+
+    def adopt(self, uid: str) -> "Worker | None":
+        """The worker that an earlier agent started, if it lives."""
+        try:
+            record = json.loads((self._run_dir / f"{uid}.pid").read_text())
+            worker = Worker(int(record["pid"]), int(record["started"]), None)
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return worker if worker.alive() else None
+
+    def forget(self, uid: str) -> None:
+        """Remove what a worker that is gone for good leaves behind, but for its log."""
+        for end in ("pid", "sock"):
+            (self._run_dir / f"{uid}.{end}").unlink(missing_ok=True)
+
+
+class Worker:
+    """One process, ours or adopted."""
+
+    def __init__(self, pid: int, started: int, process: "subprocess.Popen[bytes] | None") -> None:
+        self.pid = pid
+        self._started = started
+        self._process = process
+        self._term_sent_s: float | None = None
+
+    def alive(self) -> bool:
+        if self._process is not None:
+            return self._process.poll() is None
+        return self._started != 0 and start_time(self.pid) == self._started
+
+    def stop(self) -> None:
+        """Ask it to end; called again after a while, end it. Returns at once."""
+        now_s = time.monotonic()
+        if self._term_sent_s is None:
+            self._term_sent_s = now_s
+            self._signal(signal.SIGTERM)
+        elif now_s - self._term_sent_s > TERM_PATIENCE_S:
+            log.warning("worker %d does not end: killing it", self.pid)
+            self._signal(signal.SIGKILL)
+
+    def _signal(self, number: signal.Signals) -> None:
+        """By a descriptor of the process, which cannot come to mean another one."""
+        try:
+            descriptor = os.pidfd_open(self.pid)
+        except ProcessLookupError:
+            return
+        try:
+            if self.alive():
+                signal.pidfd_send_signal(descriptor, number)
+        except ProcessLookupError:
+            return
+        finally:
+            os.close(descriptor)
+
+
+def start_time(pid: int) -> int:
+    """Clock ticks from boot to the start of a process (proc(5), field 22 of stat); 0 if it is no more."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0
+    return 0 if fields[0] in "ZX" else int(fields[19])
+
+
+class Backoff:
+    """When a worker that ended may be started again."""
+
+    def __init__(self) -> None:
+        self._wait_s = 0.0
+        self._started_s = 0.0
+        self.not_before_s = 0.0
+        self.failures = 0
+
+    def started(self, now_s: float) -> None:
+        self._started_s = now_s
+
+    def ended(self, now_s: float) -> None:
+        if now_s - self._started_s >= BACKOFF_FORGET_S:
+            self._wait_s, self.failures = 0.0, 0
+        self.not_before_s = now_s + self._wait_s
+        self._wait_s = min(max(self._wait_s * 2, BACKOFF_FIRST_S), BACKOFF_MAX_S)
+        self.failures += 1
+
+
+def worker_command(host_id: str, store: Path, run_dir: Path, tls: Sequence[str]) -> list[str]:
+    """What starts a worker, by the contract of worker_main; `tls` are its --tls-... words, or --clear."""
+    return [
+        *(sys.executable, "-m", "holdfast.target.worker_main"),
+        *("--store", str(store), "--run-dir", str(run_dir), "--host-id", host_id),
+        *tls,
+    ]

@@ -1,0 +1,198 @@
+"""Two agents and their workers as processes on this machine, on a real etcd, with the real service."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from google.protobuf.message import Message
+
+from holdfast.api.attachment.v1 import attachment_pb2 as ab
+from holdfast.api.records.v1 import records_pb2 as r
+from holdfast.api.snapshot.v1 import snapshot_pb2 as sb
+from holdfast.api.volume.v1 import volume_pb2 as vb
+from holdfast.base.limits import MIB
+from holdfast.metadata import keys, pki
+from holdfast.metadata.etcd import Etcd
+from holdfast.metadata.records import decode
+from holdfast.metadata.testing import RunningMetadata
+
+LIMIT_S = 30
+IQN = "iqn.2026-01.com.example:compute1"
+
+
+def wait_for(etcd: Etcd, key: str, holds: Callable[[bytes | None], bool]) -> bytes | None:
+    """The value of `key` once it satisfies `holds`. Watches."""
+    stop = threading.Event()
+    timer = threading.Timer(LIMIT_S, stop.set)
+    timer.start()
+    entries, revision = etcd.range(key)
+    value = next((entry.value for entry in entries if entry.key == key), None)
+    try:
+        if holds(value):
+            return value
+        for events in etcd.watch(key, revision + 1, stop):
+            for event in events:
+                if event.key == key:
+                    value = event.entry.value if event.entry else None
+                    if holds(value):
+                        return value
+    finally:
+        timer.cancel()
+    raise AssertionError(f"{key} did not become what was waited for; it is {value!r}")
+
+
+def is_such(kind: type[Message], holds: Callable[..., bool]) -> Callable[[bytes | None], bool]:
+    return lambda value: value is not None and holds(decode(kind, value))
+
+
+class AgentProcess:
+    def __init__(self, name: str, address: str, folder: Path, metadata: RunningMetadata) -> None:
+        pki.issue(metadata.directory, "host", name, [address])
+        identity = pki.Identity(metadata.directory, name)
+        self.name = name
+        self.store = folder / name / "store"
+        self.run = folder / name / "run"
+        self.log = folder / f"{name}.log"
+        self.words = [sys.executable, "-m", "holdfast.target.main", "--host-id", name]
+        self.words += ["--address", address, "--portal", f"{address}:3260", "--store", str(self.store)]
+        self.words += ["--run-dir", str(self.run), "--etcd", metadata.etcd_endpoint]
+        self.words += ["--ca", str(identity.tls.ca), "--cert", str(identity.tls.certificate)]
+        self.words += ["--key", str(identity.tls.key), "--seal-key", str(identity.seal)]
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        with open(self.log, "ab") as log:
+            self.process = subprocess.Popen(self.words, stdout=log, stderr=log)
+
+    def kill(self) -> None:
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def worker(self, uid: str) -> int:
+        return int(json.loads((self.run / f"{uid}.pid").read_text())["pid"])
+
+    def end(self) -> None:
+        """The agent in good order, then its workers."""
+        if self.process is not None:
+            self.process.terminate()
+            self.process.wait(LIMIT_S)
+        for path in self.run.glob("*.pid"):
+            descriptor = None
+            try:
+                descriptor = os.pidfd_open(int(json.loads(path.read_text())["pid"]))
+                signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+            finally:
+                if descriptor is not None:
+                    os.close(descriptor)
+
+
+@pytest.fixture
+def agents(metadata: RunningMetadata, tmp_path: Path) -> Iterator[list[AgentProcess]]:
+    made = [
+        AgentProcess("host-a", "127.0.0.1", tmp_path, metadata),
+        AgentProcess("host-b", "127.0.0.2", tmp_path, metadata),
+    ]
+    for agent in made:
+        agent.start()
+    for agent in made:
+        wait_for(metadata.etcd, keys.host_lease(agent.name), lambda value: value is not None)
+    yield made
+    for agent in made:
+        agent.end()
+
+
+def make_volume(metadata: RunningMetadata, name: str) -> str:
+    client = metadata.client("alice")
+    request = vb.CreateVolumeRequest(volume_id=name, size_bytes=64 * MIB)
+    uid = str(client.volumes.CreateVolume(request).volume.uid)
+    wait_for(
+        metadata.etcd,
+        keys.volume(uid),
+        is_such(r.VolumeRecord, lambda volume: volume.state == r.VOLUME_STATE_AVAILABLE),
+    )
+    return uid
+
+
+def healthy(volume: r.VolumeRecord) -> bool:
+    return volume.health.state == r.HEALTH_STATE_HEALTHY
+
+
+def test_a_volume_lives_and_goes(metadata: RunningMetadata, agents: list[AgentProcess]) -> None:
+    etcd, alice = metadata.etcd, metadata.client("alice")
+    uid = make_volume(metadata, "disk")
+    for agent in agents:
+        assert (agent.store / uid / "data").stat().st_size == 64 * MIB
+    wait_for(etcd, keys.volume(uid), is_such(r.VolumeRecord, healthy))
+
+    # This machine has no LIO: the host says so, and so does the attachment.
+    record = etcd.get(keys.host("host-a"))
+    assert record is not None
+    host = decode(r.HostRecord, record.value)
+    assert not host.exports and "cannot export volumes" in host.exports_message
+    assert host.capacity_bytes > 0
+    request = ab.CreateAttachmentRequest(attachment_id="a1", volume_id="disk", initiator_iqn=IQN)
+    attachment = alice.attachments.CreateAttachment(request).attachment
+    key = keys.attachment(uid, attachment.uid)
+    wait_for(etcd, key, is_such(r.AttachmentRecord, lambda one: "cannot export" in one.reason))
+    alice.attachments.DeleteAttachment(ab.DeleteAttachmentRequest(attachment_id="a1"))
+    wait_for(etcd, key, lambda value: value is None)
+
+    snapshot = alice.snapshots.CreateSnapshot(
+        sb.CreateSnapshotRequest(snapshot_id="s1", volume_id="disk")
+    ).snapshot
+    frozen = wait_for(
+        etcd,
+        keys.snapshot(snapshot.uid),
+        is_such(r.SnapshotRecord, lambda one: one.state == r.SNAPSHOT_STATE_FROZEN),
+    )
+    assert frozen is not None
+    on = decode(r.SnapshotRecord, frozen).frozen_on
+    assert sorted(one.host_id for one in on) == ["host-a", "host-b"]
+    alice.snapshots.DeleteSnapshot(sb.DeleteSnapshotRequest(snapshot_id="s1"))
+
+    workers = [agent.worker(uid) for agent in agents]
+    alice.volumes.DeleteVolume(vb.DeleteVolumeRequest(volume_id="disk"))
+    wait_for(etcd, keys.volume(uid), lambda value: value is None)
+    for agent, pid in zip(agents, workers, strict=True):
+        assert list(agent.store.iterdir()) == []
+        assert not Path(f"/proc/{pid}").exists()
+        assert not (agent.run / f"{uid}.pid").exists()
+
+
+def test_killing_anything_is_mended(metadata: RunningMetadata, agents: list[AgentProcess]) -> None:
+    etcd = metadata.etcd
+    uid = make_volume(metadata, "disk")
+    wait_for(etcd, keys.volume(uid), is_such(r.VolumeRecord, healthy))
+    replicas = etcd.get(keys.replica(uid))
+    assert replicas is not None
+    primary_id = decode(r.ReplicaRecord, replicas.value).primary_host_id
+    primary = next(agent for agent in agents if agent.name == primary_id)
+    lease = etcd.get(keys.host_lease(primary.name))
+    worker = primary.worker(uid)
+
+    # The agent dies: its worker does not, and the next agent adopts both worker and lease.
+    primary.kill()
+    assert Path(f"/proc/{worker}").exists()
+    primary.start()
+    made = make_volume(metadata, "second")
+    assert primary.worker(uid) == worker != primary.worker(made)
+    again = etcd.get(keys.host_lease(primary.name))
+    assert lease is not None and again is not None and again.lease_id == lease.lease_id
+
+    # The worker dies: another is started, which serves.
+    os.kill(worker, signal.SIGKILL)
+    started_s = time.monotonic()
+    while primary.worker(uid) == worker:
+        assert time.monotonic() - started_s < LIMIT_S
+        threading.Event().wait(0.05)
+    wait_for(etcd, keys.volume(uid), is_such(r.VolumeRecord, healthy))
