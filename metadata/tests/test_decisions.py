@@ -38,7 +38,7 @@ IQNS = ("iqn.2026-01.io.e:1", "iqn.2026-01.io.e:2")
 SNAPSHOTTERS = [Claimant("s1", 101), Claimant("s2", 102)]
 SIZE = 1 << 20
 EPOCH = 1
-SEEDS, STEPS = 8, 250
+SEEDS, STEPS = 20, 250
 
 
 @lru_cache(maxsize=10_000)
@@ -292,7 +292,7 @@ class History:
 
 
 def one_step(history: History, chance: random.Random, diligence: float) -> None:
-    """With `diligence` for a chance somebody does what is due; else anybody asks for anything, or acts late or twice."""
+    """Somebody does what is due, `diligence` of the time; else anybody asks, or acts late or twice."""
     by = chance.choice(SNAPSHOTTERS)
     if chance.random() < 0.15:
         history.store.lose_answer = True

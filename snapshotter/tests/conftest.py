@@ -23,7 +23,7 @@ __all__ = ["etcd_server", "installed", "local_host", "swift_server"]
 settings.register_profile(
     "snapshotter",
     deadline=None,
-    max_examples=60,
+    max_examples=40,
     print_blob=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

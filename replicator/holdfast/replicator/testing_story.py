@@ -51,7 +51,7 @@ class Story:
         self._watch_sends()
 
     def tell(self, steps: int) -> None:
-        acts: list[tuple[int, Callable[[], None]]] = [
+        requests = [
             (30, self._write),
             (6, self._zero),
             (6, self._compare_and_write),
@@ -59,24 +59,29 @@ class Story:
             (5, self._flush),
             (25, self._turns),
             (6, self._wait_for_all),
-            (3, self.pair.net.cut),
+            (8, self._freeze),
+            (5, self._wait_for_freeze),
+            (2, self._drop),
+            (3, self._clean),
+            (3, self._check_hosts),
+            (2, self._check_views),
+        ]
+        faults = [
+            (6, self.pair.net.cut),
             (1, self._silence),
             (1, self._mirror_fails),
             (2, self._refuse),
             (1, self._restart_primary),
             (1, self._restart_mirror),
-            (4, self._freeze),
-            (2, self._drop),
-            (3, self._clean),
-            (1, self._no_room_for_views),
+            (2, self._no_room_for_views),
             (1, self._source_fails),
-            (2, self._pass_time),
-            (3, self._check_hosts),
-            (2, self._check_views),
+            (3, self._pass_time),
         ]
-        weights = [weight for weight, _act in acts]
+        storm = self.chance.choice((0.2, 0.5, 1.5))
+        acts: list[Callable[[], None]] = [act for _weight, act in requests + faults]
+        weights = [float(weight) for weight, _act in requests] + [weight * storm for weight, _act in faults]
         for _ in range(steps):
-            self.chance.choices(acts, weights)[0][1]()
+            self.chance.choices(acts, weights)[0]()
         self._end()
 
     # Requests.
@@ -181,6 +186,9 @@ class Story:
     def _wait_for_all(self) -> None:
         self.pair.until(lambda: not self.outstanding)
 
+    def _wait_for_freeze(self) -> None:
+        self.pair.until(lambda: not self.freezing)
+
     def _pass_time(self) -> None:
         self.pair.for_s(self.chance.choice((0.5, 3.0, 13.0)))
 
@@ -244,7 +252,11 @@ class Story:
 
     def _freeze(self) -> None:
         pair = self.pair
-        if self.freezing or not pair.link.up:
+        if self.freezing:
+            return
+        if not pair.link.up and self.chance.random() < 0.7:
+            self._wait_for_all()
+        if not pair.link.up:
             return
         self.views_made += 1
         uid = self.freezing = f"s{self.views_made}"

@@ -38,7 +38,7 @@ def main() -> int:
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
-    lock = open(arguments.run_dir / f"{arguments.volume}.lock", "w")  # noqa: SIM115: held until the end
+    lock = open(arguments.run_dir / f"{arguments.volume}.lock", "w")  # noqa: SIM115 (held until the process ends)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
