@@ -4,17 +4,20 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from signal import SIGCONT, SIGSTOP
 
 import pytest
 
 from holdfast.base.errors import OutcomeUnknown, Unavailable
 from holdfast.base.ids import new_uid
-from holdfast.lab.etcd import EtcdServer
+from holdfast.lab.etcd import EtcdServer, Tls
 from holdfast.lab.servers import LocalHost
+from holdfast.metadata import pki
 from holdfast.metadata.etcd import Compacted, Etcd, Event, LeaseGone, absent, delete, put, unchanged
 from holdfast.metadata.follow import follow
 from holdfast.metadata.lease import LeaseKeeper
+from holdfast.metadata.testing import low_port
 
 P = "/holdfast/v1/test/"
 
@@ -22,7 +25,7 @@ P = "/holdfast/v1/test/"
 @pytest.fixture
 def own_server(local_host: LocalHost) -> Iterator[EtcdServer]:
     """An etcd of this test's own, to be ill-treated."""
-    with EtcdServer(local_host, local_host.folder / f"etcd-{new_uid()}") as server:
+    with EtcdServer(local_host, local_host.folder / f"etcd-{new_uid()}", port=low_port()) as server:
         yield server
 
 
@@ -125,7 +128,9 @@ def test_a_hung_server_makes_the_outcome_unknown(own_server: EtcdServer) -> None
     own_server.signal(SIGSTOP)
     try:
         with pytest.raises(OutcomeUnknown):
-            etcd.transact([], [put(P + "x", b"2")])
+            # It stops a little after the signal was sent, and may answer until then.
+            for _ in range(100):
+                etcd.transact([], [put(P + "x", b"2")])
         with pytest.raises(Unavailable) as raised:
             etcd.get(P + "x")
         assert raised.value.reason == "ETCD_UNREACHABLE"
@@ -269,7 +274,10 @@ def test_dead_leases(etcd: Etcd) -> None:
 
 def test_three_members_killed_in_turn(local_host: LocalHost) -> None:
     """Not a cluster: three servers would disagree. What is shown is that calls move on at each death."""
-    servers = [EtcdServer(local_host, local_host.folder / f"etcd-{new_uid()}").start() for _ in range(3)]
+    servers = [
+        EtcdServer(local_host, local_host.folder / f"etcd-{new_uid()}", port=low_port()).start()
+        for _ in range(3)
+    ]
     etcd = Etcd([server.endpoint for server in servers])
     for server in servers[:-1]:
         assert etcd.transact([], [put(P + "x", b"")]).succeeded
@@ -278,3 +286,21 @@ def test_three_members_killed_in_turn(local_host: LocalHost) -> None:
     assert etcd.transact([], [put(P + "x", b"")]).succeeded
     etcd.close()
     servers[-1].kill()
+
+
+def test_etcd_over_tls(local_host: LocalHost, tmp_path: Path) -> None:
+    """With certificates of the authority it works; without, nothing is answered."""
+    pki.init(tmp_path)
+    pki.issue(tmp_path, "service", "etcd", ["127.0.0.1"])
+    pki.issue(tmp_path, "service", "metadata", ["127.0.0.1"])
+    server_files = pki.Identity(tmp_path, "etcd").tls
+    tls = Tls(server_files.certificate, server_files.key, server_files.ca)
+    with EtcdServer(local_host, local_host.folder / f"etcd-{new_uid()}", port=low_port(), tls=tls) as server:
+        etcd = Etcd([server.url], pki.Identity(tmp_path, "metadata").tls)
+        assert etcd.transact([absent(P + "x")], [put(P + "x", b"1")]).succeeded
+        assert next(etcd.watch(P, 1, threading.Event()))[0].key == P + "x"
+        etcd.close()
+        clear = Etcd([server.endpoint], timeout_s=0.5)
+        with pytest.raises(Unavailable):
+            clear.get(P + "x")
+        clear.close()

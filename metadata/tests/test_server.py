@@ -5,7 +5,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from holdfast.metadata.client import connect
 from holdfast.metadata.records import decode
 from holdfast.metadata.server import SERVICES
 from holdfast.metadata.statuses import error_of
-from holdfast.metadata.testing import RunningMetadata, StandInHost
+from holdfast.metadata.testing import RunningMetadata, StandInHost, low_port
 
 LIST = vb.ListVolumesRequest()
 
@@ -112,7 +112,7 @@ def until_health(health: health_pb2_grpc.HealthStub, service: str, status: int) 
 @pytest.fixture
 def own_etcd(local_host: LocalHost) -> Iterator[EtcdServer]:
     """An etcd that is not running yet."""
-    server = EtcdServer(local_host, local_host.folder / f"etcd-{new_uid()}")
+    server = EtcdServer(local_host, local_host.folder / f"etcd-{new_uid()}", port=low_port())
     yield server
     server.kill()
 
@@ -178,6 +178,22 @@ def test_watches_share_one_and_see_the_end(metadata: RunningMetadata, two_hosts:
         assert states[-1] == r.VOLUME_STATE_UNSPECIFIED, "the last answer says deleted"
 
 
+def test_a_defect_is_internal_and_says_nothing(
+    metadata: RunningMetadata, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise KeyError("private")
+
+    monkeypatch.setattr("holdfast.metadata.volume_api.volume_of", broken)
+    for method in (metadata.client("alice").volumes.GetVolume, metadata.client("alice").volumes.WatchVolume):
+        with pytest.raises(grpc.RpcError) as raised:
+            answer = method(vb.GetVolumeRequest(volume_id="v"), timeout=10)
+            next(answer)
+        assert raised.value.code() == grpc.StatusCode.INTERNAL
+        assert "private" not in raised.value.details()
+    assert "private" in caplog.text
+
+
 def test_stopping_ends_watches(metadata: RunningMetadata, two_hosts: list[StandInHost]) -> None:
     alice = metadata.client("alice")
     alice.volumes.CreateVolume(vb.CreateVolumeRequest(volume_id="v", size_bytes=GIB))
@@ -200,12 +216,10 @@ def notices(tmp_path: Path) -> Iterator[socket.socket]:
         yield made
 
 
-def test_the_process(
-    metadata: RunningMetadata, etcd_server: EtcdServer, notices: socket.socket, free_port: Callable[[], int]
-) -> None:
+def test_the_process(metadata: RunningMetadata, etcd_server: EtcdServer, notices: socket.socket) -> None:
     """`holdfast-metadata` starts, says READY=1, serves, and ends in order on SIGTERM with status 0."""
     identity = pki.Identity(metadata.directory, "metadata")
-    address = f"127.0.0.1:{free_port()}"
+    address = f"127.0.0.1:{low_port()}"
     words = [sys.executable, "-m", "holdfast.metadata.main", "--listen", address]
     words += ["--etcd", etcd_server.endpoint]
     words += ["--ca", str(identity.tls.ca), "--cert", str(identity.tls.certificate)]
@@ -231,13 +245,3 @@ def test_the_process_refuses_bad_files(metadata: RunningMetadata, tmp_path: Path
     words += ["--key", str(identity.tls.key), "--seal-key", str(identity.tls.ca)]
     done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 1 and "seal key" in done.stderr and "Traceback" not in done.stderr
-
-
-@pytest.fixture
-def free_port() -> Callable[[], int]:
-    def find() -> int:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            return int(probe.getsockname()[1])
-
-    return find

@@ -29,6 +29,7 @@ from holdfast.metadata.etcd import Etcd
 from holdfast.metadata.follow import follow
 from holdfast.metadata.records import decode
 from holdfast.snapshotter import checkpoint
+from holdfast.snapshotter.main import STOP_GRACE_S
 from holdfast.snapshotter.objects import ObjectStore
 from holdfast.snapshotter.objects_url import open_store
 from holdfast.snapshotter.testing import VOLUME_UID, ModelView, ModelVolume, differing_extents
@@ -327,6 +328,37 @@ def test_a_snapshot_deleted_meanwhile_is_left(world: World) -> None:
     assert export.left.wait(LONGEST_S)
     record = world.await_record(UIDS[1], lambda record: True)
     assert record.state == r.SNAPSHOT_STATE_DELETED and not record.manifest
+
+
+def test_sigterm_in_the_middle_gives_the_work_back(world: World) -> None:
+    world.add_host("host-a")
+    view = volume_of(12, 4).freeze()
+    [export] = world.freeze(UIDS[1], view)
+    export.hold_from = sorted(view.allocated)[16]
+    running = world.start()
+    assert export.held.wait(LONGEST_S)
+    running.process.signal(signal.SIGTERM)
+    assert running.process.wait(STOP_GRACE_S + LONGEST_S) == 0
+    assert world.etcd.get(keys.claim(UIDS[1])) is None
+    assert world.await_record(UIDS[1], lambda _: True).state == r.SNAPSHOT_STATE_FROZEN
+
+
+def test_a_damaged_base_makes_the_upload_a_full_one(world: World, tmp_path: Path) -> None:
+    (tmp_path / "objects").mkdir()
+    world.objects = f"file://{tmp_path}/objects"
+    world.add_host("host-a")
+    volume = volume_of(13, 2)
+    world.freeze(UIDS[1], volume.freeze())
+    world.start()
+    base = world.completed(UIDS[1])
+    for index in (tmp_path / "objects" / "snapshots" / UIDS[1]).glob("index-*"):
+        index.unlink()
+    volume.write(5 * MIB, b"new")
+    view = volume.freeze()
+    world.freeze(UIDS[2], view, base)
+    record = world.completed(UIDS[2])
+    assert differing_extents(world.store(), record.manifest, view) == []
+    assert record.uploaded_bytes == len(view.allocated) * EXTENT_BYTES
 
 
 def test_a_lost_lease_stops_the_upload_and_it_starts_again(world: World) -> None:

@@ -251,6 +251,19 @@ def test_going_on_repeats_nothing_that_was_recorded(directory: DirectoryStore) -
     assert differing_extents(directory, manifest, view) == []
 
 
+def test_a_checkpoint_that_may_not_be_recorded_deletes_nothing(directory: DirectoryStore) -> None:
+    recorded: list[str] = []
+
+    def record(name: str) -> bool:
+        recorded.append(name)
+        return len(recorded) == 1  # etcd goes away after the first.
+
+    view = scribbled(20, GIB, 60).freeze()
+    new_upload(directory, UIDS[1], GIB, reports=Reports(checkpoint=record)).run(view)
+    assert len(recorded) > 2 and set(recorded) <= directory_names_of(directory)
+    assert new_upload(directory, UIDS[1], GIB).resume(recorded[0])
+
+
 def test_a_checkpoint_of_another_base_is_not_used(directory: DirectoryStore) -> None:
     volume = scribbled(11, GIB, 20)
     base = upload(directory, UIDS[0], volume.freeze()).manifest

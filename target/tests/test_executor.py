@@ -148,6 +148,20 @@ def test_compare_and_write(bench: Bench) -> None:
     assert got.status == 2 and got.sense[2] == 0x0E and int.from_bytes(got.sense[3:7], "big") == 700
     assert bench.device.data[2048:3072] == new
     assert bench.one(cdb, new).sense[12] == 0x24
+    nothing = bytes.fromhex("8900" + "0000000000000004" + "00000000" + "0000")
+    assert bench.one(nothing).status == 0
+    assert bench.one(nothing, old).sense[12] == 0x24
+
+
+def test_verify_with_data(bench: Bench) -> None:
+    content = random.Random(3).randbytes(3 << 18)
+    bench.device.data[512 : 512 + len(content)] = content
+    cdb = bytes.fromhex("2f0200000001000600" + "00")
+    assert bench.one(cdb, content).status == 0
+    wrong = bytearray(content)
+    wrong[5000] ^= 1
+    got = bench.one(cdb, bytes(wrong))
+    assert got.sense[2] == 0x0E and int.from_bytes(got.sense[3:7], "big") == 5000
 
 
 def test_several_steps_stop_at_the_first_that_fails(bench: Bench) -> None:

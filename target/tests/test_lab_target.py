@@ -168,9 +168,9 @@ def test_a_file_system_and_a_worker_that_is_killed_under_it(
 ) -> None:
     compute.run(["mkfs.ext4", "-q", "-F", disk])
     compute.run(["sh", "-c", f"mkdir -p /mnt/v && mount {disk} /mnt/v"])
-    fio = ["fio", "--name=verify", "--filename=/mnt/v/file", "--size=24m", "--bs=4k", "--rw=randwrite"]
+    fio = ["fio", "--name=verify", "--filename=/mnt/v/file", "--size=8m", "--bs=4k", "--rw=randwrite"]
     fio += ["--direct=1", "--ioengine=libaio", "--iodepth=16", "--verify=crc32c", "--time_based=0"]
-    fio += ["--loops=3", "--randrepeat=0", "--output-format=json", "--eta=never"]
+    fio += ["--loops=2", "--randrepeat=0", "--output-format=json", "--eta=never"]
     running = compute.spawn(fio, log_name="fio.log")
     for _ in range(2):
         _await_writes(compute, disk, 300)

@@ -166,7 +166,7 @@ def test_transfers(cdb: str, op: Op, lba: int, blocks: int, fua: bool) -> None:
     assert (got.op, got.offset, got.length, got.fua) == (op, lba * 512, blocks * 512, fua)
 
 
-@pytest.mark.parametrize("cdb", ["28000000001000000000", "8a00" + "00" * 14, "8900" + "00" * 14])
+@pytest.mark.parametrize("cdb", ["28000000001000000000", "8a00" + "00" * 14])
 def test_zero_blocks_are_nothing_to_do(cdb: str) -> None:
     assert data(cdb) == b""
 
@@ -187,7 +187,9 @@ BAD_FIELD = "05/24/00"
         ("28200000001000000800", BAD_FIELD),  # RDPROTECT
         ("8800" + "0000000000000000" + "00002001" + "0000", BAD_FIELD),  # more than 4 MiB
         ("8900" + "0000000000000000" + "00000081" + "0000", BAD_FIELD),
-        ("2f020000001000000800", BAD_FIELD),  # BYTCHK
+        ("2f040000001000000800", BAD_FIELD),  # BYTCHK=10b
+        ("2f060000001000000800", BAD_FIELD),  # BYTCHK=11b
+        ("2f020000001000000800", BAD_FIELD),  # BYTCHK=01b, and no data came
         ("35000020000100000000", BEYOND),
         ("9300" + "0000000000000000" + "00000000" + "0000", BAD_FIELD),  # WSNZ
         ("9301" + "0000000000000000" + "00040001" + "0000", BAD_FIELD),  # more than 128 MiB
@@ -247,6 +249,13 @@ def test_verify_reads() -> None:
         (Op.READ, 512 + mib, mib),
         (Op.READ, 512 + 2 * mib, 512),
     ]
+
+
+def test_verify_compares() -> None:
+    content = bytes(range(256)) * 4
+    got = plan("2f020000000100" + "000200", content)
+    assert steps(got) == [(Op.READ, 512, 1024)]
+    assert isinstance(got, Steps) and got.steps[0].data == content
 
 
 def unmap_list(*ranges: tuple[int, int]) -> bytes:
@@ -317,6 +326,10 @@ def test_supported_operation_codes() -> None:
         assert len(usage) == lengths[entry.opcode >> 5] == int.from_bytes(item[6:8], "big")
         if entry.service_action is not None:
             assert usage[1] & 0x1F == entry.service_action and item[5] == 1
+    timed = data("a30c800000000000ffff0000")
+    assert len(timed) == 4 + 20 * len(commands.ENTRIES) and timed[4 + 5] & 2
+    assert timed[4 + 8 : 4 + 20].hex() == "000a" + "00" * 10
+    assert data("a30c812800000000ffff0000").hex() == "0083000a28f8ffffffff00ffff04" + "000a" + "00" * 10
     assert data("a30c012800000000ffff0000").hex() == "0003000a28f8ffffffff00ffff04"
     assert data("a30c029e00100000ffff0000")[:4].hex() == "00030010"
     assert data("a30c029e00120000ffff0000").hex() == "00010000"

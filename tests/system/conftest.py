@@ -1,5 +1,6 @@
 """One cluster for all system tests that break things and mend them again."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -44,7 +45,8 @@ class Disk:
         self.uid: str = self.volume["uid"]
         words = ["attachment", "create", name, "--volume", name, "--initiator", self.guest.initiator]
         self.login = Login.of(cluster.cli("alice", *words))
-        self.device = log_in(self.guest, self.login)
+        # Its short name: fio takes a colon in a path for a list of paths.
+        self.device = self.guest.run(["readlink", "-f", log_in(self.guest, self.login)]).stdout.strip()
 
     @property
     def primary(self) -> str:
@@ -60,13 +62,13 @@ class Disk:
         return [
             *("fio", "--name=job", f"--filename={self.device}", "--direct=1", "--ioengine=libaio"),
             *("--rw=randwrite", "--bs=4k", "--iodepth=16", f"--size={size}", "--verify=crc32c"),
-            *("--verify_fatal=1", "--group_reporting", *words),
+            # Slow enough to still be writing when something breaks.
+            *("--rate_iops=1500", "--verify_fatal=1", "--group_reporting", *words),
         ]
 
     def worker_pid(self, host: str) -> int:
-        pattern = f"[w]orker_main --volume {self.uid}"
-        guest = self.cluster.lab.guest(host)
-        return int(guest.run(["pgrep", "-f", pattern]).stdout.split()[0])
+        record = self.cluster.lab.guest(host).run(["cat", f"/run/holdfast/{self.uid}.pid"])
+        return int(json.loads(record.stdout)["pid"])
 
     def remove(self) -> None:
         log_out(self.guest, self.login)

@@ -1,12 +1,13 @@
 """Where the service is and who we are: from options, the environment, or the settings file."""
 
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from holdfast.base.tls import TlsFiles
+if TYPE_CHECKING:
+    from holdfast.base.tls import TlsFiles
 
 DEFAULT_FILE = "~/.config/holdfast/config.toml"
 _NAMES = ("server", "ca", "cert", "key")
@@ -26,8 +27,10 @@ class Settings:
     def file(self) -> Path:
         return (self.config or Path(DEFAULT_FILE)).expanduser()
 
-    def connection(self) -> tuple[str, TlsFiles]:
+    def connection(self) -> "tuple[str, TlsFiles]":
         """The server's address and our certificate's files. Raises click.UsageError if one is not set."""
+        from holdfast.base.tls import TlsFiles  # here: it is slow to import, and --help does without
+
         kept = self._read_file()
         given = {"server": self.server, "ca": self.ca, "cert": self.cert, "key": self.key}
         missing = [name for name in _NAMES if not given[name] and name not in kept]
@@ -39,6 +42,8 @@ class Settings:
 
     def _read_file(self) -> dict[str, str]:
         """What the file sets; paths in it are relative to it. Nothing, if the default file is not there."""
+        import tomllib  # here, for the same reason
+
         path = self.file()
         try:
             content = tomllib.loads(path.read_text())

@@ -37,6 +37,11 @@ class Subscription:
     def wake(self) -> None:
         self._woken.set()
 
+    def wake_later(self) -> None:
+        """Look again after a pause: what this was woken for could not be read."""
+        self._feed.stopped.wait(RETRY_S)
+        self._woken.set()
+
     def close(self) -> None:
         """Idempotent; from any thread."""
         self._closed = True

@@ -1,15 +1,14 @@
 """`holdfast-metadata`: the metadata service as a process."""
 
 import logging
-import os
 import signal
-import socket
 import sys
 import threading
 from pathlib import Path
 
 import click
 
+from holdfast.base import notify
 from holdfast.base.errors import HoldfastError
 from holdfast.base.tls import TlsFiles
 from holdfast.metadata.etcd import Etcd
@@ -70,20 +69,11 @@ def main(
         raise click.ClickException(error.message) from error
     server.start()
     logging.getLogger(__name__).info("serving at %s, port %d", listen, server.port)
-    _tell_supervisor("READY=1")
+    notify.tell_supervisor(notify.READY)
     stop.wait()
-    _tell_supervisor("STOPPING=1")
+    notify.tell_supervisor(notify.STOPPING)
     server.stop()
     etcd.close()
-
-
-def _tell_supervisor(state: str) -> None:
-    """systemd's notification protocol (sd_notify(3)): a datagram to $NOTIFY_SOCKET, if there is one."""
-    path = os.environ.get("NOTIFY_SOCKET", "")
-    if path:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notices:
-            notices.connect("\0" + path[1:] if path.startswith("@") else path)
-            notices.send(state.encode())
 
 
 if __name__ == "__main__":

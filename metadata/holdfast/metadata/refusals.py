@@ -1,4 +1,4 @@
-"""Helpers to walk an error table: the status, the reason in its details, and that nothing was changed."""
+"""How tests walk an error table: the status, the reason in its details, and that nothing was changed."""
 
 from collections.abc import Callable
 from typing import Any

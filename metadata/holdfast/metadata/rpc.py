@@ -8,6 +8,7 @@ import functools
 import logging
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import grpc
@@ -28,17 +29,9 @@ def unary(
 ) -> Callable[[Any, _Request, grpc.ServicerContext], _Response]:
     @functools.wraps(method)
     def call(self: Any, request: _Request, context: grpc.ServicerContext) -> _Response:
-        started_s = time.monotonic()
-        caller = None
-        try:
-            caller = caller_of(context)
-            response = method(self, request, caller)
-            _log(method.__name__, caller, request, "OK", started_s)
-            return response
-        except HoldfastError as error:
-            _log(method.__name__, caller, request, error.reason, started_s)
-            abort(context, error)
-            raise AssertionError("abort raises") from error
+        with _answering(method.__name__, request, context) as caller:
+            return method(self, request, caller)
+        raise AssertionError("a refused call has been aborted, which raises")
 
     return call
 
@@ -50,17 +43,30 @@ def stream(
 
     @functools.wraps(method)
     def call(self: Any, request: _Request, context: grpc.ServicerContext) -> Iterator[_Response]:
-        started_s = time.monotonic()
-        caller = None
-        try:
-            caller = caller_of(context)
+        with _answering(method.__name__, request, context) as caller:
             yield from method(self, request, caller, context.add_callback)
-            _log(method.__name__, caller, request, "OK", started_s)
-        except HoldfastError as error:
-            _log(method.__name__, caller, request, error.reason, started_s)
-            abort(context, error)
 
     return call
+
+
+@contextmanager
+def _answering(name: str, request: Message, context: grpc.ServicerContext) -> Iterator[Caller]:
+    """Give who calls; log the end; turn an error into the call's status."""
+    started_s = time.monotonic()
+    caller = None
+    try:
+        caller = caller_of(context)
+        yield caller
+        _log(name, caller, request, "OK", started_s)
+        return
+    except HoldfastError as error:
+        refusal = error
+    except Exception:
+        # What went wrong is for the log, not for the caller.
+        _LOG.exception("%s failed: %s", name, redacted(request))
+        refusal = HoldfastError("INTERNAL", f"{name} failed for a defect of the service's: see its log.")
+    _log(name, caller, request, refusal.reason, started_s)
+    abort(context, refusal)
 
 
 def _log(name: str, caller: Caller | None, request: Message, outcome: str, started_s: float) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from holdfast.api.records.v1 import records_pb2 as r
-from holdfast.base.errors import Exhausted
+from holdfast.base.errors import Exhausted, Unavailable
 from holdfast.metadata.cas import Draft, run
 from holdfast.metadata.etcd import Etcd
 from holdfast.metadata.feed import Feed
@@ -80,7 +80,8 @@ class Service:
     def changes(self, keys: Sequence[str], look: Callable[[], T | None], at_end: AtEnd) -> Iterator[T | None]:
         """`look()` now, and whenever a change of `keys` makes it differ; None when it is gone, as the last.
 
-        Raises what `look` raises, Exhausted TOO_MANY, and Unavailable when the server stops.
+        Once something was shown, it waits out an etcd that is away. Raises what `look` raises, Exhausted
+        TOO_MANY, and Unavailable when the server stops.
         """
         if not self.watches.acquire(blocking=False):
             raise Exhausted("TOO_MANY", f"{WATCHES_MAX} clients watch this server, the most: try another.")
@@ -90,7 +91,13 @@ class Service:
                 return
             shown: T | None = None
             while subscription.wait():
-                now = look()
+                try:
+                    now = look()
+                except Unavailable:
+                    if shown is None:
+                        raise
+                    subscription.wake_later()
+                    continue
                 if now is None or now != shown:
                     yield now
                 if now is None:

@@ -160,11 +160,13 @@ def waits(draft: Draft, snapshot_uid: str, by: Claimant, reason: str) -> bool:
 
 
 def checkpoint(draft: Draft, snapshot_uid: str, by: Claimant, name: str) -> bool:
-    """Add the name of a checkpoint object, from which another snapshotter could go on."""
+    """Name the checkpoint object from which another snapshotter could go on: each holds all of the
+    upload's state, so it takes the place of the one before.
+    """
     snapshot = claimed(draft, snapshot_uid, by)
-    if name in snapshot.checkpoints:
+    if snapshot.checkpoints == [name]:
         return False
-    snapshot.checkpoints.append(name)
+    snapshot.checkpoints[:] = [name]
     return draft.put(keys.snapshot(snapshot_uid), snapshot)
 
 

@@ -4,6 +4,9 @@ A `StandInHost` does to etcd what a storage host's agent does, through the same 
 without any storage. It is for tests of what is above the hosts; the agent has tests of its own.
 """
 
+import contextlib
+import random
+import socket
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,11 +21,23 @@ from holdfast.metadata.cas import Draft
 from holdfast.metadata.client import Client, connect
 from holdfast.metadata.etcd import Etcd
 from holdfast.metadata.host_actions import HostActions, assignment_of
-from holdfast.metadata.records import decode
 from holdfast.metadata.seal import public_key, read_private_key
 from holdfast.metadata.server import MetadataServer
 
 LOOPBACK = "127.0.0.1"
+
+
+def low_port() -> int:
+    """A port of loopback on which nobody listens, below those that the kernel gives to clients.
+
+    A server that is down for a while keeps such a port: a client that tries to reach it meanwhile could
+    otherwise be given that very port as its own, and even be connected to itself.
+    """
+    while True:
+        port = random.randrange(11_000, 19_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind((LOOPBACK, port))
+            return port
 
 
 def clear(etcd: Etcd) -> None:
@@ -167,8 +182,3 @@ class StandInHost:
             # Stale, gone, or etcd is away: the next event says what to do.
             if self._stop.is_set():
                 return
-
-
-def record_at(etcd: Etcd, key: str, message_type: type[r.VolumeRecord]) -> r.VolumeRecord | None:
-    entry = etcd.get(key)
-    return decode(message_type, entry.value) if entry else None

@@ -315,6 +315,8 @@ class Pair:
     ) -> None:
         self.size_bytes = size_bytes
         self.origin = origin
+        self.hydrates = True
+        """In the background too."""
         self.clock = Clock()
         self.chance = Random(seed)
         self.net = Network(self.chance)
@@ -361,7 +363,8 @@ class Pair:
     def _link_changed(self) -> None:
         if self.link.up:
             self.primary.release_held()
-            self.hydrator.go_on()
+            if self.hydrates:
+                self.hydrator.go_on()
 
     # Running.
 

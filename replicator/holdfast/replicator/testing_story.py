@@ -39,9 +39,13 @@ class Story:
         self.history = History(sectors, hydrated)
         self.source = FakeSource(origin_content(sectors)) if hydrated else None
         self.pair = Pair(SIZE_BYTES, lambda name: self.disks[name].files, seed, self.source)
+        self.pair.hydrates = self.chance.random() < 0.3
         self.outstanding: dict[Request, Write | None] = {}
         self.given_back: list[memoryview] = []
         self.frozen: dict[str, tuple[int, bytes]] = {}
+        self.flushed = 0
+        """The tick at which the newest flush that ended OK began."""
+        self.forced: set[int] = set()
         self.freezing = ""
         self.views_made = 0
         self.values = 0
@@ -73,6 +77,7 @@ class Story:
             (2, self._refuse),
             (1, self._restart_primary),
             (1, self._restart_mirror),
+            (1, self._power_cut),
             (2, self._no_room_for_views),
             (1, self._source_fails),
             (3, self._pass_time),
@@ -153,6 +158,10 @@ class Story:
             for host in (self.pair.a, self.pair.b):
                 content = self._bytes_of(host, offset, length)
                 self._judge(f"acknowledged, on {host.name}", offset, content, now, now)
+        if outcome is Outcome.OK and request.op is Op.FLUSH:
+            self.flushed = max(self.flushed, began)
+        if outcome is Outcome.OK and write is not None and request.fua:
+            self.forced.add(id(write))
         if outcome is Outcome.OK and (request.op is Op.FLUSH or request.fua):
             for host in (self.pair.a, self.pair.b):
                 if request.fua:
@@ -229,17 +238,47 @@ class Story:
         if self.source is not None:
             self.source.fail = lambda _offset: None
 
+    def _power_cut(self) -> None:
+        """Of both hosts, which come back by themselves: what was flushed is there, nothing is overlooked."""
+        self._mend()
+        self._kill_primary()
+        self.pair.kill_mirror()
+        for host in (self.pair.a, self.pair.b):
+            self.disks[host.name].power_cut()
+            host.boot += 1
+        unflushed = {id(w): w for writes in self.history.writes.values() for w in writes}
+        for write in unflushed.values():
+            if (
+                write.outcome is Outcome.OK
+                and (write.ended or 0) > self.flushed
+                and id(write) not in self.forced
+            ):
+                self.history.end(write, None)
+        now = self.history.tick()
+        for host in (self.pair.a, self.pair.b):
+            self._judge(f"after a power cut, on {host.name}", 0, self._bytes_of(host, durable=True), now, now)
+        self.pair.start_mirror()
+        self.pair.start_primary()
+        self._watch_sends()
+        for host in (self.pair.a, self.pair.b):
+            assert not host.store.views, "a view of another boot"
+        self._check_hosts()
+        self._check_views()
+
     def _restart_primary(self) -> None:
         self._mend()
+        self._kill_primary()
+        self._check_hosts()
+        self.pair.start_primary()
+        self._watch_sends()
+
+    def _kill_primary(self) -> None:
         self.pair.kill_primary()
         for write in self.outstanding.values():
             if write is not None:
                 self.history.end(write, None)
         self.outstanding.clear()
         self.freezing = ""
-        self._check_hosts()
-        self.pair.start_primary()
-        self._watch_sends()
 
     def _restart_mirror(self) -> None:
         # What was to be mended on the primary's loop still is; the disk's faults are not for an opening.
@@ -377,13 +416,12 @@ class Story:
     def _check_hosts(self) -> None:
         """Regions that differ are intended, on disk."""
         a, b = (self._bytes_of(host) for host in (self.pair.a, self.pair.b))
-        intents = [int.from_bytes(disk.durable("intent"), "little") for disk in self.disks.values()]
-        intended = intents[0] | intents[1]
+        intended = _intended(self.disks["a"]) | _intended(self.disks["b"])
         for region in range(-(-SIZE_BYTES // REGION_BYTES)):
             at = slice(region * REGION_BYTES, (region + 1) * REGION_BYTES)
             assert a[at] == b[at] or intended >> region & 1, f"region {region} differs and is not intended"
         for disk in self.disks.values():
-            intended = int.from_bytes(disk.durable("intent"), "little")
+            intended = _intended(disk)
             now, durable = disk.inodes["data"].content, disk.durable_names["data"].durable
             for region in range(-(-SIZE_BYTES // REGION_BYTES)):
                 at = slice(region * REGION_BYTES, (region + 1) * REGION_BYTES)
@@ -392,6 +430,9 @@ class Story:
     def _end(self) -> None:
         self._mend()
         pair = self.pair
+        # A link that is up may be one whose loss is not known yet.
+        pair.net.cut()
+        pair.until(lambda: not pair.link.up)
         pair.until(lambda: pair.link.up and not self.outstanding and not self.freezing)
         now = self.history.tick()
         contents = [self._bytes_of(host) for host in (pair.a, pair.b)]
@@ -441,3 +482,8 @@ class Story:
         self.pair.until(lambda: len(outcomes) == 2)
         assert outcomes == [Outcome.OK] * 2
         return bytes(content)
+
+
+def _intended(disk: Disk) -> int:
+    """Regions that are intended after a crash of any kind: on disk, and not about to be cleared there."""
+    return int.from_bytes(disk.durable("intent"), "little") & int.from_bytes(disk.content("intent"), "little")

@@ -1,8 +1,10 @@
 """`holdfast-snapshotter`: uploads frozen snapshots, and serves snapshots over NBD to hosts that hydrate."""
 
 import logging
+import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -33,6 +35,8 @@ ETCD_ASK_TIMEOUT_S = 2.0
 """Who may open an export is asked on the NBD server's own thread: not for long."""
 REGISTERED_WAIT_S = 5.0
 """For the first registration, before we say that we serve; etcd may come later, too."""
+STOP_GRACE_S = 5.0
+"""For an end in good order."""
 NBD_CONNECTIONS_MAX = 1024
 _GRPC_THREADS = 4
 
@@ -155,6 +159,7 @@ class Process:
         service.actions.keeper.wait_attached(REGISTERED_WAIT_S)
         notify.tell_supervisor(notify.READY)
         self._loop.run()
+        _exit_after(STOP_GRACE_S)
         service.stop()
         self._health.stop()
         self._grpc.stop(None).wait()
@@ -163,6 +168,13 @@ class Process:
         self._loop.close()
         for one in (self._etcd, self._etcd_for_access, self._store):
             one.close()
+
+
+def _exit_after(grace_s: float) -> None:
+    """End the process then, whatever still waits for a host or a store: being killed costs it nothing."""
+    timer = threading.Timer(grace_s, lambda: os._exit(0))
+    timer.daemon = True
+    timer.start()
 
 
 def split_address(text: str) -> tuple[str, int]:

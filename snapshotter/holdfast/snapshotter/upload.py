@@ -202,10 +202,10 @@ class Upload:
         with self._names:
             name = self._namer.checkpoint()
         self._store.put_confirmed(name, checkpoint.encode(made))
+        self._checkpoint_bytes, self._checkpoint_at_s = self._counters.stored_bytes, self._reports.clock()
         if not self._reports.checkpoint(name):
             return  # Perhaps it is recorded after all: neither of the two may go.
         before, self._checkpoint = self._checkpoint, name
-        self._checkpoint_bytes, self._checkpoint_at_s = self._counters.stored_bytes, self._reports.clock()
         if before:
             self._store.delete(before)
 

@@ -24,9 +24,10 @@ from holdfast.base.loop import READABLE, Loop
 from holdfast.metadata.etcd import Event
 from holdfast.metadata.host_actions import HostActions, assignment_of
 from holdfast.metadata.records import decode
-from holdfast.target.lio import Lio, NoLio
+from holdfast.target.lio import Lio
 from holdfast.target.reconcile import Host
-from holdfast.target.volume_agent import Tools, VolumeAgent
+from holdfast.target.tools import Tools
+from holdfast.target.volume_agent import VolumeAgent
 from holdfast.target.workers import Workers
 
 log = logging.getLogger(__name__)
@@ -75,11 +76,12 @@ class Agent:
     def prepare_exports(self) -> str:
         """Find out whether this kernel can export: why not, or an empty string. Before `start`."""
         future = self._lio_pool.submit(self._lio.prepare)
+        trouble = ""
         try:
             future.result(LIO_PREPARE_LIMIT_S)
-            trouble = ""
         except TimeoutError:
-            trouble = NoLio(f"it did not answer within {LIO_PREPARE_LIMIT_S:.0f} seconds").message
+            # Something holds it up; what is exported stays as it is until it answers.
+            log.error("the kernel's LIO has not answered for %.0f s; going on", LIO_PREPARE_LIMIT_S)
         except HoldfastError as error:
             trouble = error.message
         self.host = replace(self.host, no_lio=trouble)
@@ -178,6 +180,7 @@ class Agent:
             volume.reconcile()
             if volume.finished:
                 volume.close()
+                self._workers.forget(uid)
                 del self._volumes[uid]
 
     def _in_lio_pool(

@@ -18,7 +18,7 @@ from holdfast.base.device import Device, Op, Outcome, Request
 from holdfast.base.loop import READABLE, Loop
 from holdfast.target.ring import Command, Ring
 from holdfast.target.scsi import commands
-from holdfast.target.scsi.plan import Answer, Plan, Step, Steps, Transfer
+from holdfast.target.scsi.plan import Answer, Step, Steps, Transfer
 from holdfast.target.scsi.status import CHECK_CONDITION, GOOD, INVALID_FIELD_IN_CDB, of_outcome
 from holdfast.target.scsi.unit import Unit
 from holdfast.target.uio import Uio
@@ -79,45 +79,46 @@ class RingServer:
     def _serve(self) -> None:
         if self._closed:
             return
+        decide, unit = commands.plan, self.unit
         for command in self._ring.drain():
-            self._begin(command, commands.plan(command.cdb, self.unit, partial(_join, command)))
+            plan = decide(command.cdb, unit, command.content)
+            if type(plan) is Transfer:
+                self._transfer(command, plan)
+            elif type(plan) is Answer:
+                self._answer(command, plan)
+            elif type(plan) is Steps:
+                _Run(self, command.id, plan.steps).next()
         for notice in self._ring.notices:
             log.info("initiator's %s for commands %s", notice.name, notice.command_ids)
         self._ring.notices.clear()
         self._signal_soon()
 
-    def _begin(self, command: Command, plan: Plan) -> None:
-        if type(plan) is Transfer:
-            self._transfer(command, plan)
-        elif type(plan) is Answer:
-            self._answer(command, plan)
-        elif type(plan) is Steps:
-            _Run(self, command.id, plan.steps).next()
-        else:
-            raise AssertionError(f"no such plan: {plan}")
-
     def _transfer(self, command: Command, plan: Transfer) -> None:
-        length = plan.length
-        if plan.op is Op.COMPARE_AND_WRITE:
-            if command.length != 2 * length:
-                self.end(command.id, CHECK_CONDITION, INVALID_FIELD_IN_CDB)
-                return
-            expected = b"".join(_part(command.buffers, 0, length))
-            buffers = _part(command.buffers, length, length)
-        elif command.length == length:
-            expected, buffers = b"", command.buffers
-        elif command.length > length and plan.op is Op.READ:
+        cmd_id = command.id
+        if command.length == plan.length and plan.op is not Op.COMPARE_AND_WRITE:
+            done = partial(self._transferred, cmd_id, plan.op is Op.READ, 0)
+            request = Request(plan.op, plan.offset, plan.length, done, command.buffers, plan.fua)
+            self._requests[cmd_id] = request
+            self._device.submit(request)
+        elif plan.op is Op.COMPARE_AND_WRITE and command.length == 2 * plan.length:
+            self._compare_and_write(command, plan)
+        elif plan.op is Op.READ and command.length > plan.length:
             # The initiator made more room than its CDB asks for: it gets a residual.
-            expected, buffers = b"", _part(command.buffers, 0, length)
+            done = partial(self._transferred, cmd_id, True, plan.length)
+            buffers = _part(command.buffers, 0, plan.length)
+            self.submit(Request(Op.READ, plan.offset, plan.length, done, buffers), cmd_id)
         else:
-            self.end(command.id, CHECK_CONDITION, INVALID_FIELD_IN_CDB)
+            self.end(cmd_id, CHECK_CONDITION, INVALID_FIELD_IN_CDB)
+
+    def _compare_and_write(self, command: Command, plan: Transfer) -> None:
+        length = plan.length
+        if length == 0:
+            self.end(command.id, GOOD)
             return
-        reading = plan.op is Op.READ
-        read_len = length if command.length != length and reading else 0
-        done = partial(self._transferred, command.id, reading, read_len)
-        request = Request(plan.op, plan.offset, length, done, buffers, plan.fua, expected)
-        self._requests[command.id] = request
-        self._device.submit(request)
+        expected = b"".join(_part(command.buffers, 0, length))
+        buffers = _part(command.buffers, length, length)
+        done = partial(self._transferred, command.id, False, 0)
+        self.submit(Request(plan.op, plan.offset, length, done, buffers, plan.fua, expected), command.id)
 
     def _transferred(self, cmd_id: int, reading: bool, read_len: int, outcome: Outcome) -> None:
         if self._closed:
@@ -166,13 +167,14 @@ class RingServer:
 class _Run:
     """A command of several requests, one after the other."""
 
-    __slots__ = ("_at", "_cmd_id", "_ended", "_running", "_server", "_steps")
+    __slots__ = ("_at", "_cmd_id", "_ended", "_found", "_running", "_server", "_steps")
 
     def __init__(self, server: RingServer, cmd_id: int, steps: list[Step]) -> None:
         self._server = server
         self._cmd_id = cmd_id
         self._steps = steps
         self._at = 0
+        self._found = bytearray()
         self._running = False
         self._ended = True
 
@@ -181,32 +183,40 @@ class _Run:
         self._running = True
         while self._ended and self._at < len(self._steps):
             self._ended = False
-            step = self._steps[self._at]
-            buffers = []
-            if step.op is Op.WRITE:
-                buffers = [memoryview(step.data)[: step.length]]
-            elif step.op is Op.READ:
-                buffers = [memoryview(bytearray(step.length))]
-            self._server.submit(Request(step.op, step.offset, step.length, self._done, buffers), self._cmd_id)
+            self._submit(self._steps[self._at])
         self._running = False
         if self._ended and self._at == len(self._steps):
             self._at += 1
             self._server.end(self._cmd_id, GOOD)
 
+    def _submit(self, step: Step) -> None:
+        buffers = []
+        if step.op is Op.WRITE:
+            buffers = [memoryview(step.data)[: step.length]]
+        elif step.op is Op.READ:
+            self._found = bytearray(step.length)
+            buffers = [memoryview(self._found)]
+        self._server.submit(Request(step.op, step.offset, step.length, self._done, buffers), self._cmd_id)
+
     def _done(self, outcome: Outcome) -> None:
+        step = self._steps[self._at]
+        reading = step.op is Op.READ
+        if outcome is Outcome.OK and reading and step.data and step.data != self._found:
+            outcome = Outcome.MISCOMPARE
         if outcome is not Outcome.OK:
-            reading = self._steps[self._at].op is Op.READ
             self._at = len(self._steps) + 1
-            self._server.end(self._cmd_id, *of_outcome(outcome, reading))
+            self._server.end(self._cmd_id, *of_outcome(outcome, reading, self._first_difference(step)))
             return
         self._ended = True
         self._at += 1
         if not self._running:
             self.next()
 
-
-def _join(command: Command) -> bytes:
-    return b"".join(command.buffers)
+    def _first_difference(self, step: Step) -> int:
+        """Where in the Data-Out Buffer of a VERIFY."""
+        pairs = zip(step.data, self._found, strict=False)
+        within = next((at for at, (one, other) in enumerate(pairs) if one != other), 0)
+        return step.offset - self._steps[0].offset + within
 
 
 def _part(buffers: list[memoryview], start: int, length: int) -> list[memoryview]:

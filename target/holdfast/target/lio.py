@@ -75,8 +75,10 @@ class Lio:
                 "LIO_FAILED", f"The export of volume {volume_uid} cannot be read: {error}."
             ) from error
         steps = reconcile_export(volume_uid, wanted, present, worker_serves)
+        if steps:
+            log.info("volume %s: %d changes to its export, first: %s", volume_uid, len(steps), steps[0])
         for step in steps:
-            log.info("volume %s: %s", volume_uid, step)
+            log.debug("volume %s: %s", volume_uid, step)
             try:
                 _do(self.root, step)
             except OSError as error:

@@ -71,8 +71,11 @@ def reconcile_export(
     """The steps that make `present` what is `wanted`; none if it is.
 
     Args:
-        worker_serves: a worker has the ring open, so commands in flight will end.
+        worker_serves: a worker has the ring open, or may be opening it: commands in flight will end. As
+            long as it has, the backstore stays.
     """
+    if wanted is None and worker_serves:
+        return _remove_target(volume_uid, present)
     if wanted is None:
         return _remove_all(volume_uid, present, worker_serves)
     fits = present.backstore is Backstore.ENABLED and present.size_bytes == wanted.size_bytes

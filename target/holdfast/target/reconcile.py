@@ -70,7 +70,11 @@ class Situation:
 
 @dataclass(frozen=True)
 class Plan:
-    """Where to go. `desired` is for the worker, if it is to run; `export` for the kernel."""
+    """Where to go.
+
+    `desired` is for the worker, if it is to run (None: say nothing yet). `export` is for the kernel; None is
+    no target any more, and no backstore once the worker has let go of its ring.
+    """
 
     run_worker: bool
     desired: Desired | None = None
@@ -87,31 +91,29 @@ def decide(uid: str, host: Host, now: Situation) -> Plan:
         return _deleting(assignment, host, now)
     desired = _desired(assignment, host)
     if assignment.role != r.ROLE_PRIMARY:
-        return Plan(True, desired, _letting_go(assignment, host, now), reports=_views_lost(assignment, now))
+        return Plan(True, desired, reports=_views_lost(assignment, now))
     export = _export(assignment, host, now)
-    made = now.present is not None and now.present.backstore is Backstore.ENABLED
-    if export is not None and export.acls and made:
+    reports = _primary_reports(assignment, host, now)
+    if export is None:
+        return Plan(True, desired, reports=reports)
+    if now.present is None:
+        # Perhaps the worker has its ring open already: it must not be told to close it.
+        return Plan(True, None, export, reports=reports)
+    if now.present.backstore is Backstore.ENABLED:
         desired = replace(desired, ring=DesiredRing(f"{host.backstores}/{uid}", uio_name(uid)))
-    return Plan(True, desired, export, reports=_primary_reports(assignment, host, now))
+    return Plan(True, desired, export, reports=reports)
 
 
 def _deleting(assignment: r.Assignment, host: Host, now: Situation) -> Plan:
     """One thing at a time: export, ring, backstore, worker, store, key."""
     if not now.nothing_exported:
         # A worker that runs is kept, to serve what is in flight; one that does not is not started for it.
-        return Plan(now.worker_alive, _desired(assignment, host), _letting_go(assignment, host, now))
+        return Plan(now.worker_alive, _desired(assignment, host))
     if now.worker_alive:
         return Plan(False)
     if now.store_exists:
         return Plan(False, remove_store=True)
     return Plan(False, reports=(say.StoreRemoved(),))
-
-
-def _letting_go(assignment: r.Assignment, host: Host, now: Situation) -> Export | None:
-    """No target any more; and no backstore, once the worker has let go of its ring."""
-    if not now.ring_in_use:
-        return None
-    return Export(assignment.volume_uid, assignment.size_bytes, host.portal)
 
 
 def _desired(assignment: r.Assignment, host: Host) -> Desired:
@@ -144,7 +146,7 @@ def _export(assignment: r.Assignment, host: Host, now: Situation) -> Export | No
         return None
     wanted = [one for one in assignment.attachments if not one.detaching and one.uid in now.secrets]
     if not wanted:
-        return _letting_go(assignment, host, now)
+        return None
     acls = tuple(Acl(one.initiator_iqn, one.chap_user, now.secrets[one.uid], one.lun) for one in wanted)
     return Export(assignment.volume_uid, assignment.size_bytes, host.portal, serve=now.ring_open, acls=acls)
 

@@ -44,6 +44,10 @@ class Command:
         self.length = length
         """Bytes that `buffers` hold together."""
 
+    def content(self) -> bytes:
+        """A copy of what `buffers` hold."""
+        return b"".join(self.buffers)
+
 
 class Notice:
     """A task management function, and the open commands that it was for."""
@@ -111,9 +115,10 @@ class Ring:
             sense: with CHECK CONDITION, at most 96 bytes.
             read_len: how much of the buffers was filled, if not all; 0 means all.
         """
-        if cmd_id not in self._open:
-            raise AssertionError(f"command {cmd_id} is not open: completed twice, or never drained")
-        self._open.remove(cmd_id)
+        try:
+            self._open.remove(cmd_id)
+        except KeyError:
+            raise AssertionError(f"command {cmd_id} is not open: ended twice, or never drained") from None
         entry, tail = self._slots.popleft()
         uflags = self._read_len_flag if read_len else 0
         self._pack_response(self._bytes, entry + 4, cmd_id, 0, uflags, status, read_len)

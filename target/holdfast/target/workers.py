@@ -4,6 +4,7 @@
 process id means nothing after a while. Whether it *is* alive is asked of the kernel each time.
 """
 
+import contextlib
 import json
 import logging
 import os
@@ -84,11 +85,14 @@ class Workers:
             worker = Worker(int(record["pid"]), int(record["started"]), None)
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        return worker if worker.alive() else None
+        if worker.alive():
+            return worker
+        worker.close()
+        return None
 
     def forget(self, uid: str) -> None:
-        """Remove what a worker that is gone for good leaves behind, but for its log."""
-        for end in ("pid", "sock"):
+        """Remove what a worker that is gone for good leaves behind."""
+        for end in ("pid", "sock", "lock", "log", "log.old"):
             (self._run_dir / f"{uid}.{end}").unlink(missing_ok=True)
 
 
@@ -99,6 +103,8 @@ class Worker:
         self.pid = pid
         self._started = started
         self._process = process
+        self.pidfd = _open_pidfd(pid)
+        """Readable when the process has ended; -1 if it had already. Closed by `close`."""
         self._term_sent_s: float | None = None
 
     def alive(self) -> bool:
@@ -116,19 +122,24 @@ class Worker:
             log.warning("worker %d does not end: killing it", self.pid)
             self._signal(signal.SIGKILL)
 
+    def close(self) -> None:
+        """Let go of it, dead or alive."""
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
+            self.pidfd = -1
+
     def _signal(self, number: signal.Signals) -> None:
-        """By a descriptor of the process, which cannot come to mean another one."""
-        try:
-            descriptor = os.pidfd_open(self.pid)
-        except ProcessLookupError:
-            return
-        try:
-            if self.alive():
-                signal.pidfd_send_signal(descriptor, number)
-        except ProcessLookupError:
-            return
-        finally:
-            os.close(descriptor)
+        """By the descriptor, which cannot come to mean another process."""
+        if self.pidfd >= 0 and self.alive():
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self.pidfd, number)
+
+
+def _open_pidfd(pid: int) -> int:
+    try:
+        return os.pidfd_open(pid)
+    except ProcessLookupError:
+        return -1
 
 
 def start_time(pid: int) -> int:

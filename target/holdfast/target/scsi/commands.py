@@ -45,62 +45,66 @@ _10, _12, _16 = transfer.FIELDS_10, transfer.FIELDS_12, transfer.FIELDS_16
 _READ, _WRITE = Op.READ, Op.WRITE
 
 
-def _report_supported(cdb: bytes, unit: Unit) -> Plan:
-    """SPC-4 6.35. Timeouts descriptors (RCTD) are left out: there are no timeouts to tell."""
+_RCTD = 0x80
+_NO_TIMEOUTS = bytes([0, 10]) + bytes(10)
+"""A command timeouts descriptor that names none (SPC-4 6.35.4)."""
+
+
+def _report_supported(cdb: bytes, _unit: Unit) -> Plan:
+    """SPC-4 6.35: all commands, or one."""
     options, opcode = cdb[2] & 0x07, cdb[3]
-    action = int.from_bytes(cdb[4:6], "big")
     allocated = int.from_bytes(cdb[6:10], "big")
+    timeouts = _NO_TIMEOUTS if cdb[2] & _RCTD else b""
     if options == 0:
-        listed = b"".join(
-            bytes([e.opcode, 0])
-            + (e.service_action or 0).to_bytes(2, "big")
-            + bytes([0, 0 if e.service_action is None else 1])
-            + (len(e.usage) // 2).to_bytes(2, "big")
-            for e in ENTRIES
-        )
+        listed = b"".join(_descriptor(entry, timeouts) for entry in ENTRIES)
         return good((len(listed).to_bytes(4, "big") + listed)[:allocated])
-    if options > 3:
-        return refused(INVALID_FIELD_IN_CDB)
     has_actions = any(e.opcode == opcode and e.service_action is not None for e in ENTRIES)
-    if (options == 1 and has_actions) or (options == 2 and not has_actions):
+    if options > 3 or (options == 1 and has_actions) or (options == 2 and not has_actions):
         return refused(INVALID_FIELD_IN_CDB)
-    wanted = action if has_actions else None
+    wanted = int.from_bytes(cdb[4:6], "big") if has_actions else None
     found = next((e for e in ENTRIES if e.opcode == opcode and e.service_action == wanted), None)
     if found is None:
         return good(bytes([0, 1, 0, 0])[:allocated])  # not supported
     usage = bytes.fromhex(found.usage)
-    return good((bytes([0, 3]) + len(usage).to_bytes(2, "big") + usage)[:allocated])
+    head = bytes([0, 3 | (0x80 if timeouts else 0)]) + len(usage).to_bytes(2, "big")
+    return good((head + usage + timeouts)[:allocated])
+
+
+def _descriptor(entry: Entry, timeouts: bytes) -> bytes:
+    flags = (0 if entry.service_action is None else 1) | (2 if timeouts else 0)
+    action = (entry.service_action or 0).to_bytes(2, "big")
+    return bytes([entry.opcode, 0, *action, 0, flags]) + (len(entry.usage) // 2).to_bytes(2, "big") + timeouts
 
 
 ENTRIES = (
     Entry(0x00, "000000000004", state.test_unit_ready),
     Entry(0x03, "03010000ff04", state.request_sense, despite_attention=True),
-    Entry(0x08, "081fffffff04", partial(transfer.transfer_6, _READ)),
-    Entry(0x0A, "0a1fffffff04", partial(transfer.transfer_6, _WRITE)),
+    Entry(0x08, "081fffffff04", transfer.transfer_6(_READ)),
+    Entry(0x0A, "0a1fffffff04", transfer.transfer_6(_WRITE)),
     Entry(0x12, "1201ffffff04", inquiry.inquiry, despite_attention=True),
     Entry(0x15, "15110000ff04", None, mode.mode_select_6),
     Entry(0x1A, "1a08ffffff04", mode.mode_sense_6),
     Entry(0x1B, "1b010000f304", state.start_stop_unit),
     Entry(0x25, "25000000000000000004", state.read_capacity_10),
-    Entry(0x28, "28f8ffffffff00ffff04", partial(transfer.transfer, _READ, _10)),
-    Entry(0x2A, "2af8ffffffff00ffff04", partial(transfer.transfer, _WRITE, _10)),
-    Entry(0x2F, "2ff6ffffffff00ffff04", partial(transfer.verify, _10)),
+    Entry(0x28, "28f8ffffffff00ffff04", transfer.transfer(_READ, _10)),
+    Entry(0x2A, "2af8ffffffff00ffff04", transfer.transfer(_WRITE, _10)),
+    Entry(0x2F, "2ff6ffffffff00ffff04", None, partial(transfer.verify, _10)),
     Entry(0x35, "3506ffffffff00ffff04", partial(transfer.synchronize_cache, _10)),
     Entry(0x41, "41fcffffffff00ffff04", None, partial(provisioning.write_same, _10, False)),
     Entry(0x42, "42010000000000ffff04", None, provisioning.unmap),
     Entry(0x55, "55110000000000ffff04", None, mode.mode_select_10),
     Entry(0x5A, "5a18ffff000000ffff04", mode.mode_sense_10),
-    Entry(0x88, "88f8ffffffffffffffffffffffff0004", partial(transfer.transfer, _READ, _16)),
+    Entry(0x88, "88f8ffffffffffffffffffffffff0004", transfer.transfer(_READ, _16)),
     Entry(0x89, "89f8ffffffffffffffff000000ff0004", transfer.compare_and_write),
-    Entry(0x8A, "8af8ffffffffffffffffffffffff0004", partial(transfer.transfer, _WRITE, _16)),
-    Entry(0x8F, "8ff6ffffffffffffffffffffffff0004", partial(transfer.verify, _16)),
+    Entry(0x8A, "8af8ffffffffffffffffffffffff0004", transfer.transfer(_WRITE, _16)),
+    Entry(0x8F, "8ff6ffffffffffffffffffffffff0004", None, partial(transfer.verify, _16)),
     Entry(0x91, "9106ffffffffffffffffffffffff0004", partial(transfer.synchronize_cache, _16)),
     Entry(0x93, "93f9ffffffffffffffffffffffff0004", None, partial(provisioning.write_same, _16, True)),
     Entry(0x9E, "9e100000000000000000ffffffff0004", state.read_capacity_16, None, 0x10),
     Entry(0xA3, "a3ea00000000ffffffff0004", state.report_target_port_groups, None, 0x0A),
     Entry(0xA3, "a30c87ffffffffffffff0004", _report_supported, None, 0x0C),
-    Entry(0xA8, "a8f8ffffffffffffffff0004", partial(transfer.transfer, _READ, _12)),
-    Entry(0xAA, "aaf8ffffffffffffffff0004", partial(transfer.transfer, _WRITE, _12)),
+    Entry(0xA8, "a8f8ffffffffffffffff0004", transfer.transfer(_READ, _12)),
+    Entry(0xAA, "aaf8ffffffffffffffff0004", transfer.transfer(_WRITE, _12)),
 )
 
 _BY_OPCODE: list[Entry | None] = [None] * 256
@@ -120,7 +124,7 @@ def plan(cdb: bytes, unit: Unit, parameters: Callable[[], bytes]) -> Plan:
         parameters: fetches the Data-Out Buffer; called only for commands with a parameter list.
     """
     entry = _BY_OPCODE[cdb[0]] or _BY_ACTION.get((cdb[0], cdb[1] & 0x1F))
-    if unit.attentions and not (entry and entry.despite_attention):
+    if unit.attentions.waiting and not (entry and entry.despite_attention):
         attention = unit.attentions.take()
         assert attention is not None
         return refused(sense(UNIT_ATTENTION, *attention))

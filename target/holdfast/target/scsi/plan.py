@@ -31,7 +31,7 @@ class Transfer:
 
 
 class Step:
-    """One of several requests. WRITE stores `data`, as often as it takes; READ reads into the void."""
+    """One of several requests. WRITE stores `data`; READ compares with `data`, if there is any."""
 
     __slots__ = ("data", "length", "offset", "op")
 

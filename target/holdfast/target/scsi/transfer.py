@@ -1,5 +1,6 @@
 """Commands that move, check or settle the medium's bytes (SBC-3 5.9 to 5.36)."""
 
+from collections.abc import Callable
 from struct import Struct
 
 from holdfast.base.device import Op
@@ -20,6 +21,9 @@ _PROTECT = 0xE0
 _FUA = 0x08
 _IMMED = 0x02
 _BYTCHK = 0x06
+_BYTCHK_COMPARE = 0x02
+
+Planner = Callable[[bytes, Unit], Plan]
 
 # Flags, LBA and number of blocks, by the size of the CDB.
 FIELDS_10 = Struct(">xBIxH")
@@ -27,14 +31,29 @@ FIELDS_12 = Struct(">xBII")
 FIELDS_16 = Struct(">xBQI")
 
 
-def transfer_6(op: Op, cdb: bytes, unit: Unit) -> Plan:
-    lba = int.from_bytes(cdb[1:4], "big") & 0x1FFFFF
-    return _transfer(op, 0, lba, cdb[4] or 256, unit)
+def transfer_6(op: Op) -> Planner:
+    """READ (6) or WRITE (6)."""
+
+    def plan(cdb: bytes, unit: Unit) -> Plan:
+        lba = int.from_bytes(cdb[1:4], "big") & 0x1FFFFF
+        return _transfer(op, 0, lba, cdb[4] or 256, unit)
+
+    return plan
 
 
-def transfer(op: Op, fields: Struct, cdb: bytes, unit: Unit) -> Plan:
-    flags, lba, blocks = fields.unpack_from(cdb)
-    return _transfer(op, flags, lba, blocks, unit)
+def transfer(op: Op, fields: Struct) -> Planner:
+    """READ or WRITE of another size. Made once for each: this is on the path of every I/O."""
+    unpack = fields.unpack_from
+    writing = op is Op.WRITE
+
+    def plan(cdb: bytes, unit: Unit) -> Plan:
+        flags, lba, blocks = unpack(cdb)
+        plain = flags == 0 and 0 < blocks <= _TRANSFER_MAX_BLOCKS and lba + blocks <= unit.blocks
+        if plain and not (writing and unit.read_only):
+            return Transfer(op, lba * LOGICAL_BLOCK_BYTES, blocks * LOGICAL_BLOCK_BYTES)
+        return _transfer(op, flags, lba, blocks, unit)
+
+    return plan
 
 
 def _transfer(op: Op, flags: int, lba: int, blocks: int, unit: Unit) -> Plan:
@@ -47,18 +66,33 @@ def _transfer(op: Op, flags: int, lba: int, blocks: int, unit: Unit) -> Plan:
     if blocks == 0:
         return good()
     # FUA on a read asks for what is on the medium, with the cache written there first: the newest bytes.
-    return Transfer(op, lba * 512, blocks * 512, op is Op.WRITE and flags & _FUA != 0)
+    fua = op is Op.WRITE and flags & _FUA != 0
+    return Transfer(op, lba * LOGICAL_BLOCK_BYTES, blocks * LOGICAL_BLOCK_BYTES, fua)
 
 
-def verify(fields: Struct, cdb: bytes, unit: Unit) -> Plan:
-    """BYTCHK=0 only: that the medium can be read. It is read."""
+def verify(fields: Struct, cdb: bytes, unit: Unit, content: bytes) -> Plan:
+    """BYTCHK=0: the medium can be read, which is tried. BYTCHK=1: it holds what the initiator sent."""
     flags, lba, blocks = fields.unpack_from(cdb)
-    if flags & (_PROTECT | _BYTCHK) or blocks * LOGICAL_BLOCK_BYTES > ZERO_MAX_BYTES:
-        return refused(INVALID_FIELD_IN_CDB)
+    compare = flags & _BYTCHK == _BYTCHK_COMPARE
     if lba + blocks > unit.blocks:
         return refused(LBA_OUT_OF_RANGE)
-    offset, end = lba * LOGICAL_BLOCK_BYTES, (lba + blocks) * LOGICAL_BLOCK_BYTES
-    return Steps([Step(Op.READ, at, min(CHUNK_BYTES, end - at)) for at in range(offset, end, CHUNK_BYTES)])
+    if flags & _PROTECT or flags & _BYTCHK not in (0, _BYTCHK_COMPARE):
+        return refused(INVALID_FIELD_IN_CDB)
+    length = blocks * LOGICAL_BLOCK_BYTES
+    if length > ZERO_MAX_BYTES or (compare and len(content) != length):
+        return refused(INVALID_FIELD_IN_CDB)
+    offset = lba * LOGICAL_BLOCK_BYTES
+    return Steps(
+        [
+            Step(
+                Op.READ,
+                offset + at,
+                min(CHUNK_BYTES, length - at),
+                content[at : at + CHUNK_BYTES] if compare else b"",
+            )
+            for at in range(0, length, CHUNK_BYTES)
+        ]
+    )
 
 
 def synchronize_cache(fields: Struct, cdb: bytes, unit: Unit) -> Plan:
@@ -78,7 +112,6 @@ def compare_and_write(cdb: bytes, unit: Unit) -> Plan:
         return refused(LBA_OUT_OF_RANGE)
     if unit.read_only:
         return refused(WRITE_PROTECTED)
-    if blocks == 0:
-        return good()
+    # Zero blocks are nothing to do, but only if no data came with them: the executor looks.
     offset, length = lba * LOGICAL_BLOCK_BYTES, blocks * LOGICAL_BLOCK_BYTES
     return Transfer(Op.COMPARE_AND_WRITE, offset, length, flags & _FUA != 0)

@@ -17,8 +17,8 @@ ZERO_MAX_BYTES = 128 * MIB
 """What one UNMAP or WRITE SAME may cover: its copies for frozen views must fit an initiator's patience."""
 UNMAP_MAX_DESCRIPTORS = 256
 COMPARE_MAX_BYTES = 64 * KIB
-PARAMETERS_MAX_BYTES = 64 * KIB
-"""The longest parameter list: their lengths have 16 bits."""
+PARAMETERS_MAX_BYTES = TRANSFER_MAX_BYTES
+"""The longest Data-Out Buffer that is looked at as a whole (VERIFY's; parameter lists are shorter)."""
 
 ACTIVE_OPTIMIZED = 0x0
 STANDBY = 0x2
@@ -44,18 +44,15 @@ class UnitAttentions:
     MAX = 16
 
     def __init__(self) -> None:
-        self._waiting: deque[tuple[int, int]] = deque(maxlen=self.MAX)
+        self.waiting: deque[tuple[int, int]] = deque(maxlen=self.MAX)
 
     def establish(self, asc: int, ascq: int) -> None:
         """For example 29h/00h: power on, reset or bus device reset; a lost write cache."""
-        if (asc, ascq) not in self._waiting:
-            self._waiting.append((asc, ascq))
+        if (asc, ascq) not in self.waiting:
+            self.waiting.append((asc, ascq))
 
     def take(self) -> tuple[int, int] | None:
-        return self._waiting.popleft() if self._waiting else None
-
-    def __bool__(self) -> bool:
-        return bool(self._waiting)
+        return self.waiting.popleft() if self.waiting else None
 
 
 @dataclass
@@ -72,10 +69,11 @@ class Unit:
     groups: tuple[PortGroup, ...] = (PortGroup(1, 1),)
     here: int = 0
     attentions: UnitAttentions = field(default_factory=UnitAttentions)
+    blocks: int = field(init=False)
+    """Logical blocks. Here, not a property: every command asks."""
 
-    @property
-    def blocks(self) -> int:
-        return self.size_bytes // LOGICAL_BLOCK_BYTES
+    def __post_init__(self) -> None:
+        self.blocks = self.size_bytes // LOGICAL_BLOCK_BYTES
 
     @property
     def serial(self) -> bytes:

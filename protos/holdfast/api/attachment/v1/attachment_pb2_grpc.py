@@ -76,6 +76,7 @@ class AttachmentServiceServicer(object):
         ALREADY_EXISTS      ALREADY_EXISTS    the caller has another attachment of that id
         FAILED_PRECONDITION ALREADY_ATTACHED  the volume has an attachment and is not multi_attach
         FAILED_PRECONDITION NOT_AVAILABLE     the volume is not AVAILABLE: wait, or see its reason
+        RESOURCE_EXHAUSTED  TOO_MANY          the volume has as many attachments as it may
         The same request again gives the same attachment, and created=false.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -34,6 +34,7 @@ class AttachmentServiceStub:
       ALREADY_EXISTS      ALREADY_EXISTS    the caller has another attachment of that id
       FAILED_PRECONDITION ALREADY_ATTACHED  the volume has an attachment and is not multi_attach
       FAILED_PRECONDITION NOT_AVAILABLE     the volume is not AVAILABLE: wait, or see its reason
+      RESOURCE_EXHAUSTED  TOO_MANY          the volume has as many attachments as it may
     The same request again gives the same attachment, and created=false.
     """
 
@@ -76,6 +77,7 @@ class AttachmentServiceAsyncStub:
       ALREADY_EXISTS      ALREADY_EXISTS    the caller has another attachment of that id
       FAILED_PRECONDITION ALREADY_ATTACHED  the volume has an attachment and is not multi_attach
       FAILED_PRECONDITION NOT_AVAILABLE     the volume is not AVAILABLE: wait, or see its reason
+      RESOURCE_EXHAUSTED  TOO_MANY          the volume has as many attachments as it may
     The same request again gives the same attachment, and created=false.
     """
 
@@ -120,6 +122,7 @@ class AttachmentServiceServicer(metaclass=abc.ABCMeta):
           ALREADY_EXISTS      ALREADY_EXISTS    the caller has another attachment of that id
           FAILED_PRECONDITION ALREADY_ATTACHED  the volume has an attachment and is not multi_attach
           FAILED_PRECONDITION NOT_AVAILABLE     the volume is not AVAILABLE: wait, or see its reason
+          RESOURCE_EXHAUSTED  TOO_MANY          the volume has as many attachments as it may
         The same request again gives the same attachment, and created=false.
         """
 

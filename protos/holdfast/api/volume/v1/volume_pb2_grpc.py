@@ -27,8 +27,18 @@ if _version_not_supported:
 
 class VolumeServiceStub(object):
     """A volume is a disk of fixed size, held on two storage hosts, that a compute host logs in to.
-    Errors of every call: UNAUTHENTICATED (no or bad client certificate), UNAVAILABLE reason
-    ETCD_UNREACHABLE (try again). All others carry google.rpc.ErrorInfo (domain "holdfast").
+    Errors of every call; all but a refused TLS handshake carry google.rpc.ErrorInfo (domain "holdfast"):
+    UNAUTHENTICATED     BAD_CERTIFICATE   its subject is no user's: use a user's certificate
+    UNAVAILABLE         ETCD_UNREACHABLE  nothing was changed: try again
+    UNAVAILABLE         OUTCOME_UNKNOWN   it may have been done: ask again, the same request is safe
+    UNAVAILABLE         CONTENDED         others kept changing the same records: try again
+    INTERNAL            INTERNAL          a defect of the service's: its log has the details
+    of every list:
+    INVALID_ARGUMENT    BAD_PAGE_TOKEN    start again without a token
+    INVALID_ARGUMENT    BAD_PAGE_SIZE     negative: leave it out
+    and of every watch:
+    RESOURCE_EXHAUSTED  TOO_MANY          too many clients watch this server: try another
+    UNAVAILABLE         SHUTTING_DOWN     watch again
     """
 
     def __init__(self, channel):
@@ -66,8 +76,18 @@ class VolumeServiceStub(object):
 
 class VolumeServiceServicer(object):
     """A volume is a disk of fixed size, held on two storage hosts, that a compute host logs in to.
-    Errors of every call: UNAUTHENTICATED (no or bad client certificate), UNAVAILABLE reason
-    ETCD_UNREACHABLE (try again). All others carry google.rpc.ErrorInfo (domain "holdfast").
+    Errors of every call; all but a refused TLS handshake carry google.rpc.ErrorInfo (domain "holdfast"):
+    UNAUTHENTICATED     BAD_CERTIFICATE   its subject is no user's: use a user's certificate
+    UNAVAILABLE         ETCD_UNREACHABLE  nothing was changed: try again
+    UNAVAILABLE         OUTCOME_UNKNOWN   it may have been done: ask again, the same request is safe
+    UNAVAILABLE         CONTENDED         others kept changing the same records: try again
+    INTERNAL            INTERNAL          a defect of the service's: its log has the details
+    of every list:
+    INVALID_ARGUMENT    BAD_PAGE_TOKEN    start again without a token
+    INVALID_ARGUMENT    BAD_PAGE_SIZE     negative: leave it out
+    and of every watch:
+    RESOURCE_EXHAUSTED  TOO_MANY          too many clients watch this server: try another
+    UNAVAILABLE         SHUTTING_DOWN     watch again
     """
 
     def CreateVolume(self, request, context):
@@ -156,8 +176,18 @@ def add_VolumeServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class VolumeService(object):
     """A volume is a disk of fixed size, held on two storage hosts, that a compute host logs in to.
-    Errors of every call: UNAUTHENTICATED (no or bad client certificate), UNAVAILABLE reason
-    ETCD_UNREACHABLE (try again). All others carry google.rpc.ErrorInfo (domain "holdfast").
+    Errors of every call; all but a refused TLS handshake carry google.rpc.ErrorInfo (domain "holdfast"):
+    UNAUTHENTICATED     BAD_CERTIFICATE   its subject is no user's: use a user's certificate
+    UNAVAILABLE         ETCD_UNREACHABLE  nothing was changed: try again
+    UNAVAILABLE         OUTCOME_UNKNOWN   it may have been done: ask again, the same request is safe
+    UNAVAILABLE         CONTENDED         others kept changing the same records: try again
+    INTERNAL            INTERNAL          a defect of the service's: its log has the details
+    of every list:
+    INVALID_ARGUMENT    BAD_PAGE_TOKEN    start again without a token
+    INVALID_ARGUMENT    BAD_PAGE_SIZE     negative: leave it out
+    and of every watch:
+    RESOURCE_EXHAUSTED  TOO_MANY          too many clients watch this server: try another
+    UNAVAILABLE         SHUTTING_DOWN     watch again
     """
 
     @staticmethod

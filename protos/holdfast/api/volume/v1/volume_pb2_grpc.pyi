@@ -19,8 +19,18 @@ class _ServicerContext(grpc.ServicerContext, grpc.aio.ServicerContext):  # type:
 
 class VolumeServiceStub:
     """A volume is a disk of fixed size, held on two storage hosts, that a compute host logs in to.
-    Errors of every call: UNAUTHENTICATED (no or bad client certificate), UNAVAILABLE reason
-    ETCD_UNREACHABLE (try again). All others carry google.rpc.ErrorInfo (domain "holdfast").
+    Errors of every call; all but a refused TLS handshake carry google.rpc.ErrorInfo (domain "holdfast"):
+      UNAUTHENTICATED     BAD_CERTIFICATE   its subject is no user's: use a user's certificate
+      UNAVAILABLE         ETCD_UNREACHABLE  nothing was changed: try again
+      UNAVAILABLE         OUTCOME_UNKNOWN   it may have been done: ask again, the same request is safe
+      UNAVAILABLE         CONTENDED         others kept changing the same records: try again
+      INTERNAL            INTERNAL          a defect of the service's: its log has the details
+    of every list:
+      INVALID_ARGUMENT    BAD_PAGE_TOKEN    start again without a token
+      INVALID_ARGUMENT    BAD_PAGE_SIZE     negative: leave it out
+    and of every watch:
+      RESOURCE_EXHAUSTED  TOO_MANY          too many clients watch this server: try another
+      UNAVAILABLE         SHUTTING_DOWN     watch again
     """
 
     def __init__(self, channel: typing.Union[grpc.Channel, grpc.aio.Channel]) -> None: ...
@@ -71,8 +81,18 @@ class VolumeServiceStub:
 
 class VolumeServiceAsyncStub:
     """A volume is a disk of fixed size, held on two storage hosts, that a compute host logs in to.
-    Errors of every call: UNAUTHENTICATED (no or bad client certificate), UNAVAILABLE reason
-    ETCD_UNREACHABLE (try again). All others carry google.rpc.ErrorInfo (domain "holdfast").
+    Errors of every call; all but a refused TLS handshake carry google.rpc.ErrorInfo (domain "holdfast"):
+      UNAUTHENTICATED     BAD_CERTIFICATE   its subject is no user's: use a user's certificate
+      UNAVAILABLE         ETCD_UNREACHABLE  nothing was changed: try again
+      UNAVAILABLE         OUTCOME_UNKNOWN   it may have been done: ask again, the same request is safe
+      UNAVAILABLE         CONTENDED         others kept changing the same records: try again
+      INTERNAL            INTERNAL          a defect of the service's: its log has the details
+    of every list:
+      INVALID_ARGUMENT    BAD_PAGE_TOKEN    start again without a token
+      INVALID_ARGUMENT    BAD_PAGE_SIZE     negative: leave it out
+    and of every watch:
+      RESOURCE_EXHAUSTED  TOO_MANY          too many clients watch this server: try another
+      UNAVAILABLE         SHUTTING_DOWN     watch again
     """
 
     CreateVolume: grpc.aio.UnaryUnaryMultiCallable[
@@ -122,8 +142,18 @@ class VolumeServiceAsyncStub:
 
 class VolumeServiceServicer(metaclass=abc.ABCMeta):
     """A volume is a disk of fixed size, held on two storage hosts, that a compute host logs in to.
-    Errors of every call: UNAUTHENTICATED (no or bad client certificate), UNAVAILABLE reason
-    ETCD_UNREACHABLE (try again). All others carry google.rpc.ErrorInfo (domain "holdfast").
+    Errors of every call; all but a refused TLS handshake carry google.rpc.ErrorInfo (domain "holdfast"):
+      UNAUTHENTICATED     BAD_CERTIFICATE   its subject is no user's: use a user's certificate
+      UNAVAILABLE         ETCD_UNREACHABLE  nothing was changed: try again
+      UNAVAILABLE         OUTCOME_UNKNOWN   it may have been done: ask again, the same request is safe
+      UNAVAILABLE         CONTENDED         others kept changing the same records: try again
+      INTERNAL            INTERNAL          a defect of the service's: its log has the details
+    of every list:
+      INVALID_ARGUMENT    BAD_PAGE_TOKEN    start again without a token
+      INVALID_ARGUMENT    BAD_PAGE_SIZE     negative: leave it out
+    and of every watch:
+      RESOURCE_EXHAUSTED  TOO_MANY          too many clients watch this server: try another
+      UNAVAILABLE         SHUTTING_DOWN     watch again
     """
 
     @abc.abstractmethod

@@ -1,0 +1,261 @@
+"""What an agent does, as a table of situations; and a model of a host that it brings to rest."""
+
+import dataclasses
+import random
+
+import pytest
+
+from holdfast.api.records.v1 import records_pb2 as r
+from holdfast.target import reports as say
+from holdfast.target.control import Observed, ObservedSnapshot
+from holdfast.target.lio_export import Backstore, Present, PresentAcl
+from holdfast.target.reconcile import Host, Plan, Situation, decide
+
+UID = "0123456789abcdef01234567"
+HOST = Host("a", "boot-1", "10.0.0.1", "10.0.0.1:3260", "/config/core", (("10.0.0.9", 7411),))
+IQN = "iqn.2026-01.com.example:one"
+SERVING = Observed(UID, "primary", 3, store_open=True, peer_connected=True, serving=True)
+MADE = Present(Backstore.ENABLED, 1 << 30)
+EXPORTED = dataclasses.replace(
+    MADE, target=True, groups=(1,), enabled=True, acls=(PresentAcl(IQN, "u", "s", ((0, True),)),)
+)
+
+
+def assigned(**fields: object) -> r.Assignment:
+    assignment = r.Assignment(
+        host_id="a", volume_uid=UID, size_bytes=1 << 30, role=r.ROLE_PRIMARY, epoch=3, boot_id="boot-1",
+        peer=r.Peer(host_id="b", address="10.0.0.2", nbd_port=20001), nbd_port=20000, initialized=True,
+    )  # fmt: skip
+    for name, value in fields.items():
+        if isinstance(value, list):
+            getattr(assignment, name).extend(value)
+        else:
+            setattr(assignment, name, value)
+    return assignment
+
+
+def attachment(uid: str = "t1", initiator: str = IQN, detaching: bool = False) -> r.AssignedAttachment:
+    return r.AssignedAttachment(uid=uid, initiator_iqn=initiator, chap_user="u", detaching=detaching)
+
+
+def situation(assignment: r.Assignment | None, **fields: object) -> Situation:
+    known: dict[str, object] = {
+        "worker_alive": True, "observed": SERVING, "present": Present(), "store_exists": True,
+        "secrets": {"t1": "s", "t2": "s"},
+    }  # fmt: skip
+    now = Situation(assignment, **{**known, **fields})  # type: ignore[arg-type]
+    if now.worker_alive and now.observed and "desired" not in fields:
+        now = dataclasses.replace(now, desired=decide(UID, HOST, now).desired)
+    return now
+
+
+def plan(assignment: r.Assignment | None, host: Host = HOST, **fields: object) -> Plan:
+    return decide(UID, host, situation(assignment, **fields))
+
+
+def test_what_a_worker_is_told() -> None:
+    desired = plan(assigned()).desired
+    assert desired is not None
+    assert (desired.role, desired.epoch, desired.may_serve, desired.initialized) == ("primary", 3, True, True)
+    assert (desired.peer.host_id, desired.peer.nbd_port) == ("b", 20001)
+    assert desired.snapshotters == (("10.0.0.9", 7411),) and desired.ring is None
+    mirror = plan(assigned(role=r.ROLE_MIRROR)).desired
+    assert mirror is not None and mirror.role == "mirror"
+
+
+def test_another_boot_may_not_serve() -> None:
+    desired = plan(assigned(boot_id="boot-0")).desired
+    assert desired is not None and not desired.may_serve
+
+
+def test_an_attachment_step_by_step() -> None:
+    one = assigned(attachments=[attachment()])
+    first = plan(one)
+    assert first.export is not None and not first.export.serve and first.desired is not None
+    assert first.desired.ring is None
+    made = plan(one, present=MADE)
+    assert made.desired is not None and made.desired.ring is not None
+    assert made.desired.ring.configfs == f"/config/core/{UID}"
+    opened = plan(one, present=MADE, observed=dataclasses.replace(SERVING, ring_open=True))
+    assert opened.export is not None and opened.export.serve
+    assert say.AttachmentReady(3, "t1") not in opened.reports
+    done = plan(one, present=EXPORTED, observed=dataclasses.replace(SERVING, ring_open=True))
+    assert say.AttachmentReady(3, "t1") in done.reports
+    assert done.export == opened.export
+
+
+def test_an_agent_that_does_not_know_the_export_yet_closes_no_ring() -> None:
+    assert plan(assigned(attachments=[attachment()]), present=None).desired is None
+    assert plan(assigned(), present=None).desired is not None
+
+
+def test_detaching_waits_for_the_kernel() -> None:
+    one = assigned(attachments=[attachment(detaching=True)])
+    assert say.Detached(3, "t1") not in plan(one, present=EXPORTED).reports
+    assert say.Detached(3, "t1") not in plan(one, present=None).reports
+    assert plan(one, present=EXPORTED).export is None
+    assert say.Detached(3, "t1") in plan(one, present=MADE).reports
+    again = assigned(attachments=[attachment(detaching=True), attachment("t2")])
+    assert say.Detached(3, "t1") in plan(again, present=EXPORTED).reports
+
+
+def test_without_lio_attachments_say_why_and_can_be_deleted() -> None:
+    host = dataclasses.replace(HOST, no_lio="No LIO here.")
+    one = assigned(attachments=[attachment(), attachment("t2", detaching=True)])
+    found = plan(one, host)
+    assert found.export is None and found.desired is not None and found.desired.ring is None
+    assert say.AttachmentWaits(3, "t1", "No LIO here.") in found.reports
+    assert say.Detached(3, "t2") in found.reports
+
+
+def test_a_secret_that_does_not_open_holds_up_its_attachment_only() -> None:
+    one = assigned(attachments=[attachment(), attachment("t2", "iqn.2026-01.com.example:two")])
+    found = plan(one, secrets={"t2": "s"})
+    assert found.export is not None and [acl.initiator[-3:] for acl in found.export.acls] == ["two"]
+    (waits,) = [one for one in found.reports if isinstance(one, say.AttachmentWaits)]
+    assert waits.uid == "t1" and "seal key" in waits.reason
+
+
+@pytest.mark.parametrize(
+    ("observed", "trouble", "state", "reason"),
+    [
+        (SERVING, "", r.HEALTH_STATE_HEALTHY, ""),
+        (dataclasses.replace(SERVING, hydrate_remaining_bytes=5), "", r.HEALTH_STATE_DEGRADED, "HYDRATING"),
+        (dataclasses.replace(SERVING, reason="X", message="m"), "", r.HEALTH_STATE_DEGRADED, "X"),
+        (dataclasses.replace(SERVING, serving=False, reason="X"), "", r.HEALTH_STATE_UNAVAILABLE, "X"),
+        (dataclasses.replace(SERVING, serving=False), "", None, ""),
+        (SERVING, "no export", r.HEALTH_STATE_DEGRADED, "EXPORT_TROUBLE"),
+        (None, "it crashes", r.HEALTH_STATE_UNAVAILABLE, "WORKER_DOWN"),
+        (None, "", None, ""),
+        (dataclasses.replace(SERVING, epoch=2), "", None, ""),
+        (dataclasses.replace(SERVING, role="mirror"), "", None, ""),
+    ],
+)
+def test_health(observed: Observed | None, trouble: str, state: int | None, reason: str) -> None:
+    found = [
+        one
+        for one in plan(assigned(), observed=observed, trouble=trouble).reports
+        if isinstance(one, say.Health)
+    ]
+    assert [(one.state, one.reason) for one in found] == ([] if state is None else [(state, reason)])
+    mirror = plan(assigned(role=r.ROLE_MIRROR), observed=observed, trouble=trouble)
+    assert mirror.reports == ()
+
+
+def test_creation() -> None:
+    new = assigned(initialized=False)
+    assert plan(new).reports == (say.Available(3),)
+    lost = dataclasses.replace(SERVING, serving=False, reason="MIRROR_LOST", message="No mirror.")
+    assert plan(new, observed=lost).reports == (say.CreationWaits(3, "No mirror."),)
+    assert plan(assigned(initialized=False, role=r.ROLE_MIRROR)).reports == ()
+
+
+def test_snapshots() -> None:
+    one = assigned(
+        snapshots=[
+            r.AssignedSnapshot(uid="p", state=r.SNAPSHOT_STATE_PENDING),
+            r.AssignedSnapshot(uid="f", state=r.SNAPSHOT_STATE_FROZEN, incremental=True, base_generation=2),
+        ]
+    )
+    desired = plan(one).desired
+    assert desired is not None
+    assert [(s.uid, s.freeze, s.incremental, s.base_generation) for s in desired.snapshots] == [
+        ("p", True, False, 0),
+        ("f", False, True, 2),
+    ]
+    frozen = dataclasses.replace(
+        SERVING, snapshots=(ObservedSnapshot("p", True, 4, 12.5), ObservedSnapshot("f", True, 3, 11.0))
+    )
+    assert say.Frozen(3, "p", 4, 12.5, ("a", "b")) in plan(one, observed=frozen).reports
+    failed = dataclasses.replace(
+        SERVING,
+        snapshots=(
+            ObservedSnapshot("p", False, failed="no room"),
+            ObservedSnapshot("f", False, failed="gone"),
+        ),
+    )
+    found = plan(one, observed=failed).reports
+    assert say.FreezeFailed("p", "no room") in found and say.ViewLost("f", "gone") in found
+    # A mirror tells only of what it has lost: the primary decides about the freeze.
+    one.role = r.ROLE_MIRROR
+    assert plan(one, observed=failed).reports == (say.ViewLost("f", "gone"),)
+
+
+def test_what_is_not_assigned_is_ended_and_its_store_left() -> None:
+    found = plan(None)
+    assert found == Plan(run_worker=False)
+
+
+class World:
+    """A host: a worker and a kernel that do what they are told, a little later and in any order."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self.rng = rng
+        self.now = situation(None, worker_alive=False, observed=None, present=Present(), store_exists=False)
+        self.told: list[say.Report] = []
+        self.kernel = Present()
+
+    def turn(self) -> None:
+        plan = decide(UID, HOST, self.now)
+        new = self.now
+        if self.rng.random() < 0.6:
+            new = self._worker(plan, new)
+        if self.rng.random() < 0.6:
+            new = self._kernel(plan, new)
+        if plan.remove_store:
+            assert not self.now.worker_alive and self.now.nothing_exported
+            new = dataclasses.replace(new, store_exists=False)
+        self.told += plan.reports
+        self.now = new
+        if self.rng.random() < 0.05:  # the worker is killed
+            self.now = dataclasses.replace(self.now, worker_alive=False, observed=None, desired=None)
+        if self.rng.random() < 0.05:  # the agent is killed
+            self.now = dataclasses.replace(self.now, observed=None, desired=None, present=None)
+
+    def _worker(self, plan: Plan, now: Situation) -> Situation:
+        if not plan.run_worker:
+            return dataclasses.replace(now, worker_alive=False, observed=None, desired=None)
+        if not now.worker_alive or plan.desired is None:
+            return dataclasses.replace(now, worker_alive=True)
+        ring = plan.desired.ring is not None and self.kernel.backstore is Backstore.ENABLED
+        observed = Observed(UID, plan.desired.role, plan.desired.epoch, True, True, True, ring_open=ring)
+        return dataclasses.replace(now, observed=observed, desired=plan.desired, store_exists=True)
+
+    def _kernel(self, plan: Plan, now: Situation) -> Situation:
+        export, kernel = plan.export, self.kernel
+        if export is None:
+            kernel = Present(kernel.backstore if now.ring_in_use else Backstore.ABSENT)
+        else:
+            acls = kernel.acls
+            kept = tuple(one for one in acls if one.initiator in {acl.initiator for acl in export.acls})
+            if export.serve:
+                kept = tuple(
+                    PresentAcl(a.initiator, a.chap_user, a.chap_secret, ((a.lun, True),)) for a in export.acls
+                )
+            kernel = Present(Backstore.ENABLED, 1 << 30, target=bool(kept), enabled=bool(kept), acls=kept)
+        if kernel.backstore is Backstore.ABSENT and now.worker_alive:
+            assert not (now.observed and now.observed.ring_open), "the backstore went under an open ring"
+        self.kernel = kernel
+        return dataclasses.replace(now, present=kernel)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_a_host_comes_to_rest_wherever_it_is_interrupted(seed: int) -> None:
+    world = World(random.Random(seed))
+    attached = assigned(attachments=[attachment()])
+    detached = assigned(attachments=[attachment(detaching=True)])
+    wishes = [
+        (attached, say.AttachmentReady(3, "t1")),
+        (detached, say.Detached(3, "t1")),
+        (attached, say.AttachmentReady(3, "t1")),
+        (assigned(deleting=True), say.StoreRemoved()),
+    ]
+    for wish, wanted in wishes:
+        world.now = dataclasses.replace(world.now, assignment=wish)
+        world.told.clear()
+        for _ in range(200):
+            world.turn()
+            if wanted in world.told:
+                break
+        assert wanted in world.told, (seed, world.now)
+    assert world.kernel.nothing and not world.now.store_exists and not world.now.worker_alive

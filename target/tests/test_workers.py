@@ -1,0 +1,127 @@
+"""Worker processes: they outlive their agent, are adopted, and are told apart from strangers."""
+
+import json
+import os
+import select
+import sys
+from pathlib import Path
+
+import pytest
+
+from holdfast.base.loop import Loop
+from holdfast.target.control import Desired, DesiredPeer, Observed
+from holdfast.target.control_client import WorkerLink
+from holdfast.target.worker_control import ControlServer
+from holdfast.target.workers import Backoff, Worker, Workers, start_time
+
+UID = "0123456789abcdef01234567"
+DESIRED = Desired(UID, 1 << 20, "primary", 1, True, True, "::1", 20000, DesiredPeer("b", "::1", 20001))
+
+
+def script(text: str) -> list[str]:
+    return [sys.executable, "-c", text]
+
+
+def ended(worker: Worker) -> bool:
+    """Wait for the end of a process."""
+    ready, _, _ = select.select([worker.pidfd], [], [], 10)
+    return bool(ready) and not worker.alive()
+
+
+def test_a_worker_is_adopted_by_the_next_agent(tmp_path: Path) -> None:
+    ready = (
+        "from holdfast.base import notify; notify.tell_supervisor(notify.READY); import time; time.sleep(60)"
+    )
+    workers = Workers(tmp_path, script(ready))
+    with workers.listen() as notices:
+        worker = workers.start(UID)
+        assert select.select([notices], [], [], 10)[0] and notices.recv(100) == b"READY=1"
+    adopted = Workers(tmp_path, []).adopt(UID)
+    assert adopted is not None and adopted.pid == worker.pid and workers.known() == {UID}
+    assert os.getsid(worker.pid) == worker.pid, "in a session of its own"
+    adopted.stop()
+    assert ended(worker) and not adopted.alive()
+    assert Workers(tmp_path, []).adopt(UID) is None
+    workers.forget(UID)
+    assert [path.name for path in tmp_path.iterdir()] == ["agent.notify"]
+
+
+def test_a_stranger_with_the_same_process_id_is_not_adopted(tmp_path: Path) -> None:
+    record = tmp_path / f"{UID}.pid"
+    own = os.getpid()
+    for text in (
+        json.dumps({"pid": own, "started": start_time(own) + 1}),
+        json.dumps({"pid": own, "started": 0}),
+        json.dumps({"pid": 1 << 22, "started": 1}),
+        '{"pid": 1',
+        "",
+    ):
+        record.write_text(text)
+        assert Workers(tmp_path, []).adopt(UID) is None
+
+
+def test_one_that_does_not_end_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stubborn = (
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
+        "from holdfast.base import notify; notify.tell_supervisor(notify.READY); time.sleep(60)"
+    )
+    workers = Workers(tmp_path, script(stubborn))
+    with workers.listen() as notices:
+        worker = workers.start(UID)
+        assert select.select([notices], [], [], 10)[0]
+    worker.stop()
+    worker.stop()
+    assert worker.alive()
+    monkeypatch.setattr("holdfast.target.workers.TERM_PATIENCE_S", -1.0)
+    worker.stop()
+    assert ended(worker)
+
+
+def test_backoff() -> None:
+    backoff = Backoff()
+    waits = []
+    for now_s in range(10):
+        backoff.started(now_s)
+        backoff.ended(now_s)
+        waits.append(backoff.not_before_s - now_s)
+    assert waits[:4] == pytest.approx([0, 0.2, 0.4, 0.8]) and max(waits) == pytest.approx(20)
+    backoff.started(100)
+    backoff.ended(161)
+    assert backoff.not_before_s == 161 and backoff.failures == 1
+
+
+def test_the_link_says_once_and_hears_everything(tmp_path: Path) -> None:
+    loop = Loop()
+    applied: list[Desired] = []
+
+    def apply(desired: Desired) -> Observed:
+        applied.append(desired)
+        return Observed(UID, epoch=desired.epoch)
+
+    path = tmp_path / "w.sock"
+    changes: list[Observed | None] = []
+    link = WorkerLink(loop, path, lambda: changes.append(link.observed))
+    assert not link.connect()
+    server = ControlServer(loop, path, apply)
+    assert link.connect() and link.connect()
+    link.apply(DESIRED)
+    link.apply(DESIRED)
+    run_until(loop, lambda: link.answered == DESIRED)
+    assert applied == [DESIRED] and link.observed == Observed(UID, epoch=1)
+    server.tell(Observed(UID, epoch=1, serving=True))
+    run_until(loop, lambda: link.observed is not None and link.observed.serving)
+    link.apply(DESIRED, again=True)
+    run_until(loop, lambda: len(applied) == 2)
+    server.close()
+    run_until(loop, lambda: not link.connected)
+    assert changes[-1] is None and link.answered is None
+    link.close()
+    loop.close()
+
+
+def run_until(loop: Loop, holds: object) -> None:
+    assert callable(holds)
+    deadline_s = loop.now() + 10
+    while not holds():
+        assert loop.now() < deadline_s
+        loop.run_once(0.1)
