@@ -64,7 +64,7 @@ def test_a_cut_link_holds_writes_and_goes_on_when_mended(disk: Disk, tmp_path: P
     # Longer than a command is held: the initiator is answered BUSY, and tries again.
     words = ["dd", "if=/dev/zero", f"of={disk.device}", "bs=4k", "count=1", "seek=14000", "oflag=direct"]
     write = disk.guest.spawn(words, log_name="dd.log")
-    with pytest.raises(TimeoutError):
+    with pytest.raises(subprocess.TimeoutExpired):
         write.wait(13)
     assert fio.poll() is None
     switch.mend(*STORAGE_NAMES)

@@ -7,15 +7,18 @@ waits too long is answered BUSY by the primary, and the extent stays missing.
 """
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Protocol
 
 from holdfast.base.device import Done, Op, Outcome, Request
-from holdfast.base.errors import DataLoss
+from holdfast.base.errors import DataLoss, HoldfastError
+from holdfast.base.extents import runs
 from holdfast.base.limits import EXTENT_BYTES, MIB
 from holdfast.base.loop import Loop
+from holdfast.base.steps import run
+from holdfast.replicator.holes import HoleSource, fill_holes
 from holdfast.replicator.store import Store
 
 log = logging.getLogger(__name__)
@@ -29,7 +32,7 @@ FETCH_THREADS = 6
 RETRY_S = 1.0
 
 
-class Source(Protocol):
+class Source(HoleSource, Protocol):
     """Where the origin's bytes come from. Called in threads; blocks."""
 
     def read(self, offset: int, length: int) -> bytes:
@@ -45,6 +48,8 @@ class Hydrator:
         self._fetching: dict[int, list[tuple[Callable[[], None], Done]]] = {}
         self._threads = ThreadPoolExecutor(FETCH_THREADS, thread_name_prefix="hydrate")
         self._background = 0
+        self._holes_filled = False
+        self._filling_holes = False
         self._paused = False
         self._cursor = 0
         self._stopped = False
@@ -104,6 +109,9 @@ class Hydrator:
 
     def go_on(self) -> None:
         """Keep the background pass busy; call it when the link comes up, and whenever it may have stopped."""
+        if not self._holes_filled:
+            self._fill_holes()
+            return
         while self._may_go_on():
             stretch = self._next_stretch()
             if stretch is None:
@@ -111,6 +119,26 @@ class Hydrator:
                 return
             self._background += 1
             self.need([stretch * STRETCH_EXTENTS], self._background_done, self._background_failed)
+
+    def _fill_holes(self) -> None:
+        """First what the origin does not hold: it costs nothing to fetch."""
+        source = self._source
+        if source is None or self._filling_holes or not self._may_go_on():
+            return
+        self._filling_holes = True
+
+        def done(_nothing: None) -> None:
+            self._filling_holes, self._holes_filled = False, True
+            self.go_on()
+
+        def failed(error: Exception) -> None:
+            self._filling_holes = False
+            if not isinstance(error, HoldfastError | OSError):
+                raise error
+            self._say(f"the origin cannot be read: {error}")
+            self._pause()
+
+        run(fill_holes(self._loop, self._store, source, self._threads, lambda r: self.fill(r)), done, failed)
 
     def _may_go_on(self) -> bool:
         wanted = self._store.missing.left > 0 and self._source is not None
@@ -174,7 +202,7 @@ class Hydrator:
         self._say("")
         first = stretch * STRETCH_EXTENTS
         extents = self._store.missing.among(range(first, min(first + STRETCH_EXTENTS, self._store.extents)))
-        left = len(extents)
+        left = 0
         worst = Outcome.OK
 
         def one(outcome: Outcome) -> None:
@@ -185,10 +213,10 @@ class Hydrator:
             if left == 0:
                 self._settle(stretch, worst)
 
-        view = memoryview(content)
-        for extent in extents:
-            offset, length = self._store.extent_range(extent)
-            self.fill(_fill_request(offset, view[offset - start : offset - start + length], one))
+        requests = list(_fill_requests(self._store, extents, start, memoryview(content), one))
+        left = len(requests)
+        for request in requests:
+            self.fill(request)
         if not extents:
             self._settle(stretch, Outcome.OK)
 
@@ -219,9 +247,23 @@ class Hydrator:
             self.on_change()
 
 
-def _fill_request(offset: int, content: memoryview, done: Done) -> Request:
-    """A write of one extent, or a ZERO if it holds nothing else: a hole stays a hole."""
-    length = len(content)
-    if bytes(content).count(0) == length:
-        return Request(Op.ZERO, offset, length, done)
-    return Request(Op.WRITE, offset, length, done, [content])
+def _fill_requests(
+    store: Store, extents: list[int], start: int, content: memoryview, done: Done
+) -> Iterator[Request]:
+    """Writes that cover `extents`, neighbours together; a hole stays a hole. `content` begins at `start`."""
+
+    def part(extent: int) -> memoryview:
+        offset, length = store.extent_range(extent)
+        return content[offset - start : offset - start + length]
+
+    empty = {extent for extent in extents if bytes(part(extent)).count(0) == len(part(extent))}
+    for kind in (empty, set(extents) - empty):
+        for first, end in runs(sorted(kind)):
+            offset = first * EXTENT_BYTES
+            length = min(end * EXTENT_BYTES, store.size_bytes) - offset
+            if kind is empty:
+                yield Request(Op.ZERO, offset, length, done)
+            else:
+                yield Request(
+                    Op.WRITE, offset, length, done, [content[offset - start : offset - start + length]]
+                )

@@ -13,6 +13,8 @@ from random import Random
 
 from holdfast.base.device import Done, Op, Outcome, Request
 from holdfast.base.errors import DataLoss, Unavailable
+from holdfast.base.extents import runs
+from holdfast.base.limits import BLOCK_BYTES
 from holdfast.base.steps import Steps, run
 from holdfast.base.testing_loop import Clock, TestingLoop, run_for, run_until
 from holdfast.base.tls import PeerIdentity
@@ -263,6 +265,18 @@ class FakeSource:
             raise error
         return self.content[offset : offset + length]
 
+    def holes(self, offset: int, length: int) -> list[tuple[int, int]]:
+        error = self.fail(offset)
+        if error is not None and not isinstance(error, DataLoss):
+            raise error
+        empty = (
+            at
+            for at in range(offset, offset + length, BLOCK_BYTES)
+            if not any(self.content[at : min(at + BLOCK_BYTES, offset + length)])
+        )
+        blocks = runs(at // BLOCK_BYTES for at in empty)
+        return [(first * BLOCK_BYTES, (end - first) * BLOCK_BYTES) for first, end in blocks]
+
     def lose(self, offset: int) -> None:
         """The stretch at `offset` is gone for good."""
         lost = DataLoss("LOST", "an object is gone")
@@ -397,7 +411,7 @@ class Pair:
 
     # Requests, one at a time: buffers are poisoned when the device is done with them.
 
-    def submit(self, op: Op, offset: int, content: bytes | int = b"", **more: object) -> list[Outcome]:
+    def submit(self, op: Op, offset: int = 0, content: bytes | int = b"", **more: object) -> list[Outcome]:
         """`content`: the bytes of a write, or the length otherwise. The outcome is in the list when known."""
         length = content if isinstance(content, int) else len(content)
         writes = op in (Op.WRITE, Op.COMPARE_AND_WRITE)

@@ -186,10 +186,10 @@ class _DiskData(DataFile):
 
     def allocated(self, offset: int, end: int) -> Iterator[tuple[int, int]]:
         zeros = bytes(_HOLE_BYTES)
-        for at in range(offset, end, _HOLE_BYTES):
-            stop = min(at + _HOLE_BYTES, end)
-            if self._inode.content[at:stop] != zeros[: stop - at]:
-                yield at, stop
+        for block in range(offset // _HOLE_BYTES * _HOLE_BYTES, end, _HOLE_BYTES):
+            start, stop = max(block, offset), min(block + _HOLE_BYTES, end)
+            if self._inode.content[start:stop] != zeros[: stop - start]:
+                yield start, stop
 
     def sync(self) -> None:
         assert self._open, f"{self._name} is closed"

@@ -1,0 +1,348 @@
+"""The session between two hosts: lost, silent, slow, answered with errors; and what the initiator is told."""
+
+import errno
+from random import Random
+
+import pytest
+
+from holdfast.base.device import Op, Outcome, Request
+from holdfast.base.limits import EXTENT_BYTES, HELD_COMMAND_MAX_S, MIB, REGION_BYTES
+from holdfast.replicator.clean import clean
+from holdfast.replicator.generations import open_generation
+from holdfast.replicator.link import SILENT_MAX_S
+from holdfast.replicator.mirror import Drain, MirrorExport
+from holdfast.replicator.testing import POISON, FakeSource, poison
+from holdfast.replicator.testing_disk import Disk
+from holdfast.replicator.testing_rig import MakeRig, Rig
+
+BLOCK = 4096
+
+
+def test_a_write_is_on_both_hosts_when_it_is_acknowledged(rig: Rig) -> None:
+    assert rig.pair.do(Op.WRITE, BLOCK, b"x" * BLOCK) is Outcome.OK
+    for disk in rig.disks.values():
+        assert disk.content("data")[BLOCK : 2 * BLOCK] == b"x" * BLOCK
+        assert disk.durable("data")[BLOCK : 2 * BLOCK] == bytes(BLOCK)
+    assert rig.pair.do(Op.FLUSH) is Outcome.OK
+    assert all(disk.durable("data")[BLOCK : 2 * BLOCK] == b"x" * BLOCK for disk in rig.disks.values())
+    assert rig.pair.do(Op.WRITE, 0, b"y" * BLOCK, fua=True) is Outcome.OK
+    assert all(disk.durable("data")[:BLOCK] == b"y" * BLOCK for disk in rig.disks.values())
+
+
+def test_compare_and_write(rig: Rig) -> None:
+    rig.pair.do(Op.WRITE, 0, b"a" * 512)
+    assert rig.pair.do(Op.COMPARE_AND_WRITE, 0, b"b" * 512, expected=b"a" * 512) is Outcome.OK
+    assert rig.pair.do(Op.COMPARE_AND_WRITE, 0, b"c" * 512, expected=b"a" * 512) is Outcome.MISCOMPARE
+    assert rig.pair.read(0, 512) == b"b" * 512 and rig.same()
+
+
+def test_requests_outside_and_of_no_length(rig: Rig) -> None:
+    assert rig.pair.do(Op.WRITE, rig.pair.size_bytes - 512, b"x" * 1024) is Outcome.INVALID
+    assert rig.pair.do(Op.ZERO, 0, 0) is Outcome.OK
+
+
+def test_a_lost_session_costs_time_and_no_write(rig: Rig) -> None:
+    outcomes = [rig.pair.submit(Op.WRITE, i * BLOCK, bytes([i + 1]) * BLOCK) for i in range(20)]
+    rig.pair.net.cut()
+    rig.pair.until(lambda: all(outcomes))
+    assert all(outcome == [Outcome.OK] for outcome in outcomes) and rig.same()
+
+
+def test_what_cannot_be_acknowledged_is_answered_busy_in_time_and_never_done(rig: Rig) -> None:
+    pair = rig.pair
+    pair.net.refuse_dial = True
+    pair.net.cut()
+    pair.until(lambda: not pair.link.up)
+    began = pair.clock.now_s
+    outcomes = [pair.submit(Op.WRITE, 0, b"x" * BLOCK), pair.submit(Op.FLUSH)]
+    assert pair.read(0, BLOCK) == bytes(BLOCK)
+    pair.for_s(HELD_COMMAND_MAX_S - 1)
+    assert not any(outcomes)
+    pair.until(lambda: all(outcomes))
+    assert outcomes == [[Outcome.BUSY]] * 2
+    assert HELD_COMMAND_MAX_S <= pair.clock.now_s - began <= HELD_COMMAND_MAX_S + 2
+    pair.net.refuse_dial = False
+    pair.until_up()
+    pair.for_s(5)
+    assert pair.read(0, BLOCK) == bytes(BLOCK) and rig.same()
+
+
+def test_a_write_that_had_begun_is_the_same_on_both_hosts_after_it_was_given_up(rig: Rig) -> None:
+    pair = rig.pair
+    pair.net.silent = True
+    outcome = pair.submit(Op.WRITE, 0, b"x" * BLOCK)
+    pair.for_s(0.5)
+    pair.net.refuse_dial = True
+    pair.until(lambda: bool(outcome))
+    assert outcome == [Outcome.BUSY]
+    pair.net.silent = pair.net.refuse_dial = False
+    pair.until_up()
+    assert rig.same() and POISON not in rig.disks["a"].content("data")
+
+
+def test_a_silent_mirror_is_dead_soon(rig: Rig) -> None:
+    pair = rig.pair
+    pair.net.silent = True
+    began = pair.clock.now_s
+    pair.until(lambda: not pair.link.up)
+    assert pair.clock.now_s - began <= SILENT_MAX_S + 2
+    pair.net.silent = False
+    pair.until_up()
+
+
+def test_a_flush_that_takes_too_long_costs_no_session(rig: Rig) -> None:
+    pair = rig.pair
+    pair.b.loop.hold_work = True
+    outcome = pair.submit(Op.FLUSH)
+    pair.until(lambda: bool(outcome))
+    assert outcome == [Outcome.BUSY] and pair.link.up
+    pair.b.loop.hold_work = False
+    assert pair.do(Op.FLUSH) is Outcome.OK
+
+
+def test_memory_of_a_read_that_was_given_up_is_left_alone(rig: Rig) -> None:
+    pair = rig.pair
+    disk = rig.disks["a"]
+    disk.cold_reads, disk.chance = True, Random(1)
+    pair.a.loop.hold_work = True
+    buffers = [memoryview(bytearray(BLOCK)) for _ in range(20)]
+    outcomes: list[Outcome] = []
+
+    def done(buffer: memoryview, outcome: Outcome) -> None:
+        outcomes.append(outcome)
+        poison([buffer])
+
+    for buffer in buffers:
+        pair.primary.submit(Request(Op.READ, 0, BLOCK, lambda o, b=buffer: done(b, o), [buffer]))  # type: ignore[misc]
+    pair.until(lambda: len(outcomes) == 20)
+    assert Outcome.BUSY in outcomes
+    pair.a.loop.hold_work = False
+    pair.for_s(1)
+    assert all(buffer == bytes([POISON]) * BLOCK for buffer in buffers)
+
+
+def test_many_writes_to_one_block(rig: Rig) -> None:
+    outcomes = [rig.pair.submit(Op.WRITE, 0, bytes([i % 200 + 1]) * 512) for i in range(600)]
+    rig.pair.until(lambda: all(outcomes))
+    assert rig.same() and rig.pair.read(0, 512) == bytes([599 % 200 + 1]) * 512
+
+
+def test_a_full_disk_here_is_told_and_the_mirror_gets_back_what_is_here(rig: Rig) -> None:
+    rig.fail("a", errno.ENOSPC, "write", under="data")
+    assert rig.pair.do(Op.WRITE, 0, b"x" * BLOCK) is Outcome.NO_SPACE
+    assert not rig.pair.a.local.suspect  # type: ignore[union-attr]
+    rig.mend()
+    rig.pair.until_up()
+    assert rig.same() and rig.pair.do(Op.WRITE, 0, b"y" * BLOCK) is Outcome.OK
+
+
+def test_a_full_disk_there_makes_writes_wait(rig: Rig) -> None:
+    rig.fail("b", errno.ENOSPC, "write", under="data")
+    assert rig.pair.do(Op.WRITE, 0, b"x" * BLOCK) is Outcome.BUSY
+    rig.mend()
+    rig.pair.until_up()
+    assert rig.same() and rig.pair.do(Op.WRITE, 0, b"y" * BLOCK) is Outcome.OK
+
+
+@pytest.mark.parametrize("op", [Op.WRITE, Op.READ, Op.FLUSH, Op.ZERO])
+def test_an_io_error_here_ends_all_trust_in_the_disk(rig: Rig, op: Op) -> None:
+    pair, kind = rig.pair, {Op.FLUSH: "sync"}.get(op, op.value)
+    pair.do(Op.WRITE, 0, b"x" * BLOCK)
+    rig.fail("a", errno.EIO, kind, under="data")
+    content = {Op.WRITE: b"y" * BLOCK, Op.FLUSH: b""}.get(op, BLOCK)
+    assert pair.do(op, 0, content) is Outcome.MEDIUM_ERROR
+    rig.mend()
+    steps: list[str] = []
+    rig.disks["a"].on_step = lambda kind, name: steps.append(kind) if name == "data" else None
+    for again in (Op.WRITE, Op.FLUSH, Op.READ):
+        assert pair.do(again, 0, {Op.WRITE: b"z" * BLOCK, Op.READ: BLOCK}.get(again, b"")) is not Outcome.OK
+    assert "sync" not in steps and "write" not in steps
+    assert len(pair.a.suspicions) == 1
+    pair.for_s(1)
+    pair.kill_primary()
+    pair.start_primary()
+    assert pair.a.local is not None and pair.a.local.suspect
+    pair.until(lambda: len(pair.a.suspicions) == 2)
+
+
+def test_a_failed_flush_there_is_not_repeated(rig: Rig) -> None:
+    pair = rig.pair
+    syncs: list[str] = []
+
+    def failing(kind: str, name: str) -> None:
+        if (kind, name) == ("sync", "data"):
+            syncs.append(name)
+            raise OSError(errno.EIO, "injected")
+
+    rig.disks["b"].on_step = failing
+    assert pair.do(Op.FLUSH) is Outcome.BUSY
+    assert len(syncs) == 1 and pair.b.suspicions and not pair.link.up
+
+
+def test_fills_are_not_given_up(make_rig: MakeRig) -> None:
+    """A write after a fill on the same extent relies on the fill at the mirror."""
+    rig = make_rig(origin=FakeSource(b"o" * (6 * EXTENT_BYTES)), size_bytes=6 * EXTENT_BYTES)
+    pair = rig.pair
+    pair.hydrates = False
+    pair.until_up()
+    pair.net.refuse_dial = True
+    pair.net.cut()
+    pair.until(lambda: not pair.link.up)
+    outcome = pair.submit(Op.WRITE, 512, b"x" * 512)
+    pair.until(lambda: bool(outcome))
+    pair.for_s(30)
+    pair.net.refuse_dial = False
+    pair.until_up()
+    assert pair.do(Op.WRITE, 512, b"y" * 512) is Outcome.OK
+    assert rig.same()
+
+
+def test_what_the_primary_misses_the_mirror_misses_too(make_rig: MakeRig) -> None:
+    """The mirror applied a write that the primary had no room for, over an extent that is not here yet."""
+    rig = make_rig(origin=FakeSource(b"o" * (6 * EXTENT_BYTES)), size_bytes=6 * EXTENT_BYTES)
+    pair = rig.pair
+    pair.hydrates = False
+    pair.until_up()
+    rig.fail("a", errno.ENOSPC, "write", under="data")
+    outcome = pair.submit(Op.WRITE, EXTENT_BYTES, b"x" * EXTENT_BYTES)
+    pair.until(lambda: bool(outcome))
+    assert outcome == [Outcome.NO_SPACE]
+    rig.mend()
+    pair.until_up()
+    assert pair.a.store.missing.get(1) and pair.b.store.missing.get(1)
+    pair.hydrator.go_on()
+    pair.until(lambda: not pair.a.store.missing.left and not pair.b.store.missing.left)
+    assert rig.same() and pair.read(EXTENT_BYTES, 512) == b"o" * 512
+
+
+def test_regions_in_doubt_at_the_mirror_are_copied_and_intended_here(rig: Rig) -> None:
+    pair = rig.pair
+    pair.do(Op.WRITE, REGION_BYTES, b"x" * BLOCK)
+    pair.b.store.intent.set(1)
+    pair.a.local.intent.forget([1])  # type: ignore[union-attr]
+    pair.kill_mirror()
+    rig.disks["b"].inodes["data"].content[REGION_BYTES : REGION_BYTES + BLOCK] = b"?" * BLOCK
+    pair.until(lambda: not pair.link.up)
+    pair.start_mirror()
+    pair.until_up()
+    assert rig.same()
+    assert rig.disks["a"].durable("intent")[0] & 2
+    pair.for_s(1)
+    for _ in range(2):
+        pair.finish(clean(pair.a.local, pair.link))  # type: ignore[arg-type]
+    assert not any(pair.b.store.intent.set_bits())
+
+
+def test_an_alignment_that_waits_does_not_go_on_in_the_next_session(rig: Rig) -> None:
+    pair = rig.pair
+    assert pair.a.local is not None
+    pair.do(Op.WRITE, REGION_BYTES, b"x" * BLOCK)
+    pair.net.refuse_dial = True
+    turn = pair.a.local.order.take(REGION_BYTES, REGION_BYTES + 512, True, lambda _turn: None)
+    pair.link.doubt(REGION_BYTES, 512)
+    pair.net.refuse_dial = False
+    pair.for_s(1)
+    assert not pair.link.up
+    pair.net.cut()
+    pair.for_s(1)
+    synced = []
+    for session in pair.net.sessions:
+        control = session.control
+        session.control = lambda p, d, c=control: (synced.append(p), c(p, d))  # type: ignore[method-assign, assignment, misc, func-returns-value]
+    rig.disks["b"].inodes["data"].content[REGION_BYTES : REGION_BYTES + BLOCK] = b"?" * BLOCK
+    pair.a.local.order.give_back(turn)
+    pair.until_up()
+    assert rig.same() and sum(b"synced" in payload for payload in synced) == 1
+
+
+def test_generations_are_made_equal_whoever_is_ahead(rig: Rig) -> None:
+    pair = rig.pair
+    for ahead, behind in ((pair.a, pair.b), (pair.b, pair.a)):
+        behind.store.changed.set(3)
+        pair.finish(open_generation(ahead.local, ahead.store.generation + 2))  # type: ignore[arg-type]
+        pair.net.cut()
+        pair.until(lambda: not pair.link.up)
+        pair.until_up()
+        generation = ahead.store.generation
+        assert behind.store.generation == behind.store.state.generation == generation
+        assert (3, 4) in behind.store.changed_between(generation, generation + 1)
+    assert pair.a.store.generations() == pair.b.store.generations() == [0, 1, 2, 3, 4]
+
+
+class Connection:
+    """A mirror's connection, as far as it needs one."""
+
+    in_flight, peer = 0, None
+
+    def __init__(self) -> None:
+        self.export: MirrorExport | None = None
+
+    def drain(self) -> None: ...
+
+    def close(self, reason: str) -> None:
+        assert self.export is not None and reason
+        self.export.closed()
+
+
+def test_sessions_wait_for_those_before_them_and_never_for_those_after(rig: Rig) -> None:
+    drain = Drain()
+    sessions = [MirrorExport(rig.pair.b.local, drain) for _ in range(3)]  # type: ignore[arg-type]
+    entered: list[int] = []
+    for number, session in enumerate(sessions):
+        connection = Connection()
+        connection.export = session
+        session.opened(connection)
+        drain.begin(session)
+        drain.enter(session, lambda _nothing, n=number: entered.append(n))  # type: ignore[misc]
+    assert entered == [0] and drain.current is sessions[2]
+    drain.end(sessions[0])
+    assert entered == [0, 1]
+    drain.end(sessions[1])
+    assert entered == [0, 1, 2]
+
+
+def test_the_mirror_takes_nothing_before_hello_nor_after_its_end(rig: Rig) -> None:
+    pair = rig.pair
+    outcomes: list[Outcome] = []
+    export = MirrorExport(pair.b.local, pair.drain)  # type: ignore[arg-type]
+    export.submit(Request(Op.ZERO, 0, 512, outcomes.append))
+    for word in (b'{"do":"clean","regions":[0]}', b'{"do":"synced"}'):
+        export.control(word, lambda outcome, _answer: outcomes.append(outcome))
+    assert outcomes == [Outcome.STALE_EPOCH] * 3
+    current = pair.drain.current
+    assert current is not None
+    current.end()
+    current.submit(Request(Op.ZERO, 0, 512, outcomes.append))
+    assert outcomes[-1] is Outcome.STALE_EPOCH
+    pair.until(lambda: not pair.link.up)
+    pair.until_up()
+
+
+def test_a_new_session_waits_for_what_an_old_one_has_under_way(rig: Rig) -> None:
+    """A long zeroing of the old session must not take place over a write of the new one."""
+    pair = rig.pair
+    assert pair.b.local is not None
+    turn = pair.b.local.order.take(0, 512, True, lambda _turn: None)
+    zeroed = pair.submit(Op.ZERO, 0, 2 * MIB)
+    pair.for_s(0.5)
+    pair.net.cut()
+    pair.for_s(3)
+    assert not pair.link.up and not zeroed
+    pair.b.local.order.give_back(turn)
+    pair.until(lambda: bool(zeroed))
+    assert zeroed == [Outcome.OK] and rig.same()
+
+
+def test_words_that_make_no_sense_are_answered(rig: Rig) -> None:
+    session = rig.pair.drain.current
+    assert session is not None
+    answers: list[bytes] = []
+    words = (b"[]", b'{"do":"dance"}', b'{"do":"clean","regions":[-1,99999,"x"]}', b'{"do":"flip","uid":"s"}')
+    for word in words:
+        session.control(word, lambda _outcome, answer: answers.append(answer))
+        rig.pair.until(lambda: len(answers) == words.index(word) + 1)  # noqa: B023
+    assert [b"failed" in answer for answer in answers] == [True, True, False, True]
+
+
+def test_a_disk_that_is_a_stranger() -> None:
+    assert not Disk(Random(0)).files().names("changed")
