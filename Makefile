@@ -6,7 +6,7 @@ LAB_DIR ?= /run/holdfast-demo
 COMPONENTS := base metadata replicator target snapshotter cli lab
 PACKAGES := $(foreach name,$(COMPONENTS),-p holdfast.$(name))
 
-.PHONY: setup demo test check format protos lock lab-down bench clean
+.PHONY: setup demo test check format protos lock lab-down clean
 
 setup: .venv/.ready
 

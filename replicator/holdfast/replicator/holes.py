@@ -5,7 +5,6 @@ meets a user's write does nothing, and its extents are left to be fetched one by
 """
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor
 from functools import partial
 from typing import Protocol
 
@@ -13,7 +12,6 @@ from holdfast.base.device import Op, Outcome, Request
 from holdfast.base.errors import Unavailable
 from holdfast.base.extents import inside, runs
 from holdfast.base.limits import EXTENT_BYTES, GIB, MIB
-from holdfast.base.loop import Loop
 from holdfast.base.steps import Resume, Starter, Steps
 from holdfast.replicator.store import Store
 
@@ -28,14 +26,15 @@ class HoleSource(Protocol):
 
 
 Fill = Callable[[Request], None]
+InThreads = Callable[[Callable[[], object], Resume], None]
+"""Run what blocks for long, then resume with its result or the exception."""
 
 
-def fill_holes(loop: Loop, store: Store, source: HoleSource, threads: Executor, fill: Fill) -> Steps[None]:
+def fill_holes(store: Store, source: HoleSource, in_threads: InThreads, fill: Fill) -> Steps[None]:
     """Raises what the source raises, or Unavailable if a fill was refused: begin anew later."""
     for offset in range(0, store.size_bytes, WINDOW_BYTES):
         length = min(WINDOW_BYTES, store.size_bytes - offset)
-        ask = partial(source.holes, offset, length)
-        holes = yield lambda resume, ask=ask: loop.in_pool(ask, resume, resume, threads)  # type: ignore[misc]
+        holes = yield partial(in_threads, partial(source.holes, offset, length))
         for first, end in strokes(store, holes):
             outcome = yield _zero(store, first, end, fill)
             if outcome is not Outcome.OK:

@@ -17,7 +17,7 @@ from holdfast.base.errors import DataLoss, HoldfastError
 from holdfast.base.extents import runs
 from holdfast.base.limits import EXTENT_BYTES, MIB
 from holdfast.base.loop import Loop
-from holdfast.base.steps import run
+from holdfast.base.steps import Resume, run
 from holdfast.replicator.holes import HoleSource, fill_holes
 from holdfast.replicator.store import Store
 
@@ -129,6 +129,7 @@ class Hydrator:
 
         def done(_nothing: None) -> None:
             self._filling_holes, self._holes_filled = False, True
+            self._say("")
             self.go_on()
 
         def failed(error: Exception) -> None:
@@ -138,7 +139,12 @@ class Hydrator:
             self._say(f"the origin cannot be read: {error}")
             self._pause()
 
-        run(fill_holes(self._loop, self._store, source, self._threads, lambda r: self.fill(r)), done, failed)
+        run(fill_holes(self._store, source, self._in_threads, lambda r: self.fill(r)), done, failed)
+
+    def _in_threads(self, work: Callable[[], object], resume: Resume) -> None:
+        """Work that is asked for after the end is not done, nor answered."""
+        if not self._stopped:
+            self._loop.in_pool(work, resume, resume, self._threads)
 
     def _may_go_on(self) -> bool:
         wanted = self._store.missing.left > 0 and self._source is not None

@@ -54,7 +54,7 @@ class History:
             write.impossible = True
 
     def initial(self, sector: int) -> int:
-        return _ORIGIN | sector if self.has_origin else 0
+        return origin_value(sector) if self.has_origin else 0
 
     def may_hold(self, sector: int, value: int, since: int, until: int) -> bool:
         """Whether a look that began at tick `since` and ended at `until` may have found `value`."""
@@ -109,8 +109,13 @@ def fill(value: int, length: int) -> bytes:
     return value.to_bytes(_NUMBER_BYTES, "little") * (length // _NUMBER_BYTES)
 
 
+def origin_value(sector: int) -> int:
+    """Every third stretch of 2 MiB is a hole."""
+    return 0 if sector // 4096 % 3 == 1 else _ORIGIN | sector
+
+
 def origin_content(sectors: int) -> bytes:
-    return b"".join(fill(_ORIGIN | sector, SECTOR_BYTES) for sector in range(sectors))
+    return b"".join(fill(origin_value(sector), SECTOR_BYTES) for sector in range(sectors))
 
 
 def _before(write: Write, newest: int) -> bool:

@@ -46,6 +46,8 @@ class Story:
         self.flushed = 0
         """The tick at which the newest flush that ended OK began."""
         self.forced: set[int] = set()
+        self.lives = 0
+        """Of the primary's process."""
         self.freezing = ""
         self.views_made = 0
         self.values = 0
@@ -133,7 +135,11 @@ class Story:
             write = history.begin(offset, length, value)
         began = history.tick()
 
+        life = self.lives
+
         def done(outcome: Outcome) -> None:
+            if life != self.lives:
+                return  # Said by what is left of a killed process while it is collected.
             assert request in self.outstanding, "a request was ended twice"
             del self.outstanding[request]
             self.outcomes[outcome] += 1
@@ -273,6 +279,7 @@ class Story:
         self._watch_sends()
 
     def _kill_primary(self) -> None:
+        self.lives += 1
         self.pair.kill_primary()
         for write in self.outstanding.values():
             if write is not None:

@@ -186,11 +186,12 @@ class Story:
                 volume = self.cluster.cli(BOB, *create)
                 words = ["attachment", "create", "copy-1", "--volume", "copy"]
                 attachment = self.cluster.cli(BOB, *words, "--initiator", self._host_of(BOB).initiator)
+            left = int(volume.get("hydrate_remaining_bytes", 0)) // MIB
+            check(left > 0, "bob's volume was not made from the snapshot, but copied before it could be used")
+            self.tell.say(f"it can be used now; {left} MiB of it are still in the snapshot alone")
             bob, login = self._host_of(BOB), Login.of(attachment)
             with self.tell.waiting("bob's host logs in and mounts it"):
                 self._mount(bob, log_in(bob, login))
-            left = self.cluster.cli(BOB, "volume", "show", "copy").get("hydrate_remaining_bytes", 0)
-            self.tell.say(f"mounted while {int(left) // MIB} MiB were still to come")
             with self.tell.waiting("SHA-256 of every file at bob's"):
                 sums = self._sums(bob)
             check(sums == self.sums_at_first_snapshot, "bob's files are not alice's at the first snapshot")

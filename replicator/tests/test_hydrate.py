@@ -1,0 +1,139 @@
+"""Hydration: on demand, in the background, and from a source that fails."""
+
+import threading
+
+from holdfast.base.device import Op, Outcome
+from holdfast.base.errors import Unavailable
+from holdfast.base.limits import EXTENT_BYTES, MIB
+from holdfast.replicator.testing import FakeSource
+from holdfast.replicator.testing_rig import MakeRig, Rig
+
+SIZE = 3 * MIB + EXTENT_BYTES + 4096
+CONTENT = bytes(i // 4096 % 251 for i in range(0, SIZE, 4096) for _ in range(4096))
+
+
+def a_rig(make_rig: MakeRig, background: bool) -> Rig:
+    rig = make_rig(origin=FakeSource(CONTENT), size_bytes=SIZE)
+    rig.pair.hydrates = background
+    rig.pair.until_up()
+    return rig
+
+
+def test_everything_comes_in_the_background(make_rig: MakeRig) -> None:
+    rig = a_rig(make_rig, background=True)
+    pair = rig.pair
+    assert pair.hydrator.total_bytes == SIZE
+    pair.until(lambda: not pair.b.store.missing.left)
+    assert rig.same() and rig.disks["a"].content("data") == CONTENT
+    assert pair.hydrator.remaining_bytes == 0
+    assert not pair.a.store.changed.any()
+
+
+def test_a_read_brings_what_it_needs_and_its_neighbours(make_rig: MakeRig) -> None:
+    rig = a_rig(make_rig, background=False)
+    pair = rig.pair
+    assert pair.hydrator.remaining_bytes == SIZE
+    assert pair.read(MIB + 512, 1024) == CONTENT[MIB + 512 : MIB + 1536]
+    assert pair.hydrator.remaining_bytes == (26 - 8) * EXTENT_BYTES
+    assert pair.origin is not None and pair.origin.reads == 1
+
+
+def test_a_users_write_wins(make_rig: MakeRig) -> None:
+    rig = a_rig(make_rig, background=False)
+    pair = rig.pair
+    outcomes = [
+        pair.submit(Op.WRITE, EXTENT_BYTES, b"u" * EXTENT_BYTES),
+        pair.submit(Op.WRITE, 512, b"v" * 512),
+        pair.submit(Op.ZERO, 2 * EXTENT_BYTES, EXTENT_BYTES),
+        pair.submit(Op.WRITE, SIZE - 4096, b"w" * 4096),
+    ]
+    pair.until(lambda: all(outcomes))
+    pair.hydrator.go_on()
+    pair.until(lambda: not pair.a.store.missing.left and not pair.b.store.missing.left)
+    expected = bytearray(CONTENT)
+    expected[512:1024] = b"v" * 512
+    expected[EXTENT_BYTES : 3 * EXTENT_BYTES] = b"u" * EXTENT_BYTES + bytes(EXTENT_BYTES)
+    expected[-4096:] = b"w" * 4096
+    assert rig.same() and rig.disks["a"].content("data") == expected
+
+
+def test_a_source_that_fails_is_asked_again_with_a_pause(make_rig: MakeRig) -> None:
+    rig = a_rig(make_rig, background=False)
+    pair, source = rig.pair, rig.pair.origin
+    assert source is not None
+    source.fail = lambda _offset: Unavailable("GONE", "away")
+    pair.hydrator.go_on()
+    outcome = pair.submit(Op.READ, 0, 512)
+    pair.for_s(10)
+    assert 10 <= source.reads <= 15 and "away" in pair.hydrator.trouble
+    pair.until(lambda: bool(outcome))
+    assert outcome == [Outcome.BUSY]
+    source.fail = lambda _offset: None
+    pair.until(lambda: not pair.a.store.missing.left and not pair.b.store.missing.left)
+    assert not pair.hydrator.trouble and rig.disks["b"].content("data") == CONTENT
+
+
+def test_short_answers_are_no_answers(make_rig: MakeRig) -> None:
+    rig = a_rig(make_rig, background=False)
+    pair, source = rig.pair, rig.pair.origin
+    assert source is not None
+    source.content = CONTENT[: MIB // 2]
+    assert pair.do(Op.READ, 0, 512) is Outcome.BUSY
+    assert pair.a.store.missing.left == 26
+    source.content = CONTENT
+    assert pair.read(0, 512) == CONTENT[:512]
+
+
+def test_what_the_origin_has_lost_is_lost_and_the_rest_comes(make_rig: MakeRig) -> None:
+    rig = a_rig(make_rig, background=False)
+    pair, source = rig.pair, rig.pair.origin
+    assert source is not None
+    source.lose(MIB)
+    pair.hydrator.go_on()
+    assert pair.do(Op.READ, MIB, 512) is Outcome.MEDIUM_ERROR
+    pair.until(lambda: pair.a.store.missing.left == 8)
+    reads = source.reads
+    pair.for_s(10)
+    assert source.reads - reads <= 12
+    assert pair.do(Op.WRITE, MIB, b"x" * MIB) is Outcome.OK
+    assert pair.a.store.missing.left == 0
+
+
+def test_holes_of_the_origin_are_not_fetched_and_stay_holes(make_rig: MakeRig) -> None:
+    content = bytearray(SIZE)
+    content[MIB + 512 : MIB + 1024] = b"o" * 512
+    rig = make_rig(origin=FakeSource(bytes(content)), size_bytes=SIZE)
+    pair, source = rig.pair, rig.pair.origin
+    pair.hydrates = False
+    pair.until_up()
+    assert source is not None
+    written = pair.submit(Op.WRITE, 2 * MIB, b"u" * EXTENT_BYTES)
+    pair.hydrator.go_on()
+    pair.until(lambda: not pair.b.store.missing.left)
+    content[2 * MIB : 2 * MIB + EXTENT_BYTES] = b"u" * EXTENT_BYTES
+    assert written == [Outcome.OK] and rig.same() and rig.disks["a"].content("data") == content
+    assert source.reads <= 2
+
+
+def test_no_source_for_a_while(make_rig: MakeRig) -> None:
+    rig = a_rig(make_rig, background=False)
+    pair = rig.pair
+    pair.hydrator.use(None)
+    outcome = pair.submit(Op.READ, 0, 512)
+    pair.for_s(3)
+    assert not outcome and "no snapshotter" in pair.hydrator.trouble
+    pair.hydrator.use(pair.origin)
+    pair.until(lambda: bool(outcome))
+    assert outcome == [Outcome.OK]
+
+
+def test_nothing_is_begun_after_the_end(make_rig: MakeRig) -> None:
+    rig = a_rig(make_rig, background=True)
+    pair = rig.pair
+    pair.hydrator.stop()
+    pair.primary.close()
+    left = pair.a.store.missing.left
+    pair.for_s(5)
+    assert pair.a.store.missing.left == left
+    assert pair.do(Op.WRITE, 0, b"x" * 512) is Outcome.BUSY
+    assert threading.active_count() < 50
