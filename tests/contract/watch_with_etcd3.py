@@ -1,4 +1,4 @@
-"""An etcd client that nobody here wrote, as automation would use it: watch our keys, print them as JSON lines.
+"""An etcd client that nobody here wrote, as automation would use it: it prints our keys as JSON lines.
 
 A process of its own: etcd3's generated code needs protobuf's Python implementation, and would clash with
 ours in one process. Prints `ready` when it watches, then a line for each put; ends after COUNT of them.
