@@ -6,7 +6,7 @@ LAB_DIR ?= /run/holdfast-demo
 COMPONENTS := base metadata replicator target snapshotter cli lab
 PACKAGES := $(foreach name,$(COMPONENTS),-p holdfast.$(name))
 
-.PHONY: setup demo test check format protos lock lab-down clean
+.PHONY: setup demo test sim check format protos lock lab-down clean
 
 setup: .venv/.ready
 
@@ -28,6 +28,10 @@ lab-down: setup
 test: setup
 	@$(SUDO) $(BIN)/holdfast-lab install
 	@$(SUDO) $(BIN)/python -m pytest $(ARGS)
+
+# Random stories of two replicas under simulated faults: SEEDS=how many SEED=the first.
+sim: setup
+	@$(BIN)/python tests/sim/run.py --seeds $(or $(SEEDS),200) --first $(or $(SEED),0)
 
 check: setup .venv-protos/.ready
 	$(BIN)/ruff check .

@@ -104,6 +104,11 @@ def test_a_freeze_interrupted_at_any_step_can_be_made_again(host: str, number: i
     if any(isinstance(step, str) for step in pair.a.suspicions + pair.b.suspicions):
         return  # A sync failed: the host is out of the set.
     pair.until_up()
+    assert pair.a.store.generation == pair.b.store.generation
+    # Recorded on a primary that died before it told the mirror: a good view, on one host.
+    assert set(pair.b.store.views) == set(pair.b.store.state.views) <= set(pair.a.store.views)
+    assert set(pair.a.store.views) == set(pair.a.store.state.views)
+    assert how == "kill" or not pair.a.store.views
     pair.do(Op.WRITE, EXTENT_BYTES, b"b" * 512)
     frozen = rig.disks["a"].content("data")
     freeze_now(rig, "s1")

@@ -185,34 +185,52 @@ def test_fills_are_not_given_up(make_rig: MakeRig) -> None:
     pair = rig.pair
     pair.hydrates = False
     pair.until_up()
+    pair.b.loop.hold_work = True
+    pair.submit(Op.READ, 0, 512)
+    pair.until(lambda: not pair.a.store.missing.left)
+    pair.for_s(3.5)
+    outcome = pair.submit(Op.WRITE, 512, b"y" * 512)
     pair.net.refuse_dial = True
     pair.net.cut()
-    pair.until(lambda: not pair.link.up)
-    outcome = pair.submit(Op.WRITE, 512, b"x" * 512)
+    pair.for_s(8)
+    pair.b.loop.hold_work = pair.net.refuse_dial = False
     pair.until(lambda: bool(outcome))
-    pair.for_s(30)
-    pair.net.refuse_dial = False
-    pair.until_up()
-    assert pair.do(Op.WRITE, 512, b"y" * 512) is Outcome.OK
-    assert rig.same()
+    assert outcome == [Outcome.OK] and rig.same()
 
 
-def test_what_the_primary_misses_the_mirror_misses_too(make_rig: MakeRig) -> None:
-    """The mirror applied a write that the primary had no room for, over an extent that is not here yet."""
-    rig = make_rig(origin=FakeSource(b"o" * (6 * EXTENT_BYTES)), size_bytes=6 * EXTENT_BYTES)
+def zero_that_fails_here_and_not_there(rig: Rig, offset: int) -> None:
+    """A long one goes to the pool, so the mirror has it first."""
     pair = rig.pair
-    pair.hydrates = False
-    pair.until_up()
-    rig.fail("a", errno.ENOSPC, "write", under="data")
-    outcome = pair.submit(Op.WRITE, EXTENT_BYTES, b"x" * EXTENT_BYTES)
+    pair.a.loop.hold_work = True
+    outcome = pair.submit(Op.ZERO, offset, MIB + EXTENT_BYTES)
+    pair.for_s(1)
+    rig.fail("a", errno.ENOSPC, "zero", under="data")
+    pair.a.loop.hold_work = False
     pair.until(lambda: bool(outcome))
     assert outcome == [Outcome.NO_SPACE]
     rig.mend()
     pair.until_up()
-    assert pair.a.store.missing.get(1) and pair.b.store.missing.get(1)
+
+
+def test_what_failed_here_is_undone_there(rig: Rig) -> None:
+    rig.pair.do(Op.WRITE, MIB, b"x" * MIB)
+    zero_that_fails_here_and_not_there(rig, MIB)
+    assert rig.same() and rig.pair.read(MIB, 512) == b"x" * 512
+
+
+def test_what_the_primary_misses_the_mirror_misses_too(make_rig: MakeRig) -> None:
+    """The mirror applied what the primary had no room for, over extents that are not here yet."""
+    size = 20 * EXTENT_BYTES
+    rig = make_rig(origin=FakeSource(b"o" * size), size_bytes=size)
+    pair = rig.pair
+    pair.hydrates = False
+    pair.until_up()
+    pair.read(0, 512)
+    zero_that_fails_here_and_not_there(rig, MIB)
+    assert list(pair.a.store.missing.indexes()) == list(pair.b.store.missing.indexes()) == list(range(8, 20))
     pair.hydrator.go_on()
     pair.until(lambda: not pair.a.store.missing.left and not pair.b.store.missing.left)
-    assert rig.same() and pair.read(EXTENT_BYTES, 512) == b"o" * 512
+    assert rig.same() and pair.read(MIB, 512) == b"o" * 512
 
 
 def test_regions_in_doubt_at_the_mirror_are_copied_and_intended_here(rig: Rig) -> None:
@@ -220,6 +238,7 @@ def test_regions_in_doubt_at_the_mirror_are_copied_and_intended_here(rig: Rig) -
     pair.do(Op.WRITE, REGION_BYTES, b"x" * BLOCK)
     pair.b.store.intent.set(1)
     pair.a.local.intent.forget([1])  # type: ignore[union-attr]
+    pair.a.store.intent.sync()
     pair.kill_mirror()
     rig.disks["b"].inodes["data"].content[REGION_BYTES : REGION_BYTES + BLOCK] = b"?" * BLOCK
     pair.until(lambda: not pair.link.up)

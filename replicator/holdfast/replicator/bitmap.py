@@ -74,11 +74,12 @@ class Bitmap:
     def or_with(self, other: "Bitmap", but_not: "Bitmap | None" = None) -> None:
         """Set every bit that is set in `other` (and clear in `but_not`); all have as many bits."""
         for at, theirs in other._pages():
-            wanted = int.from_bytes(theirs, "little")
-            if but_not is not None:
-                wanted &= ~int.from_bytes(but_not._buffer[at : at + len(theirs)], "little")
-            ours = int.from_bytes(self._buffer[at : at + len(theirs)], "little")
-            self._buffer[at : at + len(theirs)] = (ours | wanted).to_bytes(len(theirs), "little")
+            end, nothing = at + len(theirs), _NOTHING[: len(theirs)]
+            unwanted = nothing if but_not is None else but_not._buffer[at:end]
+            ours = self._buffer[at:end]
+            # The usual case, within the gate of a freeze too, is a plain copy.
+            united = theirs if unwanted == nothing == ours else _united(ours, theirs, unwanted)
+            self._buffer[at:end] = united
 
     def set_bits(self, first: int = 0, end: int | None = None) -> Iterator[int]:
         """Indexes of the set bits in [first, end), ascending, as they are when each page is reached."""
@@ -110,3 +111,8 @@ class Bitmap:
             page = self._buffer[at : min(at + _SCAN_BYTES, end)]
             if page != _NOTHING[: len(page)]:
                 yield at, page
+
+
+def _united(ours: bytes | bytearray, theirs: bytes | bytearray, unwanted: bytes | bytearray) -> bytes:
+    wanted = int.from_bytes(theirs, "little") & ~int.from_bytes(unwanted, "little")
+    return (int.from_bytes(ours, "little") | wanted).to_bytes(len(ours), "little")

@@ -5,16 +5,28 @@ from holdfast.base.steps import Steps, all_of, starting
 from holdfast.replicator.link import Link
 from holdfast.replicator.local import LocalReplica
 from holdfast.replicator.settle import settle
+from holdfast.replicator.talk import Talk
 
 CLEAN_INTERVAL_S = 10.0
 
 
 def clean(local: LocalReplica, link: Link) -> Steps[int]:
-    """Returns how many regions were cleared. Raises Unavailable if a disk or the link failed."""
+    """Returns how many regions were cleared. Raises Unavailable if a disk or the link failed. One at a
+    time: a second would make the first overlook what was written since; it does nothing.
+    """
     if not link.up:
         # Regions in doubt are no candidates; while the link is up there are none.
         raise Unavailable("MIRROR_LOST", f"the mirror is out of reach: {link.why_down}.")
-    talk = link.talk()
+    if local.intent.cleaning:
+        return 0
+    local.intent.cleaning = True
+    try:
+        return (yield from _clean(local, link.talk()))
+    finally:
+        local.intent.cleaning = False
+
+
+def _clean(local: LocalReplica, talk: Talk) -> Steps[int]:
     quiet = local.intent.candidates(local.order.writing())
     if not quiet:
         return 0

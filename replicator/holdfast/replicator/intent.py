@@ -33,15 +33,23 @@ class Intent:
         self._waiting: list[tuple[Iterable[int], Then, Failed]] = []
         self._syncing: set[int] = set()
         self._broken: BaseException | None = None
+        self.cleaning = False
+        """Between `candidates` and `untouched` (clean.py)."""
+
+    def is_hot(self, offset: int, length: int) -> bool:
+        """Short for `ensure`, whose `then` the caller calls itself if True; False says nothing."""
+        region = offset // REGION_BYTES
+        if region in self.hot and offset + length <= (region + 1) * REGION_BYTES:
+            self._touched.add(region)
+            return True
+        return False
 
     def ensure(self, offset: int, length: int, then: Then, failed: Failed) -> None:
         """Call `then()` once every region of the range is on disk as intended; at once if it is."""
-        first, last = offset // REGION_BYTES, (offset + length - 1) // REGION_BYTES
-        if first == last and first in self.hot:
-            self._touched.add(first)
+        if self.is_hot(offset, length):
             then()
             return
-        regions = range(first, last + 1)
+        regions = covering(offset, length, REGION_BYTES)
         self._touched.update(regions)
         if self.hot.issuperset(regions):
             then()

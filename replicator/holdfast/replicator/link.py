@@ -19,8 +19,7 @@ from holdfast.base.errors import HoldfastError, Unavailable
 from holdfast.base.extents import covering
 from holdfast.base.limits import REGION_BYTES
 from holdfast.base.loop import Loop, Timer
-from holdfast.base.steps import Starter, Steps, run
-from holdfast.replicator.messages import Message
+from holdfast.base.steps import Steps, run
 from holdfast.replicator.talk import Session, Talk
 
 log = logging.getLogger(__name__)
@@ -58,6 +57,7 @@ class Link:
         self._unconfirmed: dict[Sent, None] = {}
         self._retry_s = RETRY_MIN_S
         self._timer: Timer | None = None
+        self._heard_of = False
         self._heard_at_s = 0.0
         self._closed = False
         self.up = False
@@ -121,10 +121,6 @@ class Link:
             raise Unavailable("MIRROR_LOST", f"the mirror is out of reach: {self.why_down}.")
         return self._talk
 
-    def ask(self, message: Message) -> Starter:
-        """A step: one question over the session at hand (Talk.ask). Raises Unavailable without one."""
-        return self.talk().ask(message)
-
     def resend_unconfirmed(self) -> None:
         """The mirror is ready for requests: those that wait go first, in their order."""
         self._sending = talk = self.talk()
@@ -132,7 +128,7 @@ class Link:
             talk.transmit(sent.request, partial(self._confirmed, sent))
 
     def _confirmed(self, sent: Sent, outcome: Outcome) -> None:
-        self._heard_at_s = self._loop.now()
+        self._heard_of = True
         if outcome is not Outcome.OK:
             self.start_over(f"the mirror answered {outcome.value} to a {sent.request.op.value}")
         elif self._unconfirmed.pop(sent, sent) is None:
@@ -162,12 +158,15 @@ class Link:
         run(self._align(self), aligned, failed)
 
     def _heard(self) -> None:
-        self._heard_at_s = self._loop.now()
+        self._heard_of = True
 
     def _beat(self, talk: Talk) -> None:
         if self._talk is not talk:
             return
-        if self._loop.now() - self._heard_at_s > SILENT_MAX_S:
+        if self._heard_of:
+            # The clock is looked at here, once in a while, not at every answer.
+            self._heard_of, self._heard_at_s = False, self._loop.now()
+        elif self._loop.now() - self._heard_at_s > SILENT_MAX_S:
             self.start_over(f"the mirror said nothing for {SILENT_MAX_S:.0f} s")
             return
         talk.ask({"do": "beat"})(lambda _answer: None)

@@ -48,6 +48,10 @@ class LocalReplica:
         if self.suspect:
             loop.call_soon(partial(on_suspect, self.suspect))
 
+    def is_prepared(self, offset: int, length: int) -> bool:
+        """Short for `prepare`, whose `then` the caller calls itself if True; False says nothing."""
+        return not (self.suspect or self.store.views) and self.intent.is_hot(offset, length)
+
     def prepare(self, offset: int, length: int, then: Callable[[], None], failed: Done) -> None:
         """Make it safe to overwrite the range: intent, then frozen copies. `failed(outcome)` otherwise."""
         if self.suspect:

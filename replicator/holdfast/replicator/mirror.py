@@ -155,6 +155,8 @@ class MirrorExport:
             # The primary fills an extent before it writes to part of it.
             log.error("a write to part of a missing extent at %d: refused", request.offset)
             end(Outcome.INVALID)
+        elif local.is_prepared(request.offset, request.length):
+            local.apply(request, end)
         else:
             local.prepare(request.offset, request.length, partial(self._apply, request, end), end)
 

@@ -7,8 +7,9 @@ sees half a write, and both hosts apply overlapping writes in one order.
 Waiting requests block later ones that overlap them: nothing starves.
 """
 
+import itertools
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 
 class Turn:
@@ -28,24 +29,30 @@ class Turn:
 Run = Callable[[Turn], None]
 
 
+_BUCKET_SHIFT = 20
+"""Turns are looked up by the MiB: few requests span two, and a queue is rarely all in one."""
+
+
 class Order:
-    """The turns of one volume. Depths are those of an initiator's queue: a scan is the fastest index."""
+    """The turns of one volume."""
 
     def __init__(self) -> None:
         self._turns: dict[Turn, None] = {}
+        self._buckets: dict[int, dict[Turn, None]] = {}
         self._ready: deque[Turn] = deque()
         self._running = False
 
     def take(self, start: int, end: int, exclusive: bool, run: "Run") -> Turn:
         """Call `run(turn)` when [start, end) is its own, perhaps at once. Give it back exactly once."""
         turn = Turn(start, end, exclusive, run)
-        for other in self._turns:
-            if other.start < end and start < other.end and (exclusive or other.exclusive):
-                if other.waiters is None:
-                    other.waiters = [turn]
-                else:
-                    other.waiters.append(turn)
-                turn.blockers += 1
+        first, last = start >> _BUCKET_SHIFT, (end - 1) >> _BUCKET_SHIFT
+        if first == last and first not in self._buckets:
+            self._buckets[first] = {turn: None}
+        else:
+            buckets = [self._buckets.setdefault(index, {}) for index in range(first, last + 1)]
+            self._meet(turn, dict.fromkeys(itertools.chain(*buckets)))
+            for bucket in buckets:
+                bucket[turn] = None
         self._turns[turn] = None
         if turn.blockers == 0:
             run(turn)
@@ -58,6 +65,11 @@ class Order:
         call: a long queue on one block must not become a deep stack.
         """
         del self._turns[turn]
+        for index in range(turn.start >> _BUCKET_SHIFT, ((turn.end - 1) >> _BUCKET_SHIFT) + 1):
+            bucket = self._buckets[index]
+            del bucket[turn]
+            if not bucket:
+                del self._buckets[index]
         if turn.waiters is None:
             return
         for waiter in turn.waiters:
@@ -66,6 +78,18 @@ class Order:
                 self._ready.append(waiter)
         if not self._running:
             self._run_ready()
+
+    @staticmethod
+    def _meet(turn: Turn, others: Iterable[Turn]) -> None:
+        """`turn` comes after those of `others` that it conflicts with."""
+        start, end, exclusive = turn.start, turn.end, turn.exclusive
+        for other in others:
+            if other.start < end and start < other.end and (exclusive or other.exclusive):
+                if other.waiters is None:
+                    other.waiters = [turn]
+                else:
+                    other.waiters.append(turn)
+                turn.blockers += 1
 
     def _run_ready(self) -> None:
         self._running = True

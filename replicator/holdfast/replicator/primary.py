@@ -71,6 +71,11 @@ class Primary:
         self._held.clear()
         self._forget_all(list(self._jobs))
 
+    @property
+    def under_way(self) -> int:
+        """Requests and fills that are not ended."""
+        return len(self._jobs)
+
     def submit(self, request: Request) -> None:
         if request.offset < 0 or request.offset + request.length > self.size_bytes:
             request.done(Outcome.INVALID)
@@ -191,10 +196,12 @@ class Primary:
         self.local.read(read, compare)
 
     def _prepare(self, job: Job) -> None:
-        request = job.request
-        self.local.prepare(
-            request.offset, request.length, partial(self._replicate, job), partial(self._end, job)
-        )
+        local, request = self.local, job.request
+        if local.is_prepared(request.offset, request.length):
+            self._replicate(job)
+        else:
+            replicate, end = partial(self._replicate, job), partial(self._end, job)
+            local.prepare(request.offset, request.length, replicate, end)
 
     def _replicate(self, job: Job) -> None:
         local = self.local

@@ -59,8 +59,9 @@ class Worker:
         return self.observe()
 
     def observe(self) -> Observed:
-        reason, message = self._trouble
         desired, role = self._desired, self._role
+        reason, message = self._own_trouble()
+        serving = role is not None and role.serving and not reason
         if role is not None and not reason:
             reason, message = role.trouble()
         if desired is None:
@@ -72,7 +73,7 @@ class Worker:
             epoch=desired.epoch,
             store_open=self._local is not None,
             peer_connected=role is not None and role.peer_connected,
-            serving=role is not None and role.serving and not self._trouble[0],
+            serving=serving,
             reason=reason,
             message=message,
             ring_open=isinstance(role, PrimaryRole) and role.ring_open,
@@ -166,6 +167,13 @@ class Worker:
 
     # Reporting.
 
+    def _own_trouble(self) -> tuple[str, str]:
+        """What keeps this replica from serving at all."""
+        if self._local is not None and self._local.suspect:
+            why = self._local.suspect
+            return "DISK_FAILED", f"{why}; this host's copy is not trusted any more: look at its disk."
+        return self._trouble
+
     def _observe_snapshots(self, desired: Desired) -> tuple[ObservedSnapshot, ...]:
         if self._local is None:
             return ()
@@ -185,7 +193,6 @@ class Worker:
 
     def _suspect(self, why: str) -> None:
         log.error("volume %s: %s", self._uid, why)
-        self._trouble = ("DISK_FAILED", f"{why}; this host's copy is not trusted any more.")
         self._changed()
 
     def _changed(self) -> None:
