@@ -1,6 +1,7 @@
 """The etcd client against real servers that are killed, stopped and compacted under it."""
 
 import itertools
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -9,15 +10,18 @@ from signal import SIGCONT, SIGSTOP
 
 import pytest
 
+from holdfast.api.records.v1 import records_pb2 as r
 from holdfast.base.errors import OutcomeUnknown, Unavailable
 from holdfast.base.ids import new_uid
 from holdfast.lab.etcd import EtcdServer, Tls
 from holdfast.lab.servers import LocalHost
-from holdfast.metadata import pki
-from holdfast.metadata.etcd import Compacted, Etcd, Event, LeaseGone, absent, delete, put, unchanged
+from holdfast.metadata import keys, pki
+from holdfast.metadata.claimable import Claimable
+from holdfast.metadata.etcd import Compacted, Entry, Etcd, Event, LeaseGone, absent, delete, put, unchanged
 from holdfast.metadata.follow import follow
 from holdfast.metadata.lease import LeaseKeeper
-from holdfast.metadata.testing import low_port
+from holdfast.metadata.records import encode
+from holdfast.metadata.testing import clear, low_port
 
 P = "/holdfast/v1/test/"
 
@@ -223,6 +227,51 @@ def test_follow_bridges_a_compaction(own_server: EtcdServer, client: Etcd) -> No
     assert changes == {"changed": b"2", "deleted": None, "new": b"1"}
 
 
+def test_follow_outlives_refusals(etcd: Etcd, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody looks at a thread that has ended: the process would go on, and see nothing any more."""
+    etcd.transact([], [put(P + "a", b"1")])
+    real_range, real_watch = etcd.range, etcd.watch
+    refusals: dict[str, list[Exception]] = {
+        "range": [Compacted(7), Unavailable("ETCD_REFUSED", "no")],
+        "watch": [Unavailable("ETCD_REFUSED", "no"), Compacted(7)],
+    }
+
+    def range_(prefix: str) -> tuple[list[Entry], int]:
+        if refusals["range"]:
+            raise refusals["range"].pop()
+        return real_range(prefix)
+
+    def watch(prefix: str, revision: int, stop: threading.Event) -> Iterator[list[Event]]:
+        if refusals["watch"]:
+            etcd.transact([], [put(P + f"missed{len(refusals['watch'])}", b"1")])
+            raise refusals["watch"].pop()
+        return real_watch(prefix, revision, stop)
+
+    monkeypatch.setattr(etcd, "range", range_)
+    monkeypatch.setattr(etcd, "watch", watch)
+    follower = follow(etcd, P, threading.Event())
+    seen = [[event.key.removeprefix(P) for event in next(follower)] for _ in range(3)]
+    assert seen == [["a"], ["missed2"], ["missed1"]]
+    etcd.transact([], [put(P + "b", b"1")])
+    assert [event.key for event in next(follower)] == [P + "b"]
+
+
+def test_a_record_that_cannot_be_read_holds_up_no_other(etcd: Etcd) -> None:
+    stop = threading.Event()
+    frozen = encode(r.SnapshotRecord(state=r.SNAPSHOT_STATE_FROZEN))
+    etcd.transact([], [put(keys.snapshot("0" * 24), b"{broken"), put(keys.snapshot("1" * 24), frozen)])
+    claimable = Claimable(etcd, stop)
+    try:
+        assert claimable.wait(10) == ["1" * 24]
+        etcd.transact([], [delete(keys.snapshot("1" * 24)), put(keys.snapshot("2" * 24), frozen)])
+        while claimable.wait(10) == ["1" * 24]:
+            pass
+        assert claimable.wait(10) == ["2" * 24]
+    finally:
+        stop.set()
+        clear(etcd)
+
+
 def test_lease_is_kept_lost_and_taken_anew(etcd: Etcd) -> None:
     attached: list[int] = []
     lost = threading.Event()
@@ -244,6 +293,35 @@ def test_lease_is_kept_lost_and_taken_anew(etcd: Etcd) -> None:
     assert entry is not None and entry.lease_id == attached[1]
     keeper.stop()
     assert etcd.get(P + "me") is None, "stopping gives the lease back"
+
+
+def test_a_lease_outlives_an_attachment_that_fails(etcd: Etcd) -> None:
+    """E.g. the host's disk cannot be asked for its size now."""
+    troubles = [OSError(5, "Input/output error"), Unavailable("ETCD_REFUSED", "no")]
+
+    def attach(_lease_id: int) -> None:
+        if troubles:
+            raise troubles.pop()
+
+    keeper = LeaseKeeper(etcd, 10, attach)
+    keeper.start()
+    assert keeper.wait_attached(10)
+    keeper.stop()
+
+
+def test_an_etcd_that_wants_to_know_who_asks_is_unavailable(own_server: EtcdServer, client: Etcd) -> None:
+    """Not a defect: whoever asks again later is answered when it has been put right."""
+    for words in (
+        ["user", "add", "root", "--new-user-password=x"],
+        ["user", "grant-role", "root", "root"],
+        ["auth", "enable"],
+    ):
+        environment = {"ETCDCTL_API": "3", "PATH": "/usr/bin:/bin"}
+        command = ["etcdctl", "--endpoints", own_server.url, *words]
+        subprocess.run(command, env=environment, check=True, capture_output=True, timeout=60)
+    with pytest.raises(Unavailable) as refused:
+        client.range(P)
+    assert refused.value.reason == "ETCD_REFUSED"
 
 
 def test_lease_is_adopted(etcd: Etcd) -> None:

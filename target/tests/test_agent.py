@@ -57,6 +57,7 @@ class AgentProcess:
         identity = pki.Identity(metadata.directory, name)
         self.name = name
         self.store = folder / name / "store"
+        self.store.mkdir(parents=True)
         self.run = folder / name / "run"
         self.log = folder / f"{name}.log"
         self.words = [sys.executable, "-m", "holdfast.target.main", "--host-id", name]
@@ -199,3 +200,12 @@ def freeze(metadata: RunningMetadata, name: str) -> r.SnapshotRecord:
     value = wait_for(metadata.etcd, keys.snapshot(snapshot.uid), frozen)
     assert value is not None
     return decode(r.SnapshotRecord, value)
+
+
+def test_a_store_that_is_not_mounted_is_not_made(metadata: RunningMetadata, tmp_path: Path) -> None:
+    agent = AgentProcess("host-c", "127.0.0.3", tmp_path, metadata)
+    agent.store.rmdir()
+    done = subprocess.run(agent.words, capture_output=True, text=True, timeout=LIMIT_S)
+    assert done.returncode == 1 and "mount its file system" in done.stderr
+    assert not agent.store.exists()
+    assert metadata.etcd.get(keys.host("host-c")) is None

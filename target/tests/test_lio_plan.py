@@ -1,6 +1,7 @@
 """The plan of an export against a model of configfs with the kernel's own rules of order."""
 
 import dataclasses
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -211,3 +212,16 @@ def test_no_lio_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(NoLio, match="cannot export volumes") as caught:
         Lio(tmp_path / "target").prepare()
     assert caught.value.reason == "NO_LIO"
+
+
+def test_a_modprobe_that_hangs_is_a_kernel_without_lio(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The host can still be a mirror."""
+
+    def hangs(words: list[str], **_: object) -> None:
+        raise subprocess.TimeoutExpired(words, 30)
+
+    monkeypatch.setattr("holdfast.target.lio.subprocess.run", hangs)
+    with pytest.raises(NoLio, match="modprobe has not ended"):
+        Lio(tmp_path / "target").prepare()

@@ -9,7 +9,7 @@ from holdfast.api.records.v1 import records_pb2 as r
 from holdfast.target import reports as say
 from holdfast.target.control import Observed, ObservedSnapshot
 from holdfast.target.lio_export import Backstore, Present, PresentAcl
-from holdfast.target.reconcile import Host, Plan, Situation, decide
+from holdfast.target.reconcile import Host, Plan, Situation, decide, frozen_so_far
 
 UID = "0123456789abcdef01234567"
 HOST = Host("a", "boot-1", "10.0.0.1", "10.0.0.1:3260", "/config/core", (("10.0.0.9", 7411),))
@@ -179,6 +179,23 @@ def test_snapshots() -> None:
     # A mirror tells only of what it has lost: the primary decides about the freeze.
     one.role = r.ROLE_MIRROR
     assert plan(one, observed=failed).reports == (say.ViewLost("f", "gone"),)
+
+
+def test_what_was_frozen_is_not_frozen_anew() -> None:
+    """Whether it was recorded or not: the assignment may lag, and others may copy from the view already."""
+    one = assigned(snapshots=[r.AssignedSnapshot(uid="p", state=r.SNAPSHOT_STATE_PENDING)])
+    seen = dataclasses.replace(SERVING, snapshots=(ObservedSnapshot("p", True, 4, 12.5),))
+    frozen = frozen_so_far(frozenset(), one, seen)
+    assert frozen == {"p"}
+    # The worker is another one now, and has said nothing of it yet.
+    assert frozen_so_far(frozen, one, None) == frozen_so_far(frozen, one, SERVING) == {"p"}
+    desired = plan(one, frozen=frozen).desired
+    assert desired is not None and not desired.snapshots[0].freeze
+    assert say.Frozen(3, "p", 4, 12.5, ("a", "b")) in plan(one, observed=seen, frozen=frozen).reports
+    # What ended is forgotten; what another epoch or a mirror says is not heard.
+    assert frozen_so_far(frozen, assigned(), seen) == frozenset()
+    assert frozen_so_far(frozenset(), one, dataclasses.replace(seen, epoch=2)) == frozenset()
+    assert frozen_so_far(frozenset(), one, dataclasses.replace(seen, role="mirror")) == frozenset()
 
 
 def test_what_is_not_assigned_is_ended_and_its_store_left() -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import select
+import signal
 import sys
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from holdfast.base.loop import Loop
 from holdfast.target.control import Desired, DesiredPeer, Observed
 from holdfast.target.control_client import WorkerLink
 from holdfast.target.worker_control import ControlServer
-from holdfast.target.workers import Backoff, Worker, Workers, start_time
+from holdfast.target.workers import Backoff, Worker, Workers, start_time, worker_command
 
 UID = "0123456789abcdef01234567"
 DESIRED = Desired(UID, 1 << 20, "primary", 1, True, True, "::1", 20000, DesiredPeer("b", "::1", 20001))
@@ -44,6 +45,59 @@ def test_a_worker_is_adopted_by_the_next_agent(tmp_path: Path) -> None:
     assert Workers(tmp_path, []).adopt(UID) is None
     workers.forget(UID)
     assert [path.name for path in tmp_path.iterdir()] == ["agent.notify"]
+
+
+def test_a_worker_that_was_not_noted_is_adopted(tmp_path: Path) -> None:
+    """Its agent died, or found no room, between starting it and writing its process id."""
+    words = worker_command("a", tmp_path / "store", tmp_path, ["--clear"])
+    workers = Workers(tmp_path, words)
+    with workers.listen() as notices:
+        first = workers.start(UID)
+        try:
+            assert select.select([notices], [], [], 10)[0] and notices.recv(100) == b"READY=1"
+            (tmp_path / f"{UID}.pid").unlink()
+            assert workers.known() == {UID}
+            # Whoever does not look loses, and does not make the first one unknown.
+            second = workers.start(UID)
+            assert ended(second)
+            second.close()
+            adopted = workers.adopt(UID)
+            assert adopted is not None and adopted.pid == first.pid
+            adopted.close()
+        finally:
+            os.kill(first.pid, signal.SIGKILL)
+            assert ended(first)
+    assert workers.adopt(UID) is None
+
+
+def test_the_log_of_a_worker_that_runs_is_trimmed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("holdfast.target.workers.LOG_KEEP_BYTES", 1000)
+    chatty = (
+        "import signal\n"
+        "from holdfast.base import notify\n"
+        "def say(*_):\n"
+        "    print('x' * 1200, flush=True)\n"
+        "    notify.tell_supervisor(notify.READY)\n"
+        "signal.signal(signal.SIGUSR1, say)\n"
+        "say()\n"
+        "while True: signal.pause()"
+    )
+    workers = Workers(tmp_path, script(chatty))
+    log, old = tmp_path / f"{UID}.log", tmp_path / f"{UID}.log.old"
+    with workers.listen() as notices:
+        worker = workers.start(UID)
+        try:
+            assert select.select([notices], [], [], 10)[0] and notices.recv(100)
+            workers.trim_logs()
+            assert (log.stat().st_size, old.stat().st_size) == (0, 1201)
+            os.kill(worker.pid, signal.SIGUSR1)
+            assert select.select([notices], [], [], 10)[0] and notices.recv(100)
+            assert log.stat().st_size == 1201, "at the end of what is left, not behind a hole"
+        finally:
+            os.kill(worker.pid, signal.SIGKILL)
+            assert ended(worker)
+    workers.forget(UID)
+    assert not log.exists() and not old.exists()
 
 
 def test_a_stranger_with_the_same_process_id_is_not_adopted(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ Only processes and command lines: what runs here is what an operator would start
 the tests that cross components.
 """
 
-import dataclasses
 import json
 import os
 import select
@@ -46,16 +45,10 @@ class Credentials:
     ca: Path
     certificate: Path
     key: Path
-    seal: Path
 
-    def flags(self) -> list[str]:
-        return ["--ca", str(self.ca), "--cert", str(self.certificate), "--key", str(self.key)]
-
-    def etcd_flags(self, endpoint: str) -> list[str]:
-        return ["--etcd", endpoint] + [
-            f"--etcd-{name}={path}"
-            for name, path in (("ca", self.ca), ("cert", self.certificate), ("key", self.key))
-        ]
+    def flags(self, prefix: str = "") -> list[str]:
+        files = (("ca", self.ca), ("cert", self.certificate), ("key", self.key))
+        return [f"--{prefix}{name}={path}" for name, path in files]
 
 
 class Cluster:
@@ -65,6 +58,8 @@ class Cluster:
         self.lab = lab
         self.folder = lab.folder / "cluster"
         self.pki = self.folder / "pki"
+        # Of its own: a certificate of etcd's authority opens all of etcd, and users have the other's.
+        self.etcd_pki = self.folder / "etcd-pki"
         self.logs = self.folder / "logs"
         self.storage_names = tuple(storage_names)
         self.etcd: EtcdServer | None = None
@@ -79,18 +74,23 @@ class Cluster:
         """Certificates for everybody: `holdfast pki`."""
         self.logs.mkdir(parents=True, exist_ok=True)
         service = ["--address", self.lab.address]
-        self._pki("init")
-        for name in ("metadata", "snapshotter", "etcd"):
-            self._pki("service", name, *service)
+        self._pki(self.pki, "init")
+        self._pki(self.etcd_pki, "init")
+        self._pki(self.etcd_pki, "service", "etcd", *service)
+        for name in ("metadata", "snapshotter"):
+            self._pki(self.pki, "service", name, *service)
+            self._pki(self.etcd_pki, "user", name)
         for user in users:
-            self._pki("user", user)
-        self._pki("operator", "operator")
+            self._pki(self.pki, "user", user)
+        self._pki(self.pki, "operator", "operator")
+        self._pki(self.etcd_pki, "user", "operator")
         for guest in self.lab.guests():
             if guest.role == "storage":
-                self._pki("host", guest.name, "--address", guest.address)
+                self._pki(self.pki, "host", guest.name, "--address", guest.address)
+                self._pki(self.etcd_pki, "user", guest.name)
 
     def start_etcd(self) -> None:
-        tls = self.credentials("etcd")
+        tls = self.etcd_credentials("etcd")
         files = Tls(tls.certificate, tls.key, tls.ca)
         folder = self.folder / "etcd"
         self.etcd = EtcdServer(self.lab, folder, address=self.lab.address, port=ETCD_PORT, tls=files).start()
@@ -107,7 +107,7 @@ class Cluster:
         self.metadata = self._start(
             "metadata",
             ["holdfast.metadata.main", "--listen", f"{self.lab.address}:{METADATA_PORT}"]
-            + ["--seal-key", str(own.seal), *own.flags(), *own.etcd_flags(self.etcd_endpoint)],
+            + ["--seal-key", str(self.pki / "metadata.seal"), *own.flags(), *self.etcd_flags("metadata")],
         )
 
     def start_snapshotter(self, name: str = "snapshotter", port_offset: int = 0) -> None:
@@ -120,18 +120,18 @@ class Cluster:
             + ["--grpc-listen", f"{address}:{SNAPSHOTTER_GRPC_PORT - port_offset}"]
             + ["--objects", f"s3://{BUCKET}/demo?endpoint=http://{address}:{S3_PORT}"]
             + own.flags()
-            + own.etcd_flags(self.etcd_endpoint),
+            + self.etcd_flags("snapshotter"),
             env=self.s3_environment(),
         )
 
     def start_agent(self, guest: Guest) -> None:
         """Start a storage host's agent. It registers the host by itself."""
-        own = self._hand_over(guest)
+        own, for_etcd, seal_key = self._hand_over(guest)
         guest.run(["mkdir", "-p", STORE_DIR, RUN_DIR])
         words = [sys.executable, "-m", "holdfast.target.main", "--host-id", guest.name]
         words += ["--address", guest.address, "--portal", f"{guest.address}:3260"]
-        words += ["--store", STORE_DIR, "--run-dir", RUN_DIR, "--seal-key", str(own.seal)]
-        words += own.flags() + own.etcd_flags(self.etcd_endpoint)
+        words += ["--store", STORE_DIR, "--run-dir", RUN_DIR, "--seal-key", str(seal_key)]
+        words += [*own.flags(), "--etcd", self.etcd_endpoint, *for_etcd.flags("etcd-")]
         self.agents[guest.name] = guest.spawn(words, log_name="agent.log")
 
     # Using it.
@@ -141,8 +141,13 @@ class Cluster:
         return f"{self.lab.address}:{ETCD_PORT}"
 
     def credentials(self, name: str) -> Credentials:
-        paths = {end: self.pki / f"{name}.{end}" for end in ("crt", "key", "seal")}
-        return Credentials(self.pki / "ca.crt", paths["crt"], paths["key"], paths["seal"])
+        return _credentials(self.pki, name)
+
+    def etcd_credentials(self, name: str) -> Credentials:
+        return _credentials(self.etcd_pki, name)
+
+    def etcd_flags(self, name: str) -> list[str]:
+        return ["--etcd", self.etcd_endpoint, *self.etcd_credentials(name).flags("etcd-")]
 
     def s3_environment(self) -> dict[str, str]:
         assert self.swift is not None
@@ -174,7 +179,7 @@ class Cluster:
         return done.stderr.strip()
 
     def etcdctl(self, *words: str) -> list[str]:
-        own = self.credentials("operator")
+        own = self.etcd_credentials("operator")
         return [
             *("etcdctl", f"--endpoints=https://{self.etcd_endpoint}", f"--cacert={own.ca}"),
             *(f"--cert={own.certificate}", f"--key={own.key}", *words),
@@ -242,25 +247,38 @@ class Cluster:
             link.symlink_to(source)
         return folder
 
-    def _hand_over(self, guest: Guest) -> Credentials:
-        """Copy a host's own files, and no others, to where the guest sees them."""
-        folder = guest.folder / "pki"
-        folder.mkdir(exist_ok=True)
-        inside = Path(guest.shared_dir) / "pki"
-        paths = []
-        for path in dataclasses.astuple(self.credentials(guest.name)):
-            shutil.copy(path, folder)
-            paths.append(inside / path.name)
-        return Credentials(*paths)
+    def _hand_over(self, guest: Guest) -> tuple[Credentials, Credentials, Path]:
+        """Copy a host's own files, and no others, to where the guest sees them: as a host, for etcd, and
+        its seal key."""
+        inside = Path(guest.shared_dir)
 
-    def _pki(self, *words: str) -> None:
+        def copy(folder: Path, name: str) -> Path:
+            (guest.folder / folder.name).mkdir(exist_ok=True)
+            shutil.copy(folder / name, guest.folder / folder.name)
+            return inside / folder.name / name
+
+        own, for_etcd = (
+            Credentials(*(copy(folder, path.name) for path in _files(folder, guest.name)))
+            for folder in (self.pki, self.etcd_pki)
+        )
+        return own, for_etcd, copy(self.pki, f"{guest.name}.seal")
+
+    @staticmethod
+    def _pki(folder: Path, kind: str, *words: str) -> None:
         program = str(Path(sys.executable).with_name("holdfast"))
-        kind, *rest = words
         subprocess.run(
-            [program, "pki", kind, str(self.pki), *rest], check=True, capture_output=True, text=True
+            [program, "pki", kind, str(folder), *words], check=True, capture_output=True, text=True
         )
 
     def _start(self, name: str, words: list[str], env: dict[str, str] | None = None) -> HostProcess:
         log = self.logs / f"{name}.log"
         command = [sys.executable, "-m", *words]
         return Starting(self.lab, command, name=name, log=log, env=env).finish()
+
+
+def _files(folder: Path, name: str) -> tuple[Path, Path, Path]:
+    return folder / "ca.crt", folder / f"{name}.crt", folder / f"{name}.key"
+
+
+def _credentials(folder: Path, name: str) -> Credentials:
+    return Credentials(*_files(folder, name))

@@ -1,12 +1,16 @@
 """Which snapshots wait for a snapshotter: FROZEN, with no claim. Two followed prefixes and a set."""
 
+import logging
 import threading
 
 from holdfast.api.records.v1 import records_pb2 as r
+from holdfast.base.errors import DataLoss
 from holdfast.metadata import keys
 from holdfast.metadata.etcd import Etcd, Event
 from holdfast.metadata.follow import follow
 from holdfast.metadata.records import decode
+
+_LOG = logging.getLogger(__name__)
 
 
 class Claimable:
@@ -51,12 +55,19 @@ class Claimable:
         if prefix == keys.CLAIMS:
             uids, member = self._claimed, event.entry is not None
         else:
-            uids = self._frozen
-            member = (
-                event.entry is not None
-                and decode(r.SnapshotRecord, event.entry.value).state == r.SNAPSHOT_STATE_FROZEN
-            )
+            uids, member = self._frozen, _is_frozen(event)
         if member:
             uids.add(uid)
         else:
             uids.discard(uid)
+
+
+def _is_frozen(event: Event) -> bool:
+    if event.entry is None:
+        return False
+    try:
+        return decode(r.SnapshotRecord, event.entry.value).state == r.SNAPSHOT_STATE_FROZEN
+    except DataLoss as error:
+        # One record that cannot be read is left alone; the others are not to wait for it.
+        _LOG.error("%s: %s", event.key, error)
+        return False

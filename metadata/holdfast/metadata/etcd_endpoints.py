@@ -76,7 +76,9 @@ def translate(error: grpc.RpcError) -> HoldfastError:
         return LeaseGone(0)
     if code == grpc.StatusCode.RESOURCE_EXHAUSTED:
         return Unavailable("ETCD_FULL", f"etcd refuses writes ({details}): compact it or raise its quota.")
-    if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
+    # What etcd with authentication says to a client without a name.
+    nameless = code == grpc.StatusCode.INVALID_ARGUMENT and "user name is empty" in details
+    if nameless or code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
         return Unavailable("ETCD_REFUSED", f"etcd refuses this process ({details}): check its certificate.")
     raise ValueError(f"etcd: {code.name}: {details}") from error
 

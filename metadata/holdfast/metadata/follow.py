@@ -4,7 +4,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 
-from holdfast.base.errors import Unavailable
+from holdfast.base.errors import HoldfastError, Unavailable
 from holdfast.metadata.etcd import Compacted, Entry, Etcd, Event
 
 _LOG = logging.getLogger(__name__)
@@ -21,16 +21,18 @@ def follow(
 
     The first list may be empty: it says that there is nothing. All events of one transaction are in one
     list. If etcd is out of reach it tries on, calling `unreachable` each time that the listing fails. If
-    the history is gone (Compacted) it lists again and gives the difference: changes in between are merged,
-    deletions included.
+    the history is gone (Compacted), or etcd refuses, it lists again and gives the difference: changes in
+    between are merged, deletions included. It never ends by itself: nobody would follow any more.
     """
     known: dict[str, Entry] = {}
     first = True
     while not stop.is_set():
         try:
             entries, revision = etcd.range(prefix)
-        except Unavailable as error:
-            unreachable(error)
+        except HoldfastError as error:
+            if isinstance(error, Unavailable):
+                unreachable(error)
+            _LOG.warning("%s cannot be listed: %s", prefix, error)
             stop.wait(RETRY_S)
             continue
         changes = difference(known, entries, revision)
@@ -44,6 +46,9 @@ def follow(
                 yield events
         except Compacted:
             _LOG.info("the history of %s is gone: listing again", prefix)
+        except HoldfastError as error:
+            _LOG.warning("the watch of %s is interrupted: %s", prefix, error)
+            stop.wait(RETRY_S)
 
 
 def difference(known: dict[str, Entry], entries: list[Entry], revision: int) -> list[Event]:

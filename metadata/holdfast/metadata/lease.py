@@ -83,6 +83,11 @@ class LeaseKeeper:
             except HoldfastError as error:
                 _LOG.warning("the lease could not be renewed: %s", error)
                 wait_s = RETRY_S
+            except Exception:
+                # Whatever it is (a disk that cannot be asked for its size): without this thread the host is
+                # taken for dead, and stays so.
+                _LOG.exception("the lease could not be renewed")
+                wait_s = RETRY_S
             self._stop.wait(wait_s)
 
     def _step(self) -> float:

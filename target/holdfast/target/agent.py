@@ -168,6 +168,7 @@ class Agent:
 
     def _tick(self) -> None:
         self._loop.call_later(RECONCILE_S, self._tick)
+        self._workers.trim_logs()
         self._reconcile_all()
 
     def _worker_ready(self, _events: int) -> None:

@@ -51,6 +51,8 @@ class Lio:
             _load(self.root)
             for path in (at.ISCSI, at.CORE):
                 (self.root / path).mkdir(exist_ok=True)
+        except subprocess.TimeoutExpired as error:
+            raise NoLio(f"{error.cmd[0]} has not ended in {MODPROBE_LIMIT_S} s") from error
         except OSError as error:
             raise NoLio(f"{error.filename or self.root}: {os.strerror(error.errno or errno.EIO)}") from error
         if not (self.root / at.ISCSI / "lio_version").exists():

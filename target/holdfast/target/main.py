@@ -37,7 +37,10 @@ _DIR = click.Path(file_okay=False, path_type=Path)
 @click.option("--address", required=True, help="Where other hosts and snapshotters reach it.")
 @click.option("--portal", required=True, help="address:port at which initiators log in.")
 @click.option(
-    "--store", type=_DIR, required=True, help="Folder of the replicas, on a file system of its own."
+    "--store",
+    type=_DIR,
+    required=True,
+    help="Folder of the replicas, in a file system of its own. It must exist.",
 )
 @click.option("--run-dir", type=_DIR, default=Path("/run/holdfast"), help="Sockets, process ids, logs.")
 @click.option("--etcd", "endpoints", multiple=True, default=["127.0.0.1:2379"], help="A member; repeatable.")
@@ -78,8 +81,12 @@ def main(
     tls = _tls("ca, --cert and --key", ca, cert, key)
     if (tls is None) != clear:
         raise click.UsageError("Give --ca, --cert and --key, or --clear.")
-    for folder in (store, run_dir):
-        folder.mkdir(parents=True, exist_ok=True)
+    if not store.is_dir():
+        # Never made here: below a mount point that is empty for now, replicas would be lost from sight.
+        raise click.ClickException(
+            f"There is no folder {store} for the replicas: mount its file system, or make the folder in it."
+        )
+    run_dir.mkdir(parents=True, exist_ok=True)
     run_dir.chmod(0o700)
     words = ["--clear"]
     if tls is not None:

@@ -50,6 +50,8 @@ class Situation:
     """What keeps the worker or the export from working, one sentence."""
     desired: Desired | None = None
     """What the worker has last answered to; None if it has not yet."""
+    frozen: frozenset[str] = frozenset()
+    """Snapshots that a worker has reported as frozen: see `frozen_so_far`."""
 
     @property
     def ring_open(self) -> bool:
@@ -83,13 +85,29 @@ class Plan:
     reports: tuple[Report, ...] = ()
 
 
+def frozen_so_far(
+    before: frozenset[str], assignment: r.Assignment | None, observed: Observed | None
+) -> frozenset[str]:
+    """The snapshots under way that the primary of this epoch has frozen: kept, and never frozen anew.
+
+    The assignment may lag behind what was recorded, for as long as etcd is away. A worker that was started
+    meanwhile, and told to freeze, would replace a view that others know and copy from by a later one (I-8).
+    """
+    if assignment is None or assignment.role != r.ROLE_PRIMARY:
+        return frozenset()
+    ready: set[str] = set()
+    if observed is not None and (observed.epoch, observed.role) == (assignment.epoch, "primary"):
+        ready = {one.uid for one in observed.snapshots if one.frozen}
+    return (before | ready) & {one.uid for one in assignment.snapshots}
+
+
 def decide(uid: str, host: Host, now: Situation) -> Plan:
     assignment = now.assignment
     if assignment is None:
         return Plan(run_worker=False)
     if assignment.deleting:
         return _deleting(assignment, host, now)
-    desired = _desired(assignment, host)
+    desired = _desired(assignment, host, now.frozen)
     if assignment.role != r.ROLE_PRIMARY:
         return Plan(True, desired, reports=_views_lost(assignment, now))
     export = _export(assignment, host, now)
@@ -108,7 +126,7 @@ def _deleting(assignment: r.Assignment, host: Host, now: Situation) -> Plan:
     """One thing at a time: export, ring, backstore, worker, store, key."""
     if not now.nothing_exported:
         # A worker that runs is kept, to serve what is in flight; one that does not is not started for it.
-        return Plan(now.worker_alive, _desired(assignment, host))
+        return Plan(now.worker_alive, _desired(assignment, host, now.frozen))
     if now.worker_alive:
         return Plan(False)
     if now.store_exists:
@@ -116,7 +134,7 @@ def _deleting(assignment: r.Assignment, host: Host, now: Situation) -> Plan:
     return Plan(False, reports=(say.StoreRemoved(),))
 
 
-def _desired(assignment: r.Assignment, host: Host) -> Desired:
+def _desired(assignment: r.Assignment, host: Host, frozen: frozenset[str]) -> Desired:
     peer = assignment.peer
     return Desired(
         volume_uid=assignment.volume_uid,
@@ -130,7 +148,10 @@ def _desired(assignment: r.Assignment, host: Host) -> Desired:
         peer=DesiredPeer(peer.host_id, peer.address, peer.nbd_port),
         snapshots=tuple(
             DesiredSnapshot(
-                one.uid, one.state == r.SNAPSHOT_STATE_PENDING, one.incremental, one.base_generation
+                one.uid,
+                one.state == r.SNAPSHOT_STATE_PENDING and one.uid not in frozen,
+                one.incremental,
+                one.base_generation,
             )
             for one in assignment.snapshots
         ),

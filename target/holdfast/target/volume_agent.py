@@ -15,7 +15,7 @@ from holdfast.base.loop import READABLE, Timer
 from holdfast.metadata.seal import unseal
 from holdfast.target.control_client import WorkerLink
 from holdfast.target.lio_export import Present
-from holdfast.target.reconcile import Plan, Situation, decide
+from holdfast.target.reconcile import Plan, Situation, decide, frozen_so_far
 from holdfast.target.reporter import Reporter
 from holdfast.target.tools import Tools
 from holdfast.target.volume_export import VolumeExport
@@ -37,6 +37,7 @@ class VolumeAgent:
         self._tools = tools
         self._assignment: r.Assignment | None = None
         self._secrets: dict[str, str] = {}
+        self._frozen: frozenset[str] = frozenset()
         self._worker: Worker | None = None
         self._backoff = Backoff()
         self._link = WorkerLink(tools.loop, tools.workers.control_socket(uid), self.reconcile_soon)
@@ -61,6 +62,8 @@ class VolumeAgent:
     def assign(self, assignment: r.Assignment | None) -> None:
         if assignment is not None and self._assignment is None:
             self._backoff = Backoff()
+        if self._assignment is None or assignment is None or assignment.epoch != self._assignment.epoch:
+            self._frozen = frozenset()
         self._assignment = assignment
         self._secrets = _open_secrets(assignment, self._tools.seal_key)
         self._reporter.forget()
@@ -101,6 +104,7 @@ class VolumeAgent:
         self._reporter.report(plan.reports)
 
     def _situation(self) -> Situation:
+        self._frozen = frozen_so_far(self._frozen, self._assignment, self._link.observed)
         return Situation(
             assignment=self._assignment,
             worker_alive=self._worker_alive(),
@@ -110,6 +114,7 @@ class VolumeAgent:
             secrets=self._secrets,
             trouble=self._worker_trouble() or self._exports.trouble or self._trouble,
             desired=self._link.answered,
+            frozen=self._frozen,
         )
 
     # The worker.
@@ -167,7 +172,7 @@ class VolumeAgent:
 
     def _start_worker(self) -> None:
         try:
-            self._take(self._tools.workers.start(self.uid))
+            self._take(self._tools.workers.adopt(self.uid) or self._tools.workers.start(self.uid))
         except OSError as error:
             self._trouble = f"The worker of volume {self.uid} cannot be started: {error}."
             log.error("%s", self._trouble)

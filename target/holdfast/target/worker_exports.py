@@ -1,17 +1,17 @@
 """Which NBD exports a worker shows, and to whom.
 
     mirror:<volume>:<epoch>         the peer host of the assignment, at its epoch, on a mirror
-    replica:<volume>                hosts, services and operators
+    replica:<volume>                services and operators, and the peer host of the assignment
     frozen:<volume>:<snapshot>      the same
 
-An export name is no secret: who asks is proved by the certificate. Without TLS the storage network is
-trusted, and everybody on it.
+An export name is no secret: who asks is proved by the certificate. To anybody else, other hosts included,
+there is no such export (I-10). Without TLS the storage network is trusted, and everybody on it.
 """
 
 import ssl
 from collections.abc import Callable
 
-from holdfast.base.errors import Denied, NotFound, StaleEpoch, Unavailable
+from holdfast.base.errors import NotFound, StaleEpoch, Unavailable
 from holdfast.base.loop import Loop
 from holdfast.base.nbd.export import Export
 from holdfast.base.nbd.server import Server
@@ -22,7 +22,7 @@ from holdfast.replicator.local import LocalReplica
 from holdfast.target.control import Desired
 from holdfast.target.worker_roles import MirrorRole, PrimaryRole
 
-READERS = ("host", "service", "operator")
+READERS = ("service", "operator")
 
 
 class Exports:
@@ -70,25 +70,29 @@ class Exports:
     def _open(self, name: str, peer: PeerIdentity | None) -> Export:
         kind, _colon, rest = name.partition(":")
         volume, _colon, detail = rest.partition(":")
-        if volume != self._uid or kind not in ("mirror", "replica", "frozen"):
-            raise NotFound("NOT_FOUND", f"there is no export {name!r} here.")
+        known = volume == self._uid and kind in ("mirror", "replica", "frozen")
+        if not known or not self._may_open(kind, peer):
+            raise NotFound("NOT_FOUND", f"there is no export {name!r} for you here.")
         if self._local is None or self._role is None or self._desired is None:
             raise Unavailable("NOT_READY", "this host does not serve the volume now: try again.")
         if kind == "mirror":
-            return self._open_mirror(detail, peer)
-        if peer is not None and peer.role not in READERS:
-            raise Denied("DENIED", f"{peer.role} {peer.name} may not read a host's copy of a volume.")
+            return self._open_mirror(detail)
         if kind == "replica":
             return ReplicaExport(self._loop, self._local, self._source)
         return self._open_frozen(detail)
 
-    def _open_mirror(self, epoch: str, peer: PeerIdentity | None) -> Export:
+    def _may_open(self, kind: str, peer: PeerIdentity | None) -> bool:
+        if peer is None:
+            return True
+        if peer.role == "host":
+            return self._desired is None or peer.name == self._desired.peer.host_id
+        return kind != "mirror" and peer.role in READERS
+
+    def _open_mirror(self, epoch: str) -> Export:
         assert self._desired is not None
         wanted = self._desired
         if not isinstance(self._role, MirrorRole):
             raise StaleEpoch(f"this host is not the mirror in epoch {wanted.epoch}.")
-        if peer is not None and (peer.role, peer.name) != ("host", wanted.peer.host_id):
-            raise Denied("DENIED", f"{peer.name} is not the volume's primary, {wanted.peer.host_id}.")
         if epoch != str(wanted.epoch):
             raise StaleEpoch(f"epoch {epoch} is not the one that this host knows, {wanted.epoch}.")
         return self._role.session()

@@ -5,15 +5,18 @@ what to do over the control socket; it goes on without the agent, and ends on SI
 import argparse
 import fcntl
 import logging
+import os
 import signal
 import sys
 from pathlib import Path
+from typing import IO
 
 from holdfast.base import notify
 from holdfast.base.loop import Loop
 from holdfast.base.tls import TlsFiles
 from holdfast.target.worker import Worker
 from holdfast.target.worker_control import ControlServer
+from holdfast.target.workers import record_of
 
 
 def parse() -> argparse.Namespace:
@@ -33,15 +36,30 @@ def parse() -> argparse.Namespace:
     return arguments
 
 
+def take_lock(path: Path) -> IO[str] | None:
+    """A volume has one worker on a host: the lock is held until the process ends. None if another has it.
+
+    It says who holds it, for an agent whose predecessor died before it had noted whom it started.
+    """
+    lock = open(path, "a+")  # noqa: SIM115 (and not "w": what another wrote stays)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        return None
+    lock.truncate(0)
+    lock.write(record_of(os.getpid()))
+    lock.flush()
+    return lock
+
+
 def main() -> int:
     arguments = parse()
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
-    lock = open(arguments.run_dir / f"{arguments.volume}.lock", "w")  # noqa: SIM115 (held until the process ends)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    lock = take_lock(arguments.run_dir / f"{arguments.volume}.lock")
+    if lock is None:
         print(f"another worker serves volume {arguments.volume}", file=sys.stderr)
         return 1
     tls = None if arguments.clear else TlsFiles(arguments.tls_ca, arguments.tls_cert, arguments.tls_key)
@@ -58,6 +76,7 @@ def main() -> int:
     finally:
         control.close()
         worker.close()
+        lock.close()
     return 0
 
 

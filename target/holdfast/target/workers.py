@@ -1,13 +1,15 @@
 """Worker processes: in sessions of their own, so that they outlive the agent, and adopted by the next one.
 
 `<run-dir>/<uid>.pid` says which process a volume's worker is: its id and its start time, without which a
-process id means nothing after a while. Whether it *is* alive is asked of the kernel each time.
+process id means nothing after a while. Whether it *is* alive is asked of the kernel each time. The worker
+says the same in its lock file: an agent may die between starting it and noting whom it started.
 """
 
 import contextlib
 import json
 import logging
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -25,7 +27,7 @@ BACKOFF_FIRST_S = 0.2
 BACKOFF_MAX_S = 20.0
 BACKOFF_FORGET_S = 60.0
 """A worker that ran so long is started again at once."""
-LOG_KEEP_BYTES = 16 << 20
+LOG_KEEP_BYTES = 8 << 20
 
 
 class Workers:
@@ -41,7 +43,7 @@ class Workers:
 
     def known(self) -> set[str]:
         """Uids of volumes that have, or had, a worker here."""
-        found = {path.name.removesuffix(".pid") for path in self._run_dir.glob("*.pid")}
+        found = {path.stem for end in ("pid", "lock") for path in self._run_dir.glob(f"*.{end}")}
         return {uid for uid in found if ids.is_uid(uid)}
 
     def listen(self) -> socket.socket:
@@ -58,10 +60,7 @@ class Workers:
 
     def start(self, uid: str) -> "Worker":
         """Start a worker. The caller has made sure that none is alive."""
-        path = self._run_dir / f"{uid}.log"
-        if path.exists() and path.stat().st_size > LOG_KEEP_BYTES:
-            path.rename(path.with_suffix(".log.old"))
-        with open(path, "ab") as output:
+        with open(self._run_dir / f"{uid}.log", "ab") as output:
             process = subprocess.Popen(
                 [*self._command, "--volume", uid],
                 stdin=subprocess.DEVNULL,
@@ -71,24 +70,35 @@ class Workers:
                 cwd="/",
                 env={**os.environ, "NOTIFY_SOCKET": str(self._run_dir / "agent.notify")},
             )
-        record = {"pid": process.pid, "started": start_time(process.pid)}
         fresh = self._run_dir / f"{uid}.pid.new"
-        fresh.write_text(json.dumps(record))
+        fresh.write_text(record_of(process.pid))
         fresh.rename(self._run_dir / f"{uid}.pid")
         log.info("volume %s: worker started, process %d", uid, process.pid)
-        return Worker(process.pid, record["started"], process)
+        return Worker(process.pid, start_time(process.pid), process)
 
     def adopt(self, uid: str) -> "Worker | None":
-        """The worker that an earlier agent started, if it lives."""
-        try:
-            record = json.loads((self._run_dir / f"{uid}.pid").read_text())
-            worker = Worker(int(record["pid"]), int(record["started"]), None)
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-        if worker.alive():
-            return worker
-        worker.close()
+        """The worker that an earlier agent started, if it lives: also one that it had no time to note."""
+        for end in ("pid", "lock"):
+            worker = _read_record(self._run_dir / f"{uid}.{end}")
+            if worker is None:
+                continue
+            if worker.alive():
+                return worker
+            worker.close()
         return None
+
+    def trim_logs(self) -> None:
+        """Keep what each worker logged, at most twice LOG_KEEP_BYTES: the run directory is in memory.
+
+        A worker goes on writing to the file that it was given, at its end. A line may be lost.
+        """
+        for path in self._run_dir.glob("*.log"):
+            try:
+                if path.stat().st_size > LOG_KEEP_BYTES:
+                    shutil.copyfile(path, path.with_suffix(".log.old"))
+                    os.truncate(path, 0)
+            except OSError as error:
+                log.warning("%s cannot be trimmed: %s", path, error)
 
     def forget(self, uid: str) -> None:
         """Remove what a worker that is gone for good leaves behind."""
@@ -133,6 +143,19 @@ class Worker:
         if self.pidfd >= 0 and self.alive():
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self.pidfd, number)
+
+
+def record_of(pid: int) -> str:
+    """Which process that is, so that `adopt` knows it again."""
+    return json.dumps({"pid": pid, "started": start_time(pid)})
+
+
+def _read_record(path: Path) -> Worker | None:
+    try:
+        record = json.loads(path.read_text())
+        return Worker(int(record["pid"]), int(record["started"]), None)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _open_pidfd(pid: int) -> int:
