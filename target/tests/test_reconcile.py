@@ -181,6 +181,21 @@ def test_snapshots() -> None:
     assert plan(one, observed=failed).reports == (say.ViewLost("f", "gone"),)
 
 
+def test_views_of_another_boot_are_struck_off() -> None:
+    one = assigned(
+        boot_id="boot-0",
+        snapshots=[
+            r.AssignedSnapshot(uid="p", state=r.SNAPSHOT_STATE_PENDING),
+            r.AssignedSnapshot(uid="f", state=r.SNAPSHOT_STATE_FROZEN),
+        ],
+    )
+    for role in (r.ROLE_PRIMARY, r.ROLE_MIRROR):
+        one.role = role
+        lost = [report for report in plan(one).reports if isinstance(report, say.ViewLost)]
+        assert [report.snapshot_uid for report in lost] == ["f"]
+        assert "restarted" in lost[0].reason
+
+
 def test_what_was_frozen_is_not_frozen_anew() -> None:
     """Whether it was recorded or not: the assignment may lag, and others may copy from the view already."""
     one = assigned(snapshots=[r.AssignedSnapshot(uid="p", state=r.SNAPSHOT_STATE_PENDING)])

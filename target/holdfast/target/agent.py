@@ -3,7 +3,8 @@
 One loop thread owns all state; what it decides is in `reconcile.py`. Everything that may block runs
 elsewhere and comes back as an event: watches in threads of their own, etcd's transactions in the loop's
 pool, the kernel's configuration in a small pool that nothing else waits for, and the lease in its own
-thread, so that a kernel that hangs costs one volume its changes and nobody anything more.
+thread. So a kernel that hangs costs a volume its changes to exports, and the host's other volumes theirs
+when every thread of that pool hangs; nobody loses anything more.
 
 It is not in the path of an I/O: workers and the kernel serve on while it is dead, restarted, or cut off
 from etcd. A host whose assignments are not yet known (etcd was not reached since the start) is left as it is.

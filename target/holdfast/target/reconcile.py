@@ -109,7 +109,7 @@ def decide(uid: str, host: Host, now: Situation) -> Plan:
         return _deleting(assignment, host, now)
     desired = _desired(assignment, host, now.frozen)
     if assignment.role != r.ROLE_PRIMARY:
-        return Plan(True, desired, reports=_views_lost(assignment, now))
+        return Plan(True, desired, reports=_views_lost(assignment, host, now))
     export = _export(assignment, host, now)
     reports = _primary_reports(assignment, host, now)
     if export is None:
@@ -141,7 +141,7 @@ def _desired(assignment: r.Assignment, host: Host, frozen: frozenset[str]) -> De
         size_bytes=assignment.size_bytes,
         role="primary" if assignment.role == r.ROLE_PRIMARY else "mirror",
         epoch=assignment.epoch,
-        may_serve=assignment.boot_id == host.boot_id,
+        may_serve=_may_serve(assignment, host),
         initialized=assignment.initialized,
         listen_address=host.address,
         nbd_port=assignment.nbd_port,
@@ -173,7 +173,7 @@ def _export(assignment: r.Assignment, host: Host, now: Situation) -> Export | No
 
 
 def _primary_reports(assignment: r.Assignment, host: Host, now: Situation) -> tuple[Report, ...]:
-    found: list[Report] = [*_attachments(assignment, host, now), *_views_lost(assignment, now)]
+    found: list[Report] = [*_attachments(assignment, host, now), *_views_lost(assignment, host, now)]
     observed = now.observed
     if observed is not None and (observed.epoch, observed.role) != (assignment.epoch, "primary"):
         observed = None
@@ -248,10 +248,19 @@ def _snapshots(assignment: r.Assignment, host: Host, observed: Observed) -> list
     return found
 
 
-def _views_lost(assignment: r.Assignment, now: Situation) -> tuple[Report, ...]:
+def _views_lost(assignment: r.Assignment, host: Host, now: Situation) -> tuple[Report, ...]:
     frozen = {one.uid for one in assignment.snapshots if one.state == r.SNAPSHOT_STATE_FROZEN}
+    if not _may_serve(assignment, host):
+        # The store is opened for nobody, so no worker will say it: copies of another boot are not good.
+        lost = "the host restarted before the snapshot was copied"
+        return tuple(say.ViewLost(uid, lost) for uid in sorted(frozen))
     return tuple(
         say.ViewLost(one.uid, one.failed)
         for one in (now.observed.snapshots if now.observed else ())
         if one.uid in frozen and one.failed
     )
+
+
+def _may_serve(assignment: r.Assignment, host: Host) -> bool:
+    """Only the boot that is in sync may open the replica: another one has lost its memory."""
+    return assignment.boot_id == host.boot_id
