@@ -6,6 +6,7 @@ socket named in NOTIFY_SOCKET), which etcd and Swift both speak. So nothing is p
 
 import contextlib
 import os
+import random
 import select
 import shutil
 import socket
@@ -23,6 +24,7 @@ from holdfast.lab.errors import LabError
 from holdfast.lab.host_process import HostProcess
 
 _START_LIMIT_S = 120.0
+_PORT_ATTEMPTS = 100
 
 
 class Host(Protocol):
@@ -86,10 +88,15 @@ class LocalHost:
 
 
 def free_port(host: Host, address: str) -> int:
-    """A port that nobody listens on now."""
-    with host.network(), socket.socket() as sock:
-        sock.bind((address, 0))
-        return int(sock.getsockname()[1])
+    """A port that nobody listens on now, below those that the kernel gives to clients: a server that is
+    down for a while finds it free again.
+    """
+    with host.network():
+        for port in random.sample(range(11_000, 19_000), _PORT_ATTEMPTS):
+            with socket.socket() as sock, contextlib.suppress(OSError):
+                sock.bind((address, port))
+                return port
+    raise LabError(f"none of {_PORT_ATTEMPTS} ports of {address} is free")
 
 
 class Starting:
