@@ -55,6 +55,11 @@ def whole(files: Files, uid: str) -> bool:
     return {f"{uid}.{suffix}" for suffix in _SUFFIXES} <= set(files.names(FOLDER))
 
 
+def spoil(files: Files, uid: str) -> None:
+    """One small file away, quickly: the view is not whole any more. `remove` takes the rest."""
+    files.remove(f"{FOLDER}/{uid}.copied")
+
+
 def remove(files: Files, uid: str) -> None:
     """Needs no room on the disk."""
     for suffix in _SUFFIXES:

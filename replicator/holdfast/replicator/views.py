@@ -13,6 +13,7 @@ from collections.abc import Callable
 from functools import partial
 
 from holdfast.base.loop import Loop
+from holdfast.replicator import frozen
 from holdfast.replicator.frozen import FrozenView
 from holdfast.replicator.serial import Serial
 from holdfast.replicator.store import Store
@@ -55,7 +56,12 @@ class Views:
                 view.close()
 
     def drop(self, uid: str, lost: str = "", then: Then = lambda: None) -> None:
-        """Forget a view, now; `then()` when its files are gone. With `lost`, say why from now on."""
+        """Forget a view, now; `then()` when its files are gone. With `lost`, say why from now on.
+
+        It is broken first, at once: writes from here on copy nothing for it, so a process that is killed
+        before the files are gone must not find it whole again.
+        """
+        frozen.spoil(self._store.files, uid)
         view = self._store.views.pop(uid, None)
         if view is not None and not self._pins[view]:
             view.close()

@@ -155,12 +155,16 @@ class Worker:
             self._role = None
 
     def _drop_unlisted(self, desired: Desired) -> None:
-        """Drop a view when it is no longer listed. One that was never listed may be younger than what
-        the agent knows: the primary freezes before this host's agent hears of it.
+        """Drop a view when it is no longer listed. On a mirror, one that was never listed may be younger
+        than what the agent knows: the primary freezes before this host's agent hears of it.
         """
         assert self._local is not None
         listed = {snapshot.uid for snapshot in desired.snapshots}
-        for uid in self._listed - listed:
+        known = self._listed
+        if desired.role == "primary":
+            # Left by a worker that was killed before it was told.
+            known = known | self._local.store.state.views.keys()
+        for uid in known - listed:
             self._local.views.drop(uid)
         self._listed = listed
         self._local.store.drop_generations_below(desired.keep_generation)
