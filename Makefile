@@ -31,7 +31,7 @@ test: setup
 
 # Random stories of two replicas under simulated faults: SEEDS=how many SEED=the first.
 sim: setup
-	@$(BIN)/python tests/sim/run.py --seeds $(or $(SEEDS),200) --first $(or $(SEED),0)
+	@PYTHONHASHSEED=0 $(BIN)/python tests/sim/run.py --seeds $(or $(SEEDS),200) --first $(or $(SEED),0)
 
 check: setup .venv-protos/.ready
 	$(BIN)/ruff check .

@@ -1,7 +1,9 @@
 """`make demo`: the main job, end to end, on hosts of the lab. Ends in PASS and status 0, or says why not."""
 
 import argparse
+import shutil
 import sys
+import tempfile
 import traceback
 from pathlib import Path
 
@@ -44,9 +46,6 @@ def main() -> int:
 
 def keep_logs(lab: Lab) -> Path:
     """Copy the logs out of the lab before it is taken down."""
-    import shutil
-    import tempfile
-
     kept = Path(tempfile.mkdtemp(prefix="holdfast-demo-logs-"))
     for log in [*lab.folder.rglob("*.log")]:
         shutil.copy(log, kept / "-".join(log.relative_to(lab.folder).parts))
