@@ -22,9 +22,10 @@ def _silent(guest: Guest, address: str) -> bool:
     return " 0 received" in output
 
 
-def _heard(guest: Guest) -> int:
-    """How many pings have arrived at a guest."""
-    lines = guest.run(["grep", "^Icmp:", "/proc/net/snmp"]).stdout.splitlines()
+def _heard(place: Guest | Lab) -> int:
+    """How many pings have arrived at a guest, or at the host."""
+    run = place.run if isinstance(place, Guest) else place.host_run
+    lines = run(["grep", "^Icmp:", "/proc/net/snmp"]).stdout.splitlines()
     names, numbers = (line.split() for line in lines)
     return int(numbers[names.index("InEchos")])
 
@@ -71,6 +72,22 @@ def test_a_one_way_cut_lets_the_other_way_through(lab: Lab, storage: Guest, comp
     assert _silent(compute, storage.address)
     assert _heard(storage) == before[0] + 3
     assert _heard(compute) == before[1]
+
+
+def test_a_one_way_cut_between_a_guest_and_the_host(lab: Lab, storage: Guest, compute: Guest) -> None:
+    assert _answers(storage, lab.address)
+    link = storage.run(["ip", "-o", "neigh", "show", lab.address]).stdout
+    found = re.search(r"lladdr (\S+)", link)
+    assert found
+    entry = [lab.address, "lladdr", found[1], "dev", "vec0", "nud", "permanent"]
+    storage.run(["ip", "neigh", "replace", *entry])
+    for cut, heard in (((storage.name, "host"), 0), (("host", storage.name), 3)):
+        lab.switch.cut(*cut, one_way=True)
+        before = _heard(lab)
+        assert _silent(storage, lab.address)
+        assert _heard(lab) == before + heard
+        lab.switch.mend_all()
+    assert _answers(compute, lab.address)
 
 
 def test_a_delay_is_as_long_as_asked(lab: Lab, storage: Guest, compute: Guest) -> None:

@@ -102,12 +102,19 @@ class Cluster:
         self.swift = SwiftServer(self.lab, folder, address=self.lab.address, port=S3_PORT).start()
         self.swift.make_bucket(BUCKET)
 
-    def start_metadata(self) -> None:
+    def start_metadata(self, *more: str) -> None:
+        """Start the metadata service, with `more` words."""
         own = self.credentials("metadata")
         self.metadata = self._start(
             "metadata",
             ["holdfast.metadata.main", "--listen", f"{self.lab.address}:{METADATA_PORT}"]
-            + ["--seal-key", str(self.pki / "metadata.seal"), *own.flags(), *self.etcd_flags("metadata")],
+            + [
+                "--seal-key",
+                str(self.pki / "metadata.seal"),
+                *own.flags(),
+                *self.etcd_flags("metadata"),
+                *more,
+            ],
         )
 
     def start_snapshotter(self, name: str = "snapshotter", port_offset: int = 0) -> None:
@@ -124,14 +131,14 @@ class Cluster:
             env=self.s3_environment(),
         )
 
-    def start_agent(self, guest: Guest) -> None:
-        """Start a storage host's agent. It registers the host by itself."""
+    def start_agent(self, guest: Guest, *more: str) -> None:
+        """Start a storage host's agent, with `more` words. It registers the host by itself."""
         own, for_etcd, seal_key = self._hand_over(guest)
         guest.run(["mkdir", "-p", STORE_DIR, RUN_DIR])
         words = [sys.executable, "-m", "holdfast.target.main", "--host-id", guest.name]
         words += ["--address", guest.address, "--portal", f"{guest.address}:3260"]
         words += ["--store", STORE_DIR, "--run-dir", RUN_DIR, "--seal-key", str(seal_key)]
-        words += [*own.flags(), "--etcd", self.etcd_endpoint, *for_etcd.flags("etcd-")]
+        words += [*own.flags(), "--etcd", self.etcd_endpoint, *for_etcd.flags("etcd-"), *more]
         self.agents[guest.name] = guest.spawn(words, log_name="agent.log")
 
     # Using it.

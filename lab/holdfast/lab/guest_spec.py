@@ -18,7 +18,10 @@ _MAX_DISK_GIB = 64 * 1024
 
 @dataclass(frozen=True)
 class GuestSpec:
-    """A guest's fixed properties. `disk_gib` 0 means no data disk."""
+    """A guest's fixed properties. `disk_gib` 0 means no data disk.
+
+    `faulty_disk`: the data disk loses what was not flushed, and can be broken; see disk_faults.py.
+    """
 
     name: str
     role: Role
@@ -26,6 +29,7 @@ class GuestSpec:
     memory_mib: int
     disk_gib: int
     filesystem: Filesystem
+    faulty_disk: bool = False
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name) or self.name == "host":
@@ -36,6 +40,8 @@ class GuestSpec:
             raise LabError(f"{self.memory_mib} MiB is too little memory; {_MIN_MEMORY_MIB} at least")
         if not 0 <= self.disk_gib <= _MAX_DISK_GIB:
             raise LabError(f"a disk of {self.disk_gib} GiB is not between 0 and {_MAX_DISK_GIB}")
+        if self.faulty_disk and not self.disk_gib:
+            raise LabError(f"guest '{self.name}' has no disk that could be faulty: give disk_gib")
         if self.filesystem not in get_args(Filesystem):
             raise LabError(f"file system '{self.filesystem}' is neither ext4 nor xfs")
 

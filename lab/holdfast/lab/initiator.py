@@ -24,13 +24,21 @@ class Login:
 
     @classmethod
     def of(cls, attachment: dict[str, Any]) -> "Login":
-        return cls(
-            attachment["target_iqn"],
-            attachment["portals"][0],
-            int(attachment.get("lun", 0)),
-            attachment["chap_user"],
-            attachment["chap_secret"],
-        )
+        return cls.of_all(attachment)[0]
+
+    @classmethod
+    def of_all(cls, attachment: dict[str, Any]) -> "list[Login]":
+        """One for each portal: the same unit by another way."""
+        return [
+            cls(
+                attachment["target_iqn"],
+                portal,
+                int(attachment.get("lun", 0)),
+                attachment["chap_user"],
+                attachment["chap_secret"],
+            )
+            for portal in attachment["portals"]
+        ]
 
     @property
     def device(self) -> str:

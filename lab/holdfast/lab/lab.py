@@ -160,10 +160,16 @@ class Lab:
         memory_mib: int = 1024,
         disk_gib: int = 0,
         filesystem: Filesystem = "ext4",
+        faulty_disk: bool = False,
     ) -> Guest:
         """Make a guest and boot it. A data disk is mounted at /var/lib/holdfast."""
         guest = self.define_guest(
-            name, role=role, memory_mib=memory_mib, disk_gib=disk_gib, filesystem=filesystem
+            name,
+            role=role,
+            memory_mib=memory_mib,
+            disk_gib=disk_gib,
+            filesystem=filesystem,
+            faulty_disk=faulty_disk,
         )
         guest.boot()
         return guest
@@ -176,8 +182,9 @@ class Lab:
         memory_mib: int = 1024,
         disk_gib: int = 0,
         filesystem: Filesystem = "ext4",
+        faulty_disk: bool = False,
     ) -> Guest:
-        """Make a guest without switching it on."""
+        """Make a guest without switching it on. What a faulty disk is: disk_faults.py."""
         if not self.is_up:
             raise LabError(f"the lab in {self.folder} is not up")
         with self._locked():
@@ -185,7 +192,7 @@ class Lab:
             index = next(i for i in range(MAX_GUESTS + 1) if i not in taken)
             if index == MAX_GUESTS:
                 raise LabError(f"a lab has at most {MAX_GUESTS} guests")
-            spec = GuestSpec(name, role, index, memory_mib, disk_gib, filesystem)
+            spec = GuestSpec(name, role, index, memory_mib, disk_gib, filesystem, faulty_disk)
             place = self._place(name)
             if place.folder.exists():
                 raise LabError(f"there is already a guest '{name}': boot it")

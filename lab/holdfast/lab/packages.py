@@ -14,6 +14,7 @@ from holdfast.lab.errors import LabError
 
 PACKAGES = (
     "busybox-static",
+    "dmsetup",
     "e2fsprogs",
     "etcd-client",
     "etcd-server",

@@ -142,6 +142,7 @@ def _boot_environment(spec: GuestSpec, place: Place, subnet: addresses.Subnet, m
         "HF_MTU": str(addresses.MTU_BYTES),
         "HF_INITIATOR": spec.initiator,
         "HF_DISK": spec.filesystem if spec.disk_gib else "",
+        "HF_FAULTY_DISK": "yes" if spec.faulty_disk else "",
         "HF_MODULES": str(modules),
         "HF_SHARED": str(place.shared),
         "HF_PYTHON": sys.executable,
