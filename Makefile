@@ -6,7 +6,7 @@ LAB_DIR ?= /run/holdfast-demo
 COMPONENTS := base metadata replicator target snapshotter cli lab
 PACKAGES := $(foreach name,$(COMPONENTS),-p holdfast.$(name))
 
-.PHONY: setup demo test sim check format protos lock lab-down clean
+.PHONY: setup demo test sim sim-mutants faults check format protos lock lab-down clean
 
 setup: .venv/.ready
 
@@ -29,9 +29,18 @@ test: setup
 	@$(SUDO) $(BIN)/holdfast-lab install
 	@$(SUDO) $(BIN)/python -m pytest $(ARGS)
 
-# Random stories of two replicas under simulated faults: SEEDS=how many SEED=the first.
+# Random stories of whole volumes under simulated faults: SEEDS=how many SEED=the first.
 sim: setup
-	@PYTHONHASHSEED=0 $(BIN)/python tests/sim/run.py --seeds $(or $(SEEDS),200) --first $(or $(SEED),0)
+	@$(BIN)/python tests/sim/run.py --seeds $(or $(SEEDS),10000) --first $(or $(SEED),0)
+
+# Whether the simulation finds known mistakes, planted one at a time.
+sim-mutants: setup
+	@$(BIN)/python tests/sim/mutants.py $(ARGS)
+
+# Real hosts, real initiators, faults one after another; takes about an hour. SEED= RANDOM= choose the random ones.
+faults: setup
+	@$(SUDO) $(BIN)/holdfast-lab install
+	@$(SUDO) $(BIN)/python tests/faults/run.py $(ARGS)
 
 check: setup .venv-protos/.ready
 	$(BIN)/ruff check .

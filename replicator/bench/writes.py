@@ -6,6 +6,7 @@ What is left is what the primary itself costs: its order, its bits, its file.
 """
 
 import cProfile
+import math
 import pstats
 import sys
 import time
@@ -22,6 +23,7 @@ from holdfast.replicator.files import Files
 from holdfast.replicator.hydrate import Hydrator
 from holdfast.replicator.link import Link
 from holdfast.replicator.local import LocalReplica
+from holdfast.replicator.partner import Partner, Standing
 from holdfast.replicator.primary import Primary
 from holdfast.replicator.store import Store, create
 from holdfast.replicator.talk import Session
@@ -78,11 +80,14 @@ def primary_in(loop: Loop, directory: Path) -> Primary:
     files = Files(directory / "volume")
     create(files, "v", GIB, "boot", "")
     local = LocalReplica(loop, Store(files, "v", GIB, "boot"), print)
-    link = Link(loop, partial(dial, loop), align)
-    primary = Primary(loop, local, link, Hydrator(loop, local.store))
-    link.on_change = primary.release_held
-    link.start()
-    while not link.up:
+    mirror = Partner("mirror", local.store, lambda _partner: Link(loop, partial(dial, loop), align))
+    mirror.become(Standing.MEMBER)
+    primary = Primary(loop, local, Hydrator(loop, local.store))
+    primary.partners = [mirror]
+    primary.reads = primary.writes = True
+    primary.lease_until(math.inf)
+    mirror.link.start()
+    while not mirror.link.up:
         loop.run_once(1)
     return primary
 

@@ -162,10 +162,10 @@ def test_a_store_is_opened_only_as_what_it_is() -> None:
 
 def test_epochs_only_rise() -> None:
     store = Store(made().files(), "v", SIZE, "boot-1")
-    store.accept_epoch(3)
-    store.accept_epoch(3)
+    store.hear_of(3)
+    store.hear_of(3)
     with pytest.raises(StaleEpoch):
-        store.accept_epoch(2)
+        store.hear_of(2)
     assert Store(store.files, "v", SIZE, "boot-1").state.epoch == 3
 
 
@@ -175,7 +175,7 @@ def test_a_state_that_cannot_be_written_is_not_believed() -> None:
     for failing in ("write record", "sync record"):
         disk.on_step = lambda kind, _name: _raise(OSError(errno.ENOSPC, "")) if kind == failing else None  # noqa: B023
         with pytest.raises(OSError):
-            store.accept_epoch(5)
+            store.hear_of(5)
         assert store.state.epoch == 0
 
 
@@ -259,6 +259,6 @@ def test_a_state_is_read_as_it_was_written() -> None:
 @given(st.binary(max_size=60))
 def test_a_damaged_state_is_said_to_be(content: bytes) -> None:
     encoded = state.encode(State("v", 4096, 0, 0, "b"))
-    for damaged in (content, encoded[: len(content)], encoded.replace(b"1", b"2")):
+    for damaged in (content, encoded[: len(content)], encoded.replace(b"2", b"3")):
         with pytest.raises(DataLoss, match=r"state\.json"):
             state.decode(damaged)

@@ -11,6 +11,7 @@ import sys
 from holdfast.base.loop import Loop
 from holdfast.target.executor import RingServer
 from holdfast.target.lio_export import uio_name
+from holdfast.target.scsi.unit import Unit
 from holdfast.target.testing_device import BufferDevice
 from holdfast.target.uio import open_uio
 
@@ -20,7 +21,7 @@ def main() -> None:
     with open(path, "r+b") as file:
         device = BufferDevice(mmap.mmap(file.fileno(), 0))
     loop = Loop()
-    RingServer(loop, open_uio(configfs, uio_name(uid)), device, uid)
+    RingServer(loop, open_uio(configfs, uio_name(uid)), device, Unit(uid, device.size_bytes))
     # Whoever waits reads the end of this pipe.
     os.close(os.open(path + ".ready", os.O_WRONLY))
     loop.run()

@@ -10,35 +10,12 @@ from holdfast.base.device import Op, Outcome, Request
 from holdfast.base.loop import Loop
 from holdfast.target.executor import RingServer
 from holdfast.target.scsi.unit import Unit
-from holdfast.target.testing import Completion, FakeKernel, RingFull
+from holdfast.target.testing import Completion, FakeKernel, FakeUio, RingFull
 from holdfast.target.testing_device import BufferDevice
 
 SIZE = 4 << 20
 UID = "0123456789abcdef01234567"
 TUR = bytes(6)
-
-
-class FakeUio:
-    """A device whose descriptor is an eventfd, and whose kernel is the fake one."""
-
-    def __init__(self, kernel: FakeKernel) -> None:
-        self.kernel = kernel
-        self.memory = kernel.memory
-        self.fd = os.eventfd(0, os.EFD_NONBLOCK)
-        self.signals = 0
-
-    def acknowledge(self) -> None:
-        try:
-            os.eventfd_read(self.fd)
-        except BlockingIOError:
-            return
-
-    def signal(self) -> None:
-        self.signals += 1
-        self.kernel.handle_completions()
-
-    def close(self) -> None:
-        os.close(self.fd)
 
 
 class Bench:
@@ -47,7 +24,8 @@ class Bench:
         self.uio = FakeUio(self.kernel)
         self.loop = Loop()
         self.device = BufferDevice(bytearray(SIZE))
-        self.server = RingServer(self.loop, self.uio, self.device, UID)  # type: ignore[arg-type]
+        unit = Unit(UID, SIZE)
+        self.server = RingServer(self.loop, self.uio, self.device, unit)  # type: ignore[arg-type]
         self.ended: list[Completion] = []
 
     def queue(self, cdb: bytes, out: bytes = b"", read: int = 0) -> None:

@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 
 from holdfast.base import ids
+from holdfast.base.errors import Unavailable
 from holdfast.target import lio
 from holdfast.target.lio import Lio, NoLio
 from holdfast.target.lio_export import Acl, Export, Present, backstore_path, group_path, target_path
 from holdfast.target.lio_plan import Kind, Step, reconcile_export
+from holdfast.target.lio_sessions import logged_in
 
 UID = "0123456789abcdef01234567"
 ALICE = Acl("iqn.2026-01.com.example:alice", "user-a", "secret-a-123")
@@ -68,11 +70,12 @@ class FakeLio(Lio):
             names += tuple(f"attrib/{n}" for n in ("cmd_time_out", "qfull_time_out", "emulate_write_cache"))
             names += ("attrib/emulate_pr", "enable")
         elif path.name.startswith("tpgt_"):
-            names = (*(f"attrib/{name}" for name in lio.GROUP_ATTRIBUTES), "enable")
+            names = (*(f"attrib/{name}" for name in lio.GROUP_ATTRIBUTES), "enable", "param/TargetAlias")
             for folder in ("np", "lun", "acls"):
                 (path / folder).mkdir()
         elif path.parent.name == "acls":
-            names = ("auth/userid", "auth/password")
+            names = ("auth/userid", "auth/password", "info")
+            names += ("attrib/nopin_timeout", "attrib/nopin_response_timeout")
         for name in names:
             (path / name).parent.mkdir(exist_ok=True)
             (path / name).write_text("0" if name == "enable" else "")
@@ -108,6 +111,81 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeLio:
 
     monkeypatch.setattr(lio, "_do", do)
     return fake
+
+
+@pytest.mark.parametrize("group", [1, 2, 3])
+def test_a_host_exports_under_its_own_tag(fake: FakeLio, group: int) -> None:
+    mine = dataclasses.replace(SERVED, group=group)
+    fake.converge(UID, mine, True)
+    assert (fake.root / group_path(UID, group) / "enable").read_text() == "1"
+    assert fake.steps(mine) == []
+    present = lio.read(fake.root, UID)
+    assert present.groups == (group,) and present.acls[0].nopin == ("3", "5")
+    fake.converge(UID, None, True)
+    assert not (fake.root / target_path(UID)).exists()
+
+
+def test_after_a_cold_start_every_session_ends_once(fake: FakeLio) -> None:
+    fake.converge(UID, SERVED, True)
+    cold = dataclasses.replace(SERVED, cold_epoch=7)
+    group = group_path(UID, 1)
+    assert fake.steps(cold) == [
+        Step(Kind.WRITE, f"{group}/enable", "0"),
+        Step(Kind.WRITE, f"{group}/param/TargetAlias", cold.alias),
+        Step(Kind.WRITE, f"{group}/enable", "1"),
+    ]
+    assert "," not in cold.alias, "LIO would take it for a list"
+    for first in ("0", cold.alias, "1"):
+        assert fake.steps(cold)[0].value == first
+        for done in (0, 1):
+            fake.fail_after = done
+            if first != "1":
+                with pytest.raises(Unavailable):
+                    fake.converge(UID, cold, True)
+    fake.fail_after = None
+    fake.converge(UID, cold, True)
+    assert fake.steps(cold) == [] and (fake.root / group / "enable").read_text() == "1"
+    # The next epoch is not cold: nobody is sent away.
+    assert fake.steps(SERVED) == []
+    # What is exported for the first time had no sessions, and is marked all the same.
+    fake.converge(UID, None, True)
+    assert not any(step.path.endswith("enable") and step.value == "0" for step in fake.steps(cold))
+    # While no worker serves, sessions would wait for their commands in vain.
+    assert fake.steps(dataclasses.replace(cold, serve=False), worker=False) == []
+
+
+LOGGED_IN = """InitiatorName: iqn.2026-01.com.example:alice
+InitiatorAlias: compute
+LIO Session ID: 1   ISID: 0x00 02 3d 00 00 00  TSIH: 1  SessionType: Normal
+Session State: TARG_SESS_STATE_LOGGED_IN
+---------------------[iSCSI Session Values]-----------------------
+  CmdSN/WR  :  CmdSN/WC  :  ExpCmdSN  :  MaxCmdSN  :     ITT    :     TTT
+ 0x00000010   0x00000080   0x0000001b   0x0000009a   0x00000000   0x00000001
+----------------------[iSCSI Connections]-------------------------
+CID: 0  Connection State: TARG_CONN_STATE_LOGGED_IN
+   Address 10.0.0.3 TCP  StatSN: 0x00000001
+"""
+NOBODY = "No active iSCSI Session for Initiator Endpoint: iqn.2026-01.com.example:alice\n"
+
+
+@pytest.mark.parametrize(
+    ("info", "wanted"),
+    [
+        (LOGGED_IN, True),
+        (NOBODY, False),
+        (LOGGED_IN.replace("SESS_STATE_LOGGED_IN", "SESS_STATE_FAILED"), False),
+        (LOGGED_IN.replace("CONN_STATE_LOGGED_IN", "CONN_STATE_CLEANUP_WAIT"), False),
+        (LOGGED_IN.split("CID")[0], False),
+        (LOGGED_IN + "CID: 1  Connection State: TARG_CONN_STATE_IN_LOGIN\n", True),
+        ("", False),
+    ],
+)
+def test_who_is_logged_in(fake: FakeLio, info: str, wanted: bool) -> None:
+    assert logged_in(info) is wanted
+    assert fake.logged_in(UID) == frozenset()
+    fake.converge(UID, dataclasses.replace(SERVED, acls=(ALICE, BOB)), True)
+    (fake.root / group_path(UID, 1) / f"acls/{ALICE.initiator}/info").write_text(info)
+    assert fake.logged_in(UID) == (frozenset((ALICE.initiator,)) if wanted else frozenset())
 
 
 def test_from_nothing_to_served_to_nothing(fake: FakeLio) -> None:
@@ -225,3 +303,13 @@ def test_a_modprobe_that_hangs_is_a_kernel_without_lio(
     monkeypatch.setattr("holdfast.target.lio.subprocess.run", hangs)
     with pytest.raises(NoLio, match="modprobe has not ended"):
         Lio(tmp_path / "target").prepare()
+
+
+def test_a_fenced_export_ends_its_sessions_and_opens_again(fake: FakeLio) -> None:
+    fake.converge(UID, SERVED, True)
+    fenced = dataclasses.replace(SERVED, fenced=True)
+    enable = f"{group_path(UID, 1)}/enable"
+    assert fake.steps(fenced) == [Step(Kind.WRITE, enable, "0")]
+    fake.converge(UID, fenced, True)
+    assert fake.steps(fenced) == []
+    assert fake.steps(SERVED) == [Step(Kind.WRITE, enable, "1")]

@@ -7,12 +7,15 @@ import pytest
 
 from holdfast.api.records.v1 import records_pb2 as r
 from holdfast.target import reports as say
-from holdfast.target.control import Observed, ObservedSnapshot
+from holdfast.target.control import Desired, DesiredPeer, Observed, ObservedSnapshot
 from holdfast.target.lio_export import Backstore, Present, PresentAcl
 from holdfast.target.reconcile import Host, Plan, Situation, decide, frozen_so_far
 
 UID = "0123456789abcdef01234567"
-HOST = Host("a", "boot-1", "10.0.0.1", "10.0.0.1:3260", "/config/core", (("10.0.0.9", 7411),))
+HOST = Host(
+    "a", "boot-1", "10.0.0.1", "10.0.0.1:3260", "/config/core", (("10.0.0.9", 7411),),
+    leases={"a": "boot-1", "b": "boot-7"},
+)  # fmt: skip
 IQN = "iqn.2026-01.com.example:one"
 SERVING = Observed(UID, "primary", 3, store_open=True, peer_connected=True, serving=True)
 MADE = Present(Backstore.ENABLED, 1 << 30)
@@ -21,13 +24,18 @@ EXPORTED = dataclasses.replace(
 )
 
 
+PEER = r.Peer(host_id="b", boot_id="boot-7", address="10.0.0.2", nbd_port=20001, portal_group=2)
+AWAY = r.Peer(host_id="b", address="10.0.0.2", nbd_port=20001, portal_group=2)
+
+
 def assigned(**fields: object) -> r.Assignment:
     assignment = r.Assignment(
         host_id="a", volume_uid=UID, size_bytes=1 << 30, role=r.ROLE_PRIMARY, epoch=3, boot_id="boot-1",
-        peer=r.Peer(host_id="b", address="10.0.0.2", nbd_port=20001), nbd_port=20000, initialized=True,
+        peers=[PEER], nbd_port=20000, initialized=True, primary_host_id="a", portal_group=1,
     )  # fmt: skip
     for name, value in fields.items():
         if isinstance(value, list):
+            assignment.ClearField(name)  # type: ignore[arg-type]
             getattr(assignment, name).extend(value)
         else:
             setattr(assignment, name, value)
@@ -53,19 +61,60 @@ def plan(assignment: r.Assignment | None, host: Host = HOST, **fields: object) -
     return decide(UID, host, situation(assignment, **fields))
 
 
-def test_what_a_worker_is_told() -> None:
-    desired = plan(assigned()).desired
+def told(assignment: r.Assignment, host: Host = HOST, **fields: object) -> Desired:
+    desired = plan(assignment, host, **fields).desired
     assert desired is not None
-    assert (desired.role, desired.epoch, desired.may_serve, desired.initialized) == ("primary", 3, True, True)
-    assert (desired.peer.host_id, desired.peer.nbd_port) == ("b", 20001)
+    return desired
+
+
+def test_what_a_worker_is_told() -> None:
+    desired = told(assigned())
+    assert (desired.role, desired.epoch, desired.initialized) == ("primary", 3, True)
+    assert desired.members == ("a", "b") and desired.primary_host_id == "a"
+    assert desired.peers == (DesiredPeer("b", "10.0.0.2", 20001, 2, True),) and desired.portal_group == 1
     assert desired.snapshotters == (("10.0.0.9", 7411),) and desired.ring is None
-    mirror = plan(assigned(role=r.ROLE_MIRROR)).desired
-    assert mirror is not None and mirror.role == "mirror"
+    mirror = told(assigned(role=r.ROLE_MIRROR, primary_host_id="b"))
+    assert (mirror.role, mirror.primary_host_id) == ("mirror", "b")
+    alone = told(assigned(peers=[AWAY], needs_mirror=True, cold=True))
+    assert alone.members == ("a",) and alone.needs_mirror and alone.cold
+    joiner = told(assigned(role=r.ROLE_JOINER, boot_id="", primary_host_id="b"))
+    assert (joiner.role, joiner.members, joiner.initialized) == ("joiner", ("b",), False)
 
 
-def test_another_boot_may_not_serve() -> None:
-    desired = plan(assigned(boot_id="boot-0")).desired
-    assert desired is not None and not desired.may_serve
+@pytest.mark.parametrize("role", [r.ROLE_PRIMARY, r.ROLE_MIRROR])
+def test_another_boot_is_a_joiner_whose_copy_is_kept(role: int) -> None:
+    """It may be the only one: an absent store is not made, and a bad one not thrown away."""
+    suspect = dataclasses.replace(SERVING, role="joiner", suspect=True)
+    desired = told(assigned(boot_id="boot-0", role=role), observed=suspect)
+    assert (desired.role, desired.members, desired.initialized) == ("joiner", ("b",), True)
+    assert not desired.rebuild
+
+
+def test_only_one_that_is_in_sync_is_yielded_to() -> None:
+    assert told(assigned(yield_to_host_id="b")).yield_to == "b"
+    assert told(assigned(yield_to_host_id="b", peers=[AWAY])).yield_to == ""
+
+
+@pytest.mark.parametrize(
+    ("observed", "may", "rebuild"),
+    [
+        (Observed(UID, "joiner", 3, suspect=True), True, True),
+        (Observed(UID, "joiner", 3, suspect=True), False, False),
+        (Observed(UID, "joiner", 3, reason="STORE_DAMAGED"), True, True),
+        (Observed(UID, "joiner", 3, reason="WRONG_STORE"), True, False),
+        (Observed(UID, "joiner", 3), True, False),
+        (None, True, False),
+    ],
+)
+def test_rebuilding(observed: Observed | None, may: bool, rebuild: bool) -> None:
+    left_out = assigned(role=r.ROLE_JOINER, boot_id="", primary_host_id="b")
+    assert told(left_out, observed=observed, may_rebuild=may).rebuild == rebuild
+    assert not told(assigned(), observed=observed, may_rebuild=may).rebuild
+
+
+def test_turns_bind_the_primary_only() -> None:
+    assert not told(assigned(peers=[AWAY]), may_sync=False).may_sync
+    assert told(assigned(role=r.ROLE_JOINER, boot_id="", primary_host_id="b"), may_sync=False).may_sync
 
 
 def test_an_attachment_step_by_step() -> None:
@@ -84,9 +133,42 @@ def test_an_attachment_step_by_step() -> None:
     assert done.export == opened.export
 
 
+def test_every_host_exports_under_its_own_tag() -> None:
+    serving = dataclasses.replace(SERVING, role="mirror", ring_open=True)
+    one = assigned(role=r.ROLE_MIRROR, primary_host_id="b", portal_group=2, attachments=[attachment()])
+    found = plan(one, present=dataclasses.replace(EXPORTED, groups=(2,)), observed=serving)
+    assert found.export is not None and (found.export.group, found.export.serve) == (2, True)
+    assert found.desired is not None and found.desired.ring is not None
+    assert found.reports == (say.AttachmentPath("t1", True),)
+    assert plan(one, present=MADE, observed=serving).reports == (say.AttachmentPath("t1", False),)
+    # While a worker is away the path is not said to be gone: it comes back.
+    assert plan(one, present=EXPORTED, observed=None).reports == ()
+    joiner = assigned(role=r.ROLE_JOINER, boot_id="", portal_group=3, attachments=[attachment()])
+    export = plan(joiner, present=MADE, observed=dataclasses.replace(serving, role="joiner")).export
+    assert export is not None and export.group == 3
+
+
+def test_a_promotion_changes_nothing_of_the_export() -> None:
+    ring = dataclasses.replace(SERVING, ring_open=True)
+    before = plan(
+        assigned(role=r.ROLE_MIRROR, primary_host_id="b", attachments=[attachment()]),
+        present=EXPORTED, observed=dataclasses.replace(ring, role="mirror"),
+    )  # fmt: skip
+    after = plan(assigned(epoch=4, peers=[AWAY], attachments=[attachment()]), present=EXPORTED, observed=ring)
+    assert before.export == after.export and before.desired and after.desired
+    assert before.desired.ring == after.desired.ring is not None
+    cold = plan(assigned(epoch=4, cold=True, attachments=[attachment()]), present=EXPORTED, observed=ring)
+    assert cold.export is not None and cold.export.cold_epoch == 4
+
+
 def test_an_agent_that_does_not_know_the_export_yet_closes_no_ring() -> None:
-    assert plan(assigned(attachments=[attachment()]), present=None).desired is None
-    assert plan(assigned(), present=None).desired is not None
+    """But it tells of epochs: a kernel that hangs holds up no change of roles."""
+    one = assigned(attachments=[attachment()])
+    assert plan(one, present=None, observed=None).desired is None
+    ring = dataclasses.replace(SERVING, ring_open=True)
+    assert told(one, present=None, observed=ring).ring == told(one, present=MADE, observed=ring).ring
+    assert told(one, present=None).ring is None
+    assert told(assigned(), present=None, observed=None).ring is None
 
 
 def test_detaching_waits_for_the_kernel() -> None:
@@ -105,6 +187,7 @@ def test_without_lio_attachments_say_why_and_can_be_deleted() -> None:
     found = plan(one, host)
     assert found.export is None and found.desired is not None and found.desired.ring is None
     assert say.AttachmentWaits(3, "t1", "No LIO here.") in found.reports
+    assert say.AttachmentPath("t1", False) in found.reports
     assert say.Detached(3, "t2") in found.reports
 
 
@@ -116,37 +199,14 @@ def test_a_secret_that_does_not_open_holds_up_its_attachment_only() -> None:
     assert waits.uid == "t1" and "seal key" in waits.reason
 
 
-@pytest.mark.parametrize(
-    ("observed", "trouble", "state", "reason"),
-    [
-        (SERVING, "", r.HEALTH_STATE_HEALTHY, ""),
-        (dataclasses.replace(SERVING, hydrate_remaining_bytes=5), "", r.HEALTH_STATE_DEGRADED, "HYDRATING"),
-        (dataclasses.replace(SERVING, reason="X", message="m"), "", r.HEALTH_STATE_DEGRADED, "X"),
-        (dataclasses.replace(SERVING, serving=False, reason="X"), "", r.HEALTH_STATE_UNAVAILABLE, "X"),
-        (dataclasses.replace(SERVING, serving=False), "", None, ""),
-        (SERVING, "no export", r.HEALTH_STATE_DEGRADED, "EXPORT_TROUBLE"),
-        (None, "it crashes", r.HEALTH_STATE_UNAVAILABLE, "WORKER_DOWN"),
-        (None, "", None, ""),
-        (dataclasses.replace(SERVING, epoch=2), "", None, ""),
-        (dataclasses.replace(SERVING, role="mirror"), "", None, ""),
-    ],
-)
-def test_health(observed: Observed | None, trouble: str, state: int | None, reason: str) -> None:
-    found = [
-        one
-        for one in plan(assigned(), observed=observed, trouble=trouble).reports
-        if isinstance(one, say.Health)
-    ]
-    assert [(one.state, one.reason) for one in found] == ([] if state is None else [(state, reason)])
-    mirror = plan(assigned(role=r.ROLE_MIRROR), observed=observed, trouble=trouble)
-    assert mirror.reports == ()
+NO_SYNC = say.SyncProgress(3)
 
 
 def test_creation() -> None:
     new = assigned(initialized=False)
-    assert plan(new).reports == (say.Available(3),)
+    assert plan(new).reports == (NO_SYNC, say.Available(3))
     lost = dataclasses.replace(SERVING, serving=False, reason="MIRROR_LOST", message="No mirror.")
-    assert plan(new, observed=lost).reports == (say.CreationWaits(3, "No mirror."),)
+    assert plan(new, observed=lost).reports == (NO_SYNC, say.CreationWaits(3, "No mirror."))
     assert plan(assigned(initialized=False, role=r.ROLE_MIRROR)).reports == ()
 
 
@@ -164,7 +224,11 @@ def test_snapshots() -> None:
         ("f", False, True, 2),
     ]
     frozen = dataclasses.replace(
-        SERVING, snapshots=(ObservedSnapshot("p", True, 4, 12.5), ObservedSnapshot("f", True, 3, 11.0))
+        SERVING,
+        snapshots=(
+            ObservedSnapshot("p", True, 4, 12.5, also_on=("b",)),
+            ObservedSnapshot("f", True, 3, 11.0),
+        ),
     )
     assert say.Frozen(3, "p", 4, 12.5, ("a", "b")) in plan(one, observed=frozen).reports
     failed = dataclasses.replace(
@@ -177,7 +241,8 @@ def test_snapshots() -> None:
     found = plan(one, observed=failed).reports
     assert say.FreezeFailed("p", "no room") in found and say.ViewLost("f", "gone") in found
     # A mirror tells only of what it has lost: the primary decides about the freeze.
-    one.role = r.ROLE_MIRROR
+    one.role, one.primary_host_id = r.ROLE_MIRROR, "b"
+    assert not any(snapshot.freeze for snapshot in told(one).snapshots)
     assert plan(one, observed=failed).reports == (say.ViewLost("f", "gone"),)
 
 
@@ -199,7 +264,7 @@ def test_views_of_another_boot_are_struck_off() -> None:
 def test_what_was_frozen_is_not_frozen_anew() -> None:
     """Whether it was recorded or not: the assignment may lag, and others may copy from the view already."""
     one = assigned(snapshots=[r.AssignedSnapshot(uid="p", state=r.SNAPSHOT_STATE_PENDING)])
-    seen = dataclasses.replace(SERVING, snapshots=(ObservedSnapshot("p", True, 4, 12.5),))
+    seen = dataclasses.replace(SERVING, snapshots=(ObservedSnapshot("p", True, 4, 12.5, also_on=("b",)),))
     frozen = frozen_so_far(frozenset(), one, seen)
     assert frozen == {"p"}
     # The worker is another one now, and has said nothing of it yet.
@@ -250,7 +315,8 @@ class World:
         if not now.worker_alive or plan.desired is None:
             return dataclasses.replace(now, worker_alive=True)
         ring = plan.desired.ring is not None and self.kernel.backstore is Backstore.ENABLED
-        observed = Observed(UID, plan.desired.role, plan.desired.epoch, True, True, True, ring_open=ring)
+        role, epoch = plan.desired.role, plan.desired.epoch
+        observed = Observed(UID, role, epoch, True, True, True, ring_open=ring)
         return dataclasses.replace(now, observed=observed, desired=plan.desired, store_exists=True)
 
     def _kernel(self, plan: Plan, now: Situation) -> Situation:
@@ -291,3 +357,16 @@ def test_a_host_comes_to_rest_wherever_it_is_interrupted(seed: int) -> None:
                 break
         assert wanted in world.told, (seed, world.now)
     assert world.kernel.nothing and not world.now.store_exists and not world.now.worker_alive
+
+
+def test_a_primary_that_may_be_none_any_more_sends_its_initiators_to_other_paths() -> None:
+    one = assigned(attachments=[attachment()])
+    lost = dataclasses.replace(SERVING, serving=False, ring_open=True, wants_leave_out=("b",))
+
+    def fenced(observed: Observed, etcd_away: bool) -> bool:
+        export = plan(one, present=EXPORTED, observed=observed, etcd_away=etcd_away).export
+        assert export is not None
+        return export.fenced
+
+    assert fenced(lost, True) and not fenced(lost, False)
+    assert not fenced(dataclasses.replace(SERVING, ring_open=True), True)

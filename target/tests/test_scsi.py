@@ -4,9 +4,11 @@ import pytest
 
 from holdfast.base import ids
 from holdfast.base.device import Op, Outcome
+from holdfast.target.control import Desired, DesiredPeer
+from holdfast.target.paths import port_groups
 from holdfast.target.scsi import commands, status
 from holdfast.target.scsi.plan import Answer, Plan, Steps, Transfer
-from holdfast.target.scsi.unit import PortGroup, Unit
+from holdfast.target.scsi.unit import ACTIVE_OPTIMIZED, STANDBY, UNAVAILABLE, PortGroup, Unit
 
 UID = "0123456789abcdef01234567"
 BLOCKS = 1 << 21  # 1 GiB
@@ -314,6 +316,104 @@ def test_target_port_groups() -> None:
     assert data("a30a00000000000000080000", of=both).hex() == "00000018000f0001"
 
 
+def told(role: str, host: str, members: str = "ab") -> Desired:
+    """On hosts a, b and c with tags 1, 2 and 3; a is the primary, those of `members` are in sync."""
+    tags = {"a": 1, "b": 2, "c": 3}
+    peers = tuple(
+        DesiredPeer(other, "::1", 20000 + tag, tag, other in members)
+        for other, tag in tags.items()
+        if other != host
+    )
+    return Desired(
+        UID, BLOCKS * 512, role, 4, tuple(members), "a", True, "::1", 20000, peers, portal_group=tags[host]
+    )
+
+
+def of(role: str, host: str, members: str = "ab") -> Unit:
+    groups, here = port_groups(told(role, host, members))
+    return unit(groups=groups, here=here)
+
+
+ROLES = {"a": "primary", "b": "mirror", "c": "joiner"}
+RTPG = "a30a00000000000000ff0000"
+
+
+def test_all_hosts_give_the_same_answers() -> None:
+    """One disk with three paths: what differs is which port it was asked through."""
+    units = {host: of(role, host) for host, role in ROLES.items()}
+    groups = (
+        "000f000100020001" + "00000001" + "020f000200020001" + "00000002" + "030f000300020001" + "00000003"
+    )
+    for host, one in units.items():
+        assert data(RTPG, of=one).hex() == "00000024" + groups
+        for cdb in ("12000000ff00", "12018000ff00", "12018600ff00", "1201b000ff00", "1201b100ff00",
+                    "1201b200ff00", "25000000000000000000", "9e10" + "00" * 8 + "00000020" + "0000",
+                    "1a083f00ff00", "a30c000000000000ffff0000"):  # fmt: skip
+            assert data(cdb, of=one) == data(cdb, of=units["a"]), (host, cdb)
+    pages = {host: data("12018300ff00", of=one) for host, one in units.items()}
+    ports = {host: bytes([0x51, 0x94, 0, 4, 0, 0, 0, tag, 0x51, 0x95, 0, 4, 0, 0, 0, tag])
+             for tag, host in enumerate("abc", 1)}  # fmt: skip
+    assert {host: page[: -len(ports[host])] for host, page in pages.items()} == dict.fromkeys(
+        "abc", pages["a"][:-16]
+    )
+    assert {host: page[-16:] for host, page in pages.items()} == ports
+
+
+@pytest.mark.parametrize(
+    ("role", "members", "states"),
+    [
+        ("primary", "ab", (ACTIVE_OPTIMIZED, STANDBY, UNAVAILABLE)),
+        ("primary", "a", (ACTIVE_OPTIMIZED, UNAVAILABLE, UNAVAILABLE)),
+        ("primary", "abc", (ACTIVE_OPTIMIZED, STANDBY, STANDBY)),
+        # It restarted, and knows it before the record does.
+        ("joiner", "b", (UNAVAILABLE, STANDBY, UNAVAILABLE)),
+    ],
+)
+def test_states_of_port_groups(role: str, members: str, states: tuple[int, ...]) -> None:
+    groups, here = port_groups(told(role, "a", members))
+    assert tuple(group.state for group in groups) == states and here == 0
+
+
+ANYWHERE = {0x03, 0x12, 0x15, 0x1A, 0x25, 0x55, 0x5A, 0x9E, 0xA3}
+"""Opcodes that every path serves."""
+
+
+@pytest.mark.parametrize(
+    ("role", "host", "sense"), [("mirror", "b", "02/04/0b"), ("joiner", "c", "02/04/0c")]
+)
+def test_a_path_that_is_not_active(role: str, host: str, sense: str) -> None:
+    """Each command passes, or is refused here, or goes to the device, which refuses and counts it."""
+    one = of(role, host)
+    for entry in commands.ENTRIES:
+        cdb = bytes([entry.opcode, entry.service_action or 0]).ljust(16, b"\0")
+        if entry.opcode == 0x93:
+            cdb = bytes([0x93, 1]) + bytes(11) + b"\1" + bytes(2)
+        elif entry.opcode in (0x28, 0x2A, 0x2F, 0x41):
+            cdb = bytes([entry.opcode]) + bytes(7) + b"\1\0"
+        got = commands.plan(cdb, one, lambda: bytes(512))
+        if entry.opcode in ANYWHERE:
+            assert got == plan(cdb.hex(), of=one) or isinstance(got, Answer)
+            assert not (isinstance(got, Answer) and got.sense[2:3] == b"\2"), entry
+        elif isinstance(got, Answer):
+            assert refusal(cdb.hex(), bytes(512), one) == sense, entry
+    assert isinstance(plan("28000000001000000800", of=one), Transfer)
+    assert steps(plan("35000000000000000000", of=one)) == [(Op.FLUSH, 0, 0)]
+    for refused in ("000000000000", "1b0000000100", "28000020000000000100", "2f000000000000000000",
+                "28000000001000000000", "42000000000000000000"):  # fmt: skip
+        assert refusal(refused, of=one) == sense
+    assert refusal("ff" + "00" * 15, of=one) == "05/20/00"
+
+
+def test_a_change_of_states_is_an_attention() -> None:
+    before = of("mirror", "b")
+    groups, here = port_groups(told("primary", "b", "b"))
+    after = before.with_groups(groups, here)
+    assert refusal("000000000000", of=after) == "06/2a/06"
+    assert data("000000000000", of=after) == b""
+    assert after.with_groups(groups, here) is after and data("000000000000", of=after) == b""
+    assert before.path_sense and not after.path_sense
+
+
 def test_supported_operation_codes() -> None:
     listed = data("a30c000000000000ffff0000")
     assert int.from_bytes(listed[:4], "big") == len(listed) - 4
@@ -356,6 +456,7 @@ def test_unit_attention_is_told_once_and_not_to_inquiry() -> None:
         (Outcome.OK, True, (0, "")),
         (Outcome.BUSY, False, (8, "")),
         (Outcome.STALE_EPOCH, False, (8, "")),
+        (Outcome.STANDBY, True, (2, "02/04/0b")),
         (Outcome.MEDIUM_ERROR, True, (2, "03/11/00")),
         (Outcome.MEDIUM_ERROR, False, (2, "03/0c/00")),
         (Outcome.NO_SPACE, False, (2, "07/27/07")),

@@ -1,35 +1,59 @@
 """One volume's agent, with a worker that the test plays."""
 
+import dataclasses
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from random import Random
 from typing import Any, cast
 
 import pytest
 
 from holdfast.api.records.v1 import records_pb2 as r
-from holdfast.base.errors import Unavailable
+from holdfast.base.errors import Precondition, StaleEpoch, Unavailable
 from holdfast.base.loop import Loop
 from holdfast.metadata.host_actions import HostActions
 from holdfast.target.control import Desired, Observed, ObservedSnapshot
+from holdfast.target.control_client import WorkerLink
 from holdfast.target.lio import Lio
 from holdfast.target.reconcile import Host
+from holdfast.target.syncs import Syncs
 from holdfast.target.tools import Tools
-from holdfast.target.volume_agent import VolumeAgent
+from holdfast.target.volume_agent import REBUILD_S, VolumeAgent
+from holdfast.target.volume_worker import SILENT_LOOKS
 from holdfast.target.worker_control import ControlServer
 from holdfast.target.workers import Workers
 
 UID = "0123456789abcdef01234567"
-HOST = Host("a", "boot-1", "127.0.0.1", "127.0.0.1:3260", "", no_lio="No LIO here.")
+LIVE = {"a": "boot-1", "b": "b-1"}
+HOST = Host("a", "boot-1", "127.0.0.1", "127.0.0.1:3260", "", no_lio="No LIO here.", leases=LIVE)
 PENDING = r.AssignedSnapshot(uid="0" * 24, state=r.SNAPSHOT_STATE_PENDING)
 
 
-class NoEtcd:
-    def __getattr__(self, _name: str) -> Callable[..., bool]:
-        def call(*_: object) -> bool:
-            raise Unavailable("ETCD_UNREACHABLE", "etcd is away: try again.")
+class Etcd:
+    """What is asked of HostActions, and what comes of it: an exception, or a wait, by the call's name."""
+
+    def __init__(self) -> None:
+        self.called: list[str] = []
+        self.fail: dict[str, Exception] = {}
+        self.away = True
+        self.hold: dict[str, threading.Event] = {}
+
+    def __getattr__(self, name: str) -> Callable[..., bool]:
+        def call(*arguments: object) -> bool:
+            self.called.append(name)
+            if name in self.hold:
+                self.hold[name].wait(20)
+            if name in self.fail or self.away:
+                raise self.fail.get(name, Unavailable("ETCD_UNREACHABLE", "etcd is away: try again."))
+            return True
 
         return call
+
+    def count(self, name: str) -> int:
+        return self.called.count(name)
 
 
 @pytest.fixture
@@ -39,19 +63,70 @@ def loop() -> Iterator[Loop]:
     made.close()
 
 
+class Bench:
+    """A volume's agent, whose worker and etcd are the test's."""
+
+    def __init__(self, loop: Loop, folder: Path) -> None:
+        self.loop = loop
+        self.etcd = Etcd()
+        self.host = HOST
+        self.workers = Workers(folder, [sys.executable, "-c", "import time; time.sleep(60)"])
+        self.told: list[Desired] = []
+        self.observed = Observed(UID)
+        self._socket = folder / f"{UID}.sock"
+        nothing = cast(Any, None)
+        self.urgent = ThreadPoolExecutor(2)
+        tools = Tools(
+            loop, cast(HostActions, self.etcd), Lio(folder), self.workers, folder / "store", b"", nothing,
+            lambda: self.host, self.urgent, Syncs(Random(0), lambda _uid: None),
+        )  # fmt: skip
+        self.agent = VolumeAgent(UID, tools)
+        self.server: ControlServer | None = None
+
+    def start_worker(self, observed: Observed) -> None:
+        self.observed = observed
+        self.server = ControlServer(self.loop, self._socket, self._apply)
+
+    def _apply(self, desired: Desired) -> Observed:
+        self.told.append(desired)
+        return self.observed
+
+    def says(self, observed: Observed) -> None:
+        self.observed = observed
+        assert self.server is not None
+        self.server.tell(observed)
+
+    def leases(self, **boots: str) -> None:
+        before = dict(self.host.leases or {})
+        self.host = dataclasses.replace(self.host, leases=boots)
+        changed = {host for host in before.keys() | boots.keys() if before.get(host) != boots.get(host)}
+        self.agent.leases_changed(frozenset(changed))
+
+    def until(self, holds: Callable[[], bool]) -> None:
+        run_until(self.loop, holds)
+
+    def close(self) -> None:
+        for event in self.etcd.hold.values():
+            event.set()
+        self.agent.close()
+        if self.server is not None:
+            self.server.close()
+        worker = self.workers.adopt(UID)
+        if worker is not None:
+            worker.stop()
+            worker.close()
+
+
 @pytest.fixture
-def agent(loop: Loop, tmp_path: Path) -> Iterator[VolumeAgent]:
-    workers = Workers(tmp_path, [sys.executable, "-c", "import time; time.sleep(60)"])
-    nothing = cast(Any, None)
-    actions = cast(HostActions, NoEtcd())
-    tools = Tools(loop, actions, Lio(tmp_path), workers, tmp_path / "store", b"", nothing, lambda: HOST)
-    made = VolumeAgent(UID, tools)
+def bench(loop: Loop, tmp_path: Path) -> Iterator[Bench]:
+    made = Bench(loop, tmp_path)
     yield made
     made.close()
-    worker = workers.adopt(UID)
-    if worker is not None:
-        worker.stop()
-        worker.close()
+
+
+@pytest.fixture
+def agent(bench: Bench) -> VolumeAgent:
+    return bench.agent
 
 
 def run_until(loop: Loop, holds: Callable[[], bool]) -> None:
@@ -79,7 +154,8 @@ def test_a_new_worker_is_not_told_to_freeze_again(loop: Loop, agent: VolumeAgent
     first = worker(frozen=True)
     assignment = r.Assignment(
         host_id="a", volume_uid=UID, size_bytes=1 << 20, role=r.ROLE_PRIMARY, epoch=1, boot_id="boot-1",
-        peer=r.Peer(host_id="b"), initialized=True, snapshots=[PENDING],
+        peers=[r.Peer(host_id="b", boot_id="b-1")], initialized=True, primary_host_id="a",
+        snapshots=[PENDING],
     )  # fmt: skip
     agent.assign(assignment)
     run_until(loop, lambda: bool(told))
@@ -91,3 +167,141 @@ def test_a_new_worker_is_not_told_to_freeze_again(loop: Loop, agent: VolumeAgent
     run_until(loop, lambda: bool(told))
     assert not any(one.snapshots[0].freeze for one in told)
     second.close()
+
+
+def assigned(role: "r.Role.ValueType", **fields: Any) -> r.Assignment:
+    known: dict[str, Any] = {
+        "host_id": "a", "volume_uid": UID, "size_bytes": 1 << 20, "role": role, "epoch": 1,
+        "boot_id": "boot-1", "peers": [r.Peer(host_id="b", boot_id="b-1")], "initialized": True,
+        "primary_host_id": "a" if role == r.ROLE_PRIMARY else "b",
+    }  # fmt: skip
+    return r.Assignment(**{**known, **fields})
+
+
+def observed(role: str, **fields: Any) -> Observed:
+    good = Observed(UID, role, 1, store_open=True, peer_connected=True, consistent=True, store_empty=False)
+    return dataclasses.replace(good, **fields)
+
+
+def test_a_takeover_waits_for_nothing(bench: Bench) -> None:
+    """Not for reports that etcd is slow to take, nor for the next look at things."""
+    bench.etcd.away = False
+    bench.etcd.hold["snapshot_lost_here"] = threading.Event()
+    frozen = r.AssignedSnapshot(uid="f" * 24, state=r.SNAPSHOT_STATE_FROZEN)
+    lost = (ObservedSnapshot("f" * 24, False, failed="its files are gone"),)
+    bench.start_worker(observed("mirror", snapshots=lost))
+    bench.agent.assign(assigned(r.ROLE_MIRROR, snapshots=[frozen]))
+    bench.until(lambda: bench.etcd.count("snapshot_lost_here") == 1)
+    bench.leases(a="boot-1")
+    for _ in range(5):
+        bench.loop.run_once(0.01)
+    assert not bench.etcd.count("take_over"), "it is bound by its promise"
+    said_s = bench.loop.now()
+    bench.says(observed("mirror", may_take_over=True))
+    bench.until(lambda: bench.etcd.count("take_over") == 1)
+    assert bench.loop.now() - said_s < 0.5
+    # The other order: free first, then the lease goes.
+    bench.leases(**LIVE)
+    bench.agent.assign(assigned(r.ROLE_MIRROR, epoch=2))
+    bench.says(observed("mirror", epoch=2, may_take_over=True))
+    bench.until(lambda: bool(bench.told) and bench.told[-1].epoch == 2)
+    gone_s = bench.loop.now()
+    bench.leases(a="boot-1")
+    bench.until(lambda: bench.etcd.count("take_over") == 2)
+    assert bench.loop.now() - gone_s < 0.5
+
+
+def test_a_change_is_asked_for_until_it_is_made(bench: Bench) -> None:
+    bench.start_worker(observed("primary", wants_leave_out=("b",)))
+    bench.agent.assign(assigned(r.ROLE_PRIMARY))
+    bench.until(lambda: bench.etcd.count("leave_out") >= 3)
+    bench.etcd.fail["leave_out"] = StaleEpoch("too late")
+    asked = bench.etcd.count("leave_out")
+    bench.until(lambda: bench.etcd.count("leave_out") > asked)
+    # Refused for good: nothing more for a while, but for a change that is another.
+    asked = bench.etcd.count("leave_out")
+    for _ in range(5):
+        bench.agent.reconcile()
+        bench.loop.run_once(0.01)
+    assert bench.etcd.count("leave_out") == asked
+    bench.agent.assign(assigned(r.ROLE_PRIMARY, epoch=2))
+    bench.says(observed("primary", epoch=2, wants_leave_out=("b",)))
+    bench.until(lambda: bench.etcd.count("leave_out") > asked)
+
+
+def test_what_is_refused_for_now_is_asked_again(bench: Bench) -> None:
+    bench.etcd.away = False
+    bench.etcd.fail["take_over"] = Precondition("PRIMARY_LIVES", "wait")
+    bench.start_worker(observed("mirror", may_take_over=True))
+    bench.agent.assign(assigned(r.ROLE_MIRROR))
+    bench.leases(a="boot-1")
+    bench.until(lambda: bench.etcd.count("take_over") >= 3)
+    bench.leases(**LIVE)
+    bench.until(lambda: not bench.agent._changes._sending)
+    asked = bench.etcd.count("take_over")
+    for _ in range(10):
+        bench.loop.run_once(0.05)
+    assert bench.etcd.count("take_over") == asked
+
+
+def test_a_bad_copy_is_thrown_away_once_in_a_while(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = [1000.0]
+    monkeypatch.setattr(bench.loop, "now", lambda: now_s[0])
+    monkeypatch.setattr("holdfast.target.volume_agent._exists", lambda _path: True, raising=False)
+    bad, good = observed("joiner", suspect=True), observed("joiner")
+
+    def asked(seen: Observed) -> bool:
+        bench.says(seen)
+        for _ in range(6):
+            bench.loop.run_once(0.01)
+            bench.agent.reconcile()
+        return bench.told[-1].rebuild
+
+    bench.start_worker(good)
+    bench.agent.assign(assigned(r.ROLE_JOINER, boot_id=""))
+    assert not asked(good) and asked(bad) and asked(bad)
+    now_s[0] += 5
+    assert asked(bad), "it may take a moment"
+    assert not asked(good)
+    now_s[0] += 10
+    assert not asked(bad), "again so soon: look at the disk"
+    now_s[0] += REBUILD_S
+    assert asked(bad)
+    now_s[0] += 30
+    assert not asked(bad), "it has not worked: not again and again"
+
+
+def test_a_worker_that_does_not_answer_is_killed(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stopped one, too. One that answers late is left alone."""
+    monkeypatch.setattr("holdfast.target.volume_worker.WATCH_S", 0.05)
+    bench.start_worker(observed("mirror"))
+    bench.agent.assign(assigned(r.ROLE_MIRROR))
+    bench.agent._worker.watch()
+    bench.until(lambda: len(bench.told) >= 6)
+    worker = bench.workers.adopt(UID)
+    assert worker is not None and worker.alive()
+    silent = WorkerLink.unanswered
+    monkeypatch.setattr(WorkerLink, "unanswered", property(lambda _link: True))
+    looks = SILENT_LOOKS
+    for _ in range(looks - 1):
+        bench.agent._worker._silent_looks = 0
+        bench.loop.run_once(0.1)
+    assert worker.alive()
+    bench.until(lambda: not worker.alive())
+    monkeypatch.setattr(WorkerLink, "unanswered", silent)
+    worker.close()
+    bench.until(lambda: bench.workers.adopt(UID) is not None)
+
+
+def test_one_that_is_in_trouble_is_told_again_now_and_then(bench: Bench) -> None:
+    """Not as fast as it answers."""
+    bench.start_worker(observed("mirror", reason="STORE_ABSENT"))
+    bench.agent.assign(assigned(r.ROLE_MIRROR))
+    bench.until(lambda: len(bench.told) >= 1)
+    for _ in range(50):
+        bench.loop.run_once(0.01)
+    assert len(bench.told) <= 3
+    bench.agent._worker._told_s -= 2
+    told = len(bench.told)
+    bench.agent.reconcile()
+    bench.until(lambda: len(bench.told) > told)

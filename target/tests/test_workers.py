@@ -16,7 +16,9 @@ from holdfast.target.worker_control import ControlServer
 from holdfast.target.workers import Backoff, Worker, Workers, start_time, worker_command
 
 UID = "0123456789abcdef01234567"
-DESIRED = Desired(UID, 1 << 20, "primary", 1, True, True, "::1", 20000, DesiredPeer("b", "::1", 20001))
+DESIRED = Desired(
+    UID, 1 << 20, "primary", 1, ("a", "b"), "a", True, "::1", 20000, (DesiredPeer("b", "::1", 20001),)
+)
 
 
 def script(text: str) -> list[str]:

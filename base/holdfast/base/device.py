@@ -34,6 +34,8 @@ class Outcome(Enum):
     """The bytes cannot be had, or are not what was stored."""
     STALE_EPOCH = "stale_epoch"
     """This host no longer owns the volume, or the sender does not."""
+    STANDBY = "standby"
+    """This host's path is not the active one; nothing was done. Another path leads to the primary."""
     READ_ONLY = "read_only"
     INVALID = "invalid"
     """Outside the device, or not understood."""

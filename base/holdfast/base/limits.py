@@ -35,3 +35,20 @@ NBD_PORT_END = 30000
 HELD_COMMAND_MAX_S = 10.0
 """A command that cannot be acknowledged is answered BUSY after this long: below Linux's 30 s."""
 HOST_LEASE_TTL_S = 10
+"""Unless the agent is told otherwise (--lease-ttl)."""
+BEACON_INTERVAL_S = 0.5
+"""The primary asks every in-sync host so often; each answer is a lease to serve reads."""
+BEACON_LEASE_S = 2.0
+"""Counted by the primary from the sending of the beacon that was answered (I-3)."""
+BEACON_MARGIN_S = 0.5
+"""A mirror waits so much longer, from its answer: more than clocks can drift apart in a lease."""
+LINK_LOST_S = 4.0
+"""A host that was not heard of for so long is to be left out."""
+PATH_AWAY_S = 3
+"""An initiator without a session to the primary for so long, and with I/O at a mirror, moves the volume."""
+PATH_MOVE_MIN_S = 120
+"""Between two such moves of a volume."""
+SYNC_MAX_BYTES_S = 200 * MIB
+"""Of one resync, while nobody else needs the disks."""
+SYNC_FLOOR_BYTES_S = 8 * MIB
+"""It never goes slower, however busy the volume is."""

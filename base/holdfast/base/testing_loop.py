@@ -41,6 +41,7 @@ class TestingLoop(Loop):
         self._work: list[Callable[[], Callable[[], None]]] = []
         self._finished: list[Callable[[], None]] = []
         self._stopped = False
+        self._left_behind: list[object] = []
         self.hold_work = False
 
     def now(self) -> float:
@@ -90,9 +91,14 @@ class TestingLoop(Loop):
             self._soon.popleft()()
 
     def die(self) -> None:
-        """The process is killed: system calls under way may still take place, nothing else does."""
+        """The process is killed: system calls under way may still take place, nothing else does.
+
+        What it was to do is kept, undone: a suspended sequence (base.steps) that is let go of runs its
+        `finally`, and a killed process runs nothing. Whoever kills keeps this loop for the same reason.
+        """
         while self._work and self._chance is not None and self._chance.random() < 0.5:
-            self._pick(self._work)()
+            self._left_behind.append(self._pick(self._work)())
+        self._left_behind += [*self._work, *self._finished, *self._soon, *self._timers]
         self._work.clear()
         self._finished.clear()
         self._soon.clear()

@@ -30,7 +30,11 @@ def check_owner(draft: Draft, volume_uid: str, host_id: str, epoch: int) -> r.Re
 
 @dataclass
 class Assignments:
-    """The assignments of one volume that there are, the primary's first. `save` writes those changed."""
+    """The assignments of one volume to the hosts that its record names, as far as there are any; the
+    primary's first. `save` writes those changed.
+
+    A host that was replaced and has yet to remove its store is not among them.
+    """
 
     volume_uid: str
     each: list[r.Assignment]
@@ -40,10 +44,10 @@ class Assignments:
         replica = draft.get(keys.replica(volume_uid), r.ReplicaRecord)
         if replica is None:
             return cls(volume_uid, [])
-        primary = draft.get(keys.assignment(replica.primary_host_id, volume_uid), r.Assignment)
-        other_id = primary.peer.host_id if primary else _other_member(replica)
-        other = draft.get(keys.assignment(other_id, volume_uid), r.Assignment) if other_id else None
-        return cls(volume_uid, [one for one in (primary, other) if one is not None])
+        primary = replica.primary_host_id
+        order = [primary, *(one for one in replica.host_ids if one != primary)]
+        found = [draft.get(keys.assignment(host_id, volume_uid), r.Assignment) for host_id in order]
+        return cls(volume_uid, [one for one in found if one is not None])
 
     def save(self, draft: Draft) -> None:
         for one in self.each:
@@ -77,8 +81,3 @@ class Assignments:
             kept = [item for item in one.attachments if item.uid != attachment_uid]
             del one.attachments[:]
             one.attachments.extend(kept)
-
-
-def _other_member(replica: r.ReplicaRecord) -> str:
-    members = [member.host_id for member in (*replica.in_sync, *replica.joining)]
-    return next((host_id for host_id in members if host_id != replica.primary_host_id), "")

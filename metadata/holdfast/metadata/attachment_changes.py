@@ -4,17 +4,32 @@ from holdfast.api.records.v1 import records_pb2 as r
 from holdfast.metadata import keys
 from holdfast.metadata.assigned import Assignments, check_owner
 from holdfast.metadata.cas import Draft
+from holdfast.metadata.derived import settle_state
+from holdfast.metadata.replica_record import record_of
 
 
 def became_ready(draft: Draft, volume_uid: str, attachment_uid: str, host_id: str, epoch: int) -> bool:
-    """PENDING → READY: the initiator can log in. False if it was, or is moot."""
+    """PENDING → READY: the primary exports it, the initiator can log in. False if it was, or is moot."""
     check_owner(draft, volume_uid, host_id, epoch)
+    return path_ready(draft, volume_uid, attachment_uid, host_id, True)
+
+
+def path_ready(draft: Draft, volume_uid: str, attachment_uid: str, host_id: str, ready: bool) -> bool:
+    """Any assigned host exports it now, or no longer does: it says so, whatever its role.
+
+    With the primary's host among them the attachment is READY; it stays so. False if that was recorded,
+    or is moot: the host is not assigned, or there is no such attachment.
+    """
+    replica = record_of(draft, volume_uid)
     key = keys.attachment(volume_uid, attachment_uid)
     attachment = draft.get(key, r.AttachmentRecord)
-    if attachment is None or attachment.state != r.ATTACHMENT_STATE_PENDING:
+    if attachment is None or host_id not in replica.host_ids:
         return False
-    attachment.state = r.ATTACHMENT_STATE_READY
-    attachment.reason = ""
+    others = [one for one in attachment.ready_host_ids if one != host_id]
+    if attachment.state == r.ATTACHMENT_STATE_DETACHING and ready:
+        return False
+    attachment.ready_host_ids[:] = sorted([*others, host_id]) if ready else others
+    settle_state(attachment, replica.primary_host_id)
     return draft.put(key, attachment)
 
 

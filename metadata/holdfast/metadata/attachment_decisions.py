@@ -145,6 +145,6 @@ def _record(
             )
         recipient = host_recipient(one.host_id)
         attachment.secrets.append(seal(secret, recipient, host.seal_public_key, new.uid))
-        if one.role == r.ROLE_PRIMARY:
+        if host.portal:
             attachment.portals.append(host.portal)
     return attachment

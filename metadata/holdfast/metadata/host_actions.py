@@ -1,18 +1,19 @@
 """What a storage host's agent asks of etcd: its registration, and every change that it reports.
 
-The decisions are in volume_changes, attachment_changes and snapshot_changes; this carries them out. All
-calls are idempotent, return whether anything changed, and may raise Unavailable (try again later),
-StaleEpoch or NotFound (look at the assignments again).
+The decisions are in replica_changes, volume_changes, attachment_changes and snapshot_changes; this carries
+them out. All calls are idempotent, return whether anything changed, and may raise Unavailable (try again
+later), StaleEpoch or NotFound (look at the assignments again); those of membership also Precondition (it
+may not be now: look at the assignment and the leases again).
 """
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 from holdfast.api.records.v1 import records_pb2 as r
 from holdfast.base.errors import Unavailable
 from holdfast.base.limits import HOST_LEASE_TTL_S, NBD_PORT_FIRST
-from holdfast.metadata import attachment_changes, keys, snapshot_changes, volume_changes
+from holdfast.metadata import attachment_changes, keys, replica_changes, snapshot_changes, volume_changes
 from holdfast.metadata.cas import Draft, run
 from holdfast.metadata.etcd import Etcd, Event
 from holdfast.metadata.follow import follow
@@ -21,12 +22,17 @@ from holdfast.metadata.records import decode
 
 
 def register(draft: Draft, host: r.HostRecord, lease_id: int) -> bool:
-    """Write a host and its lease key. What placement keeps in the record is kept."""
+    """Write a host and its lease key. What the control plane keeps in the record is kept, but for
+    lost_time: it is there again.
+    """
     before = draft.get(keys.host(host.host_id), r.HostRecord)
     record = r.HostRecord()
     record.CopyFrom(host)
     record.allocated_bytes = before.allocated_bytes if before else 0
     record.next_nbd_port = (before.next_nbd_port if before else 0) or NBD_PORT_FIRST
+    record.draining = before.draining if before else False
+    record.drain_reason = before.drain_reason if before else ""
+    record.ClearField("lost_time")
     wrote_host = draft.put(keys.host(host.host_id), record)
     lease_key = keys.host_lease(host.host_id)
     draft.entry(lease_key)
@@ -48,7 +54,7 @@ class HostActions:
         ttl_s: int = HOST_LEASE_TTL_S,
         on_lost: Callable[[], None] = lambda: None,
     ) -> LeaseKeeper:
-        """Start a thread that keeps hosts/<id> and leases/hosts/<id>.
+        """Start a thread that keeps hosts/<id> and leases/hosts/<id>, renewed every third of `ttl_s`.
 
         A lease that this boot of this host held before the agent's restart is adopted. Call `stop(revoke=
         False)` on the result when the agent restarts, `stop()` when the host leaves. `host` is asked again
@@ -81,6 +87,57 @@ class HostActions:
     def follow_snapshotters(self, stop: threading.Event) -> Iterator[list[Event]]:
         """The live snapshotters (SnapshotterLease), and then each change: see `follow`."""
         return follow(self.etcd, keys.SNAPSHOTTER_LEASES, stop)
+
+    def follow_host_leases(self, stop: threading.Event) -> Iterator[list[Event]]:
+        """The live hosts (HostLease), and then each change: see `follow`. Decode with `lease_of`."""
+        return follow(self.etcd, keys.HOST_LEASES, stop)
+
+    def leave_out(self, volume_uid: str, epoch: int, hosts: Collection[str]) -> bool:
+        """For this and the next six: see replica_changes, and replica_decisions for `path_move`."""
+        return run(
+            self.etcd,
+            lambda draft: replica_changes.leave_out(draft, volume_uid, self.host_id, epoch, hosts),
+        )
+
+    def join(self, volume_uid: str, epoch: int, joiner_host_id: str, joiner_boot_id: str) -> bool:
+        return run(
+            self.etcd,
+            lambda draft: replica_changes.join(
+                draft, volume_uid, self.host_id, epoch, joiner_host_id, joiner_boot_id
+            ),
+        )
+
+    def take_over(self, volume_uid: str, boot_id: str, epoch: int) -> bool:
+        return run(
+            self.etcd,
+            lambda draft: replica_changes.take_over(draft, volume_uid, self.host_id, boot_id, epoch),
+        )
+
+    def hand_over(self, volume_uid: str, epoch: int, to_host_id: str) -> bool:
+        return run(
+            self.etcd,
+            lambda draft: replica_changes.hand_over(draft, volume_uid, self.host_id, epoch, to_host_id),
+        )
+
+    def resign(self, volume_uid: str, epoch: int, to_host_id: str) -> bool:
+        return run(
+            self.etcd,
+            lambda draft: replica_changes.resign(draft, volume_uid, self.host_id, epoch, to_host_id),
+        )
+
+    def cold_start(self, volume_uid: str, boot_id: str, epoch: int) -> bool:
+        return run(
+            self.etcd,
+            lambda draft: replica_changes.cold_start(draft, volume_uid, self.host_id, boot_id, epoch),
+        )
+
+    def path_move(self, volume_uid: str, epoch: int, to_host_id: str) -> bool:
+        return run(
+            self.etcd,
+            lambda draft: replica_changes.path_move(
+                draft, volume_uid, self.host_id, epoch, to_host_id, self._clock()
+            ),
+        )
 
     def volume_became_available(self, volume_uid: str, epoch: int) -> bool:
         return run(
@@ -123,6 +180,26 @@ class HostActions:
             ),
         )
 
+    def report_sync(
+        self, volume_uid: str, epoch: int, remaining_bytes: int, total_bytes: int, rate_bytes_s: int
+    ) -> bool:
+        """Of the joiner that is furthest behind; all 0: none is. At most every five seconds, please."""
+        return run(
+            self.etcd,
+            lambda draft: volume_changes.report_sync(
+                draft, volume_uid, self.host_id, epoch, remaining_bytes, total_bytes, rate_bytes_s
+            ),
+        )
+
+    def report_verify(self, volume_uid: str, epoch: int, status: r.VerifyStatus) -> bool:
+        """`status` without times and rate. At most every five seconds, please, but for its end."""
+        return run(
+            self.etcd,
+            lambda draft: volume_changes.report_verify(
+                draft, volume_uid, self.host_id, epoch, status, self._clock()
+            ),
+        )
+
     def store_removed(self, volume_uid: str) -> bool:
         return run(self.etcd, lambda draft: volume_changes.store_removed(draft, volume_uid, self.host_id))
 
@@ -131,6 +208,15 @@ class HostActions:
             self.etcd,
             lambda draft: attachment_changes.became_ready(
                 draft, volume_uid, attachment_uid, self.host_id, epoch
+            ),
+        )
+
+    def attachment_path_ready(self, volume_uid: str, attachment_uid: str, ready: bool = True) -> bool:
+        """This host, whatever its role, exports it now (or no longer does). No epoch: it is a fact."""
+        return run(
+            self.etcd,
+            lambda draft: attachment_changes.path_ready(
+                draft, volume_uid, attachment_uid, self.host_id, ready
             ),
         )
 
@@ -186,3 +272,9 @@ def assignment_of(event: Event) -> tuple[str, r.Assignment | None]:
     """The volume's uid, and its assignment to this host, or None if it was dropped."""
     volume_uid = event.key.rpartition("/")[2]
     return volume_uid, decode(r.Assignment, event.entry.value) if event.entry else None
+
+
+def lease_of(event: Event) -> tuple[str, str]:
+    """A host's id, and the boot whose agent holds its lease; empty if none does any more."""
+    host_id = event.key.rpartition("/")[2]
+    return host_id, decode(r.HostLease, event.entry.value).boot_id if event.entry else ""

@@ -3,30 +3,14 @@
 from holdfast.api.host.v1 import host_pb2 as pb
 from holdfast.api.host.v1 import host_pb2_grpc
 from holdfast.api.records.v1 import records_pb2 as r
-from holdfast.base.errors import Precondition
-from holdfast.metadata import keys
+from holdfast.metadata import host_decisions, keys
 from holdfast.metadata.caller import Caller
-from holdfast.metadata.cas import Draft
 from holdfast.metadata.lookups import is_name, not_found
 from holdfast.metadata.pages import fill, page_size, read_token
 from holdfast.metadata.records import decode
 from holdfast.metadata.rpc import unary
 from holdfast.metadata.service import Service
 from holdfast.metadata.views import host_view
-
-
-def delete(draft: Draft, host_id: str) -> bool:
-    """Forget a host: a decision over a draft (see cas.py)."""
-    host = draft.get(keys.host(host_id), r.HostRecord) if is_name(host_id) else None
-    if host is None:
-        raise not_found("host", host_id)
-    if draft.entry(keys.host_lease(host_id)) is not None:
-        raise Precondition("ALIVE", f"The agent of host {host_id!r} still runs: stop it first.")
-    # Placement changes the host's record with each assignment, and that is compared.
-    if draft.peek_under(keys.assignments(host_id), r.Assignment):
-        raise Precondition("IN_USE", f"Volumes are assigned to host {host_id!r}: move or delete them first.")
-    draft.delete(keys.host(host_id))
-    return True
 
 
 class HostServicer(host_pb2_grpc.HostServiceServicer):
@@ -57,8 +41,24 @@ class HostServicer(host_pb2_grpc.HostServiceServicer):
     @unary
     def DeleteHost(self, request: pb.DeleteHostRequest, caller: Caller) -> pb.DeleteHostResponse:
         caller.need_operator()
-        changed = self._service.run(lambda draft: delete(draft, request.host_id))
+        host_id, run = request.host_id, self._service.run
+        if request.gone:
+            for uid in run(lambda draft: host_decisions.need_given_up(draft, host_id)):
+                run(lambda draft, uid=uid: host_decisions.give_up(draft, uid, host_id))  # type: ignore[misc]
+        changed = run(lambda draft: host_decisions.delete(draft, host_id))
         return pb.DeleteHostResponse(changed=changed)
+
+    @unary
+    def DrainHost(self, request: pb.DrainHostRequest, caller: Caller) -> pb.DrainHostResponse:
+        return pb.DrainHostResponse(changed=self._set_draining(request.host_id, caller, True))
+
+    @unary
+    def UndrainHost(self, request: pb.UndrainHostRequest, caller: Caller) -> pb.UndrainHostResponse:
+        return pb.UndrainHostResponse(changed=self._set_draining(request.host_id, caller, False))
+
+    def _set_draining(self, host_id: str, caller: Caller, draining: bool) -> bool:
+        caller.need_operator()
+        return self._service.run(lambda draft: host_decisions.set_draining(draft, host_id, draining))
 
     def _views(self, hosts: list[r.HostRecord]) -> list[pb.Host]:
         leases = self._service.records([keys.host_lease(one.host_id) for one in hosts], r.HostLease)

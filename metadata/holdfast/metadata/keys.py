@@ -10,6 +10,7 @@ HOST_LEASES = PREFIX + "leases/hosts/"
 SNAPSHOTTER_LEASES = PREFIX + "leases/snapshotters/"
 CLAIMS = PREFIX + "claims/snapshots/"
 CONDEMNED = PREFIX + "condemned/"
+WARDEN = PREFIX + "warden"
 
 
 def volume(uid: str) -> str:

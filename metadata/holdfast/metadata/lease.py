@@ -18,7 +18,8 @@ class LeaseKeeper:
     Args:
         attach: called with the lease's id whenever there is a new or adopted one, to put the keys on it.
             It must be idempotent; if it raises a HoldfastError it is called again a little later.
-        adopt_lease_id: a lease held before a restart. It is kept if it still lives.
+        adopt_lease_id: a lease held before a restart. It is kept if it still lives and has the same TTL;
+            with another TTL the keys move to a new one, and it is ended.
         on_lost: called when etcd has said that the lease is gone, before another is taken. An etcd that
             does not answer is not a loss: see `renewed_ago_s`.
     """
@@ -38,7 +39,7 @@ class LeaseKeeper:
         self._stop = threading.Event()
         self._attached = threading.Event()
         self._renewed_at_s = 0.0
-        self._lease_id = adopt_lease_id
+        self._lease_id = self._adopted_id = adopt_lease_id
         self._thread = threading.Thread(target=self._run, name="lease", daemon=True)
 
     @property
@@ -93,12 +94,18 @@ class LeaseKeeper:
     def _step(self) -> float:
         """Take, renew or attach, whichever is due; seconds until the next step."""
         sent_at_s = time.clock_gettime(time.CLOCK_BOOTTIME)
+        outlived = 0
         if self._lease_id:
-            self._etcd.keep_alive(self._lease_id)
-        else:
+            ttl_s = self._etcd.keep_alive(self._lease_id)
+            if ttl_s != self._ttl_s and not self._attached.is_set() and self._lease_id == self._adopted_id:
+                outlived, self._lease_id = self._lease_id, 0
+        if not self._lease_id:
             self._lease_id = self._etcd.grant_lease(self._ttl_s)
         self._renewed_at_s = sent_at_s
         if not self._attached.is_set():
             self._attach(self._lease_id)
             self._attached.set()
+        if outlived:
+            # The keys have moved: nothing goes with it. If this is lost, it ends by itself.
+            self._etcd.revoke_lease(outlived)
         return self._ttl_s / 3

@@ -14,6 +14,8 @@ from holdfast.base.tls import TlsFiles
 from holdfast.metadata.etcd import Etcd
 from holdfast.metadata.seal import read_private_key
 from holdfast.metadata.server import MetadataServer
+from holdfast.metadata.warden import Warden
+from holdfast.metadata.warden_decisions import Settings
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -34,6 +36,19 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     default=1.0,
     help="How many times a host's capacity may be promised.",
 )
+@click.option(
+    "--replace-after",
+    "replace_after_s",
+    type=click.FloatRange(min=10),
+    default=900,
+    help="Seconds after which the replicas of a lost host are made anew elsewhere.",
+)
+@click.option(
+    "--max-replacements",
+    type=click.IntRange(min=0),
+    default=4,
+    help="Full copies of volumes under way at once in the cluster.",
+)
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning"]), default="info")
 def main(
     listen: str,
@@ -46,6 +61,8 @@ def main(
     key: Path,
     seal_key: Path,
     overcommit: float,
+    replace_after_s: float,
+    max_replacements: int,
     log_level: str,
 ) -> None:
     """Serve Holdfast's API to users and operators: volumes, snapshots, grants, attachments, hosts.
@@ -64,14 +81,18 @@ def main(
         signal.signal(number, lambda *_: stop.set())
     try:
         etcd = Etcd(endpoints, TlsFiles(*etcd_files) if etcd_files else None)
-        server = MetadataServer(listen, TlsFiles(ca, cert, key), etcd, read_private_key(seal_key), overcommit)
+        private_key = read_private_key(seal_key)
+        server = MetadataServer(listen, TlsFiles(ca, cert, key), etcd, private_key, overcommit)
     except HoldfastError as error:
         raise click.ClickException(error.message) from error
+    warden = Warden(etcd, private_key, Settings(replace_after_s, max_replacements, overcommit))
     server.start()
+    warden.start()
     logging.getLogger(__name__).info("serving at %s, port %d", listen, server.port)
     notify.tell_supervisor(notify.READY)
     stop.wait()
     notify.tell_supervisor(notify.STOPPING)
+    warden.stop()
     server.stop()
     etcd.close()
 

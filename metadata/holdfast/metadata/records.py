@@ -33,3 +33,9 @@ def decode(message_type: type[M], value: bytes) -> M:
         kind = message_type.DESCRIPTOR.name
         raise DataLoss("BAD_RECORD", f"etcd holds a {kind} that cannot be read: {error}.") from error
     return message
+
+
+def clear(message: Message, *fields: str) -> None:
+    """Give fields of a message their default values."""
+    for name in fields:
+        message.ClearField(name)

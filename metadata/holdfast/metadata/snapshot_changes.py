@@ -64,7 +64,7 @@ def frozen(
     snapshot.freeze_time.CopyFrom(timestamp(freeze_time_s))
     for one in assignments.each:
         host = draft.peek(keys.host(one.host_id), r.HostRecord)
-        if one.host_id in frozen_on and host is not None:
+        if one.host_id in frozen_on and one.boot_id and host is not None:
             snapshot.frozen_on.add(
                 host_id=one.host_id, boot_id=one.boot_id, nbd_address=host.address, nbd_port=one.nbd_port
             )

@@ -21,6 +21,7 @@ from holdfast.metadata.cas import Draft
 from holdfast.metadata.client import Client, connect
 from holdfast.metadata.etcd import Etcd
 from holdfast.metadata.host_actions import HostActions, assignment_of
+from holdfast.metadata.records import decode
 from holdfast.metadata.seal import public_key, read_private_key
 from holdfast.metadata.server import MetadataServer
 
@@ -49,7 +50,10 @@ def clear(etcd: Etcd) -> None:
 
 @dataclass
 class RunningMetadata:
-    """A metadata server on a free port of loopback, with an authority of its own in `directory`."""
+    """A metadata server on a free port of loopback, with an authority of its own in `directory`.
+
+    It has no warden: nothing changes by itself. Start one beside it, with `seal_key`, where that is wanted.
+    """
 
     directory: Path
     etcd_endpoint: str
@@ -57,6 +61,7 @@ class RunningMetadata:
     overcommit: float = 1.0
     etcd: Etcd = field(init=False)
     server: MetadataServer = field(init=False)
+    seal_key: bytes = field(init=False, repr=False)
     _clients: dict[str, Client] = field(default_factory=dict)
 
     def start(self) -> "RunningMetadata":
@@ -64,8 +69,8 @@ class RunningMetadata:
         pki.issue(self.directory, "service", "metadata", [LOOPBACK])
         identity = pki.Identity(self.directory, "metadata")
         self.etcd = Etcd([self.etcd_endpoint], timeout_s=self.etcd_timeout_s)
-        seal_key = read_private_key(identity.seal)
-        self.server = MetadataServer(f"{LOOPBACK}:0", identity.tls, self.etcd, seal_key, self.overcommit)
+        self.seal_key = read_private_key(identity.seal)
+        self.server = MetadataServer(f"{LOOPBACK}:0", identity.tls, self.etcd, self.seal_key, self.overcommit)
         self.server.start()
         return self
 
@@ -95,7 +100,8 @@ class StandInHost:
     """A host that makes whatever it is assigned come true, in etcd only.
 
     Args:
-        hold: names of steps that it leaves undone: "available", "ready", "detached", "removed", "frozen".
+        hold: names of steps that it leaves undone: "available", "ready", "detached", "removed", "frozen",
+            "hand_over", "join".
     """
 
     def __init__(
@@ -150,8 +156,12 @@ class StandInHost:
             self._do("removed", lambda: self.actions.store_removed(uid))
             return
         if assignment.role != r.ROLE_PRIMARY:
+            for one in assignment.attachments:
+                if not one.detaching:
+                    self._do("ready", lambda a=one.uid: self.actions.attachment_path_ready(uid, a))  # type: ignore[misc]
             return
         epoch = assignment.epoch
+        self._lead(uid, assignment)
         if not assignment.initialized:
             self._do("available", lambda: self.actions.volume_became_available(uid, epoch))
         for one in assignment.attachments:
@@ -163,9 +173,21 @@ class StandInHost:
             if snapshot.state == r.SNAPSHOT_STATE_PENDING:
                 self._freeze(uid, assignment, snapshot.uid)
 
+    def _lead(self, uid: str, assignment: r.Assignment) -> None:
+        """As primary: hand over when asked, and bring joiners that live up to date at once."""
+        epoch = assignment.epoch
+        if assignment.yield_to_host_id:
+            self._do("hand_over", lambda: self.actions.hand_over(uid, epoch, assignment.yield_to_host_id))
+            return
+        for peer in assignment.peers:
+            entry = self.actions.etcd.get(keys.host_lease(peer.host_id))
+            if not peer.boot_id and entry is not None:
+                boot_id = decode(r.HostLease, entry.value).boot_id
+                self._do("join", lambda p=peer.host_id, b=boot_id: self.actions.join(uid, epoch, p, b))  # type: ignore[misc]
+
     def _freeze(self, uid: str, assignment: r.Assignment, snapshot_uid: str) -> None:
         self._generation += 1
-        both = [self.record.host_id, assignment.peer.host_id]
+        both = [self.record.host_id, *(peer.host_id for peer in assignment.peers)]
         self._do(
             "frozen",
             lambda: self.actions.snapshot_frozen(

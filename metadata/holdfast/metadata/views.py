@@ -27,16 +27,35 @@ def volume_view(
         hydrate_total_bytes=volume.hydrate_total_bytes,
         epoch=replica.epoch if replica else 0,
         target_iqn=volume.target_iqn,
+        needs_mirror=volume.needs_mirror,
+        sync_remaining_bytes=volume.sync_remaining_bytes,
+        sync_total_bytes=volume.sync_total_bytes,
+        sync_rate_bytes_s=volume.sync_rate_bytes_s,
+        repair_reason=volume.repair_reason,
     )
+    if volume.HasField("verify"):
+        view.verify.CopyFrom(volume.verify)
     if volume.HasField("health"):
         view.health.CopyFrom(volume.health)
     view.create_time.CopyFrom(volume.create_time)
     if origin is not None:
         view.source_snapshot.CopyFrom(SnapshotRef(owner=origin.owner, snapshot_id=origin.snapshot_id))
-    if operator and replica is not None:
-        view.primary_host_id = replica.primary_host_id
-        view.in_sync_host_ids.extend(member.host_id for member in replica.in_sync)
+    if replica is not None:
+        _show_replicas(view, replica, operator)
     return view
+
+
+def _show_replicas(view: Volume, replica: r.ReplicaRecord, operator: bool) -> None:
+    view.forced.extend(replica.forced)
+    if not operator:
+        for one in view.forced:
+            one.by = one.host_id = ""
+        return
+    view.primary_host_id = replica.primary_host_id
+    view.in_sync_host_ids.extend(member.host_id for member in replica.in_sync)
+    view.joining_host_ids.extend(member.host_id for member in replica.joining)
+    view.wanted_primary_host_id = replica.wanted_primary_host_id
+    view.leaving_host_id = replica.leaving_host_id
 
 
 def snapshot_view(snapshot: r.SnapshotRecord) -> Snapshot:
@@ -87,7 +106,7 @@ def attachment_view(attachment: r.AttachmentRecord, chap_secret: str = "") -> At
 
 def host_view(host: r.HostRecord, live_boot_id: str, volume_count: int) -> Host:
     """`live_boot_id`: of the boot whose agent holds the host's lease; empty if none does."""
-    return Host(
+    view = Host(
         host_id=host.host_id,
         boot_id=host.boot_id,
         live=bool(live_boot_id) and live_boot_id == host.boot_id,
@@ -98,4 +117,9 @@ def host_view(host: r.HostRecord, live_boot_id: str, volume_count: int) -> Host:
         volume_count=volume_count,
         exports=host.exports,
         exports_message=host.exports_message,
+        draining=host.draining,
+        drain_reason=host.drain_reason,
     )
+    if host.HasField("lost_time"):
+        view.lost_time.CopyFrom(host.lost_time)
+    return view

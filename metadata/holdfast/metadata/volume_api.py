@@ -8,11 +8,12 @@ from holdfast.api.volume.v1 import volume_pb2_grpc
 from holdfast.base.errors import BadInput
 from holdfast.base.ids import check_name, new_uid
 from holdfast.base.limits import BLOCK_BYTES, VOLUME_MAX_BYTES
-from holdfast.metadata import keys, volume_decisions
+from holdfast.metadata import keys, volume_decisions, volume_requests
 from holdfast.metadata.caller import Caller
 from holdfast.metadata.lookups import not_found, volume_of
 from holdfast.metadata.pages import fill, page_size, read_token
 from holdfast.metadata.records import decode
+from holdfast.metadata.replica_record import record_of
 from holdfast.metadata.rpc import stream, unary
 from holdfast.metadata.service import AtEnd, Service
 from holdfast.metadata.views import volume_view
@@ -52,6 +53,7 @@ class VolumeServicer(volume_pb2_grpc.VolumeServiceServicer):
             uid=new_uid(),
             now_s=self._service.clock(),
             overcommit=self._service.overcommit,
+            needs_mirror=request.needs_mirror,
         )
         with self._service.placing():
             volume, created = self._service.run(lambda draft: volume_decisions.create(draft, new))
@@ -93,10 +95,54 @@ class VolumeServicer(volume_pb2_grpc.VolumeServiceServicer):
         )
         return pb.DeleteVolumeResponse(changed=changed)
 
-    def _find(self, volume_id: str, owner: str, caller: Caller) -> r.VolumeRecord:
+    @unary
+    def SwitchPrimary(self, request: pb.SwitchPrimaryRequest, caller: Caller) -> pb.SwitchPrimaryResponse:
+        named = self._named(request.volume_id, request.owner, caller)
+        if request.to_host_id:
+            caller.need_operator()
+        epoch = request.epoch
+        if not epoch:
+            # Decided again after a lost answer, it must not switch back.
+            uid = self._find(request.volume_id, request.owner, caller).uid
+            epoch = self._service.look(lambda draft: record_of(draft, uid)).epoch
+        changed, epoch = self._service.run(
+            lambda draft: volume_requests.switch(draft, named, request.to_host_id, epoch)
+        )
+        return pb.SwitchPrimaryResponse(changed=changed, epoch=epoch)
+
+    @unary
+    def VerifyVolume(self, request: pb.VerifyVolumeRequest, caller: Caller) -> pb.VerifyVolumeResponse:
+        named = self._named(request.volume_id, request.owner, caller)
+        if request.rate_bytes_s < 0:
+            raise BadInput("BAD_RATE", f"{request.rate_bytes_s} bytes a second is negative: leave it out.")
+        rate, now_s = request.rate_bytes_s, self._service.clock()
+        number, changed = self._service.run(lambda draft: volume_requests.verify(draft, named, rate, now_s))
+        return pb.VerifyVolumeResponse(request=number, changed=changed)
+
+    @unary
+    def ForceStartVolume(
+        self, request: pb.ForceStartVolumeRequest, caller: Caller
+    ) -> pb.ForceStartVolumeResponse:
+        caller.need_operator()
+        named = self._named(request.volume_id, request.owner, caller)
+        force = volume_requests.Force(
+            host_id=request.host_id,
+            by=caller.name,
+            loss=volume_requests.check_loss(request.loss),
+            accept_half_synced=request.accept_half_synced,
+            now_s=self._service.clock(),
+        )
+        epoch = self._service.run(lambda draft: volume_requests.force_start(draft, named, force))
+        return pb.ForceStartVolumeResponse(epoch=epoch)
+
+    def _named(self, volume_id: str, owner: str, caller: Caller) -> volume_requests.Named:
         if owner not in ("", caller.name) and not caller.operator:
             raise not_found("volume", volume_id)
-        return self._service.look(lambda draft: volume_of(draft, owner or caller.name, volume_id))
+        return volume_requests.Named(owner or caller.name, volume_id)
+
+    def _find(self, volume_id: str, owner: str, caller: Caller) -> r.VolumeRecord:
+        named = self._named(volume_id, owner, caller)
+        return self._service.look(lambda draft: volume_of(draft, named.owner, named.volume_id))
 
     def _resolve(self, named: list[tuple[str, r.NameRecord]]) -> list[r.VolumeRecord | None]:
         return self._service.records([keys.volume(name.uid) for _, name in named], r.VolumeRecord)

@@ -8,7 +8,7 @@ from holdfast.metadata.cas import Draft
 
 
 def became_available(draft: Draft, volume_uid: str, host_id: str, epoch: int) -> bool:
-    """CREATING → AVAILABLE: both stores exist and are in sync. From now on no store is made anew.
+    """CREATING → AVAILABLE: the stores of all hosts in sync exist. From now on none of them is made anew.
 
     Returns False if it was done already, or is moot (being deleted). Raises StaleEpoch, NotFound.
     """
@@ -18,7 +18,7 @@ def became_available(draft: Draft, volume_uid: str, host_id: str, epoch: int) ->
         return False
     assignments = Assignments.read(draft, volume_uid)
     for one in assignments.each:
-        one.initialized = True
+        one.initialized = one.initialized or one.role != r.ROLE_JOINER
     assignments.save(draft)
     volume.state = r.VOLUME_STATE_AVAILABLE
     volume.reason = ""
@@ -59,20 +59,71 @@ def report_health(
     """Record what the primary sees, if it differs from what is recorded. `health.since_time` is set here."""
     check_owner(draft, volume_uid, host_id, epoch)
     volume = draft.need(keys.volume(volume_uid), r.VolumeRecord)
-    old = volume.health
-    if (old.state, old.reason, old.message) != (health.state, health.reason, health.message):
-        volume.health.CopyFrom(health)
-        volume.health.since_time.CopyFrom(timestamp(now_s))
+    # What the agent says takes the place of what the control plane said while there was no primary.
+    volume.ClearField("reported_health")
+    set_health(volume.health, health, now_s)
     volume.hydrate_remaining_bytes = hydrate_remaining_bytes
     volume.hydrate_total_bytes = hydrate_total_bytes
+    return draft.put(keys.volume(volume_uid), volume)
+
+
+def set_health(old: r.VolumeHealth, health: r.VolumeHealth, now_s: float) -> None:
+    """Change `old` if it says something else than `health`; then it holds since now."""
+    if (old.state, old.reason, old.message) != (health.state, health.reason, health.message):
+        old.CopyFrom(health)
+        old.since_time.CopyFrom(timestamp(now_s))
+
+
+def report_sync(
+    draft: Draft,
+    volume_uid: str,
+    host_id: str,
+    epoch: int,
+    remaining_bytes: int,
+    total_bytes: int,
+    rate_bytes_s: int,
+) -> bool:
+    """Record how far the joiner that is furthest behind has come; all 0: none is behind."""
+    check_owner(draft, volume_uid, host_id, epoch)
+    volume = draft.need(keys.volume(volume_uid), r.VolumeRecord)
+    volume.sync_remaining_bytes = remaining_bytes
+    volume.sync_total_bytes = total_bytes
+    volume.sync_rate_bytes_s = rate_bytes_s
+    return draft.put(keys.volume(volume_uid), volume)
+
+
+def report_verify(
+    draft: Draft, volume_uid: str, host_id: str, epoch: int, status: r.VerifyStatus, now_s: float
+) -> bool:
+    """Record how far the comparison `status.request` has come. Of `status`, its times and rate are ignored.
+
+    One that has ended is asked for no more. False if it was recorded, has ended, or is not the newest.
+    """
+    check_owner(draft, volume_uid, host_id, epoch)
+    volume = draft.need(keys.volume(volume_uid), r.VolumeRecord)
+    if volume.verify.request != status.request or volume.verify.state != r.VERIFY_STATE_RUNNING:
+        return False
+    recorded = r.VerifyStatus()
+    recorded.CopyFrom(status)
+    recorded.rate_bytes_s = volume.verify.rate_bytes_s
+    recorded.start_time.CopyFrom(volume.verify.start_time)
+    recorded.ClearField("end_time")
+    if recorded.state != r.VERIFY_STATE_RUNNING:
+        recorded.end_time.CopyFrom(timestamp(now_s))
+        assignments = Assignments.read(draft, volume_uid)
+        for one in assignments.each:
+            one.verify_request = one.verify_rate_bytes_s = 0
+        assignments.save(draft)
+    volume.verify.CopyFrom(recorded)
     return draft.put(keys.volume(volume_uid), volume)
 
 
 def store_removed(draft: Draft, volume_uid: str, host_id: str) -> bool:
     """A host has removed its store: drop its assignment and give back the room.
 
-    The last of the two also drops the volume's other records and frees its name. Two that come at once
-    cannot both think themselves the first: each compares the other's assignment.
+    That of a host which was replaced simply goes. Of a volume that is being deleted, the last also drops
+    the other records and frees the name: those that come at once cannot all think that another is left,
+    because each compares the others' assignments.
     """
     own_key = keys.assignment(host_id, volume_uid)
     own = draft.get(own_key, r.Assignment)
@@ -85,7 +136,8 @@ def store_removed(draft: Draft, volume_uid: str, host_id: str) -> bool:
     if host is not None:
         host.allocated_bytes = max(0, host.allocated_bytes - own.size_bytes)
         draft.put(keys.host(host_id), host)
-    if draft.get(keys.assignment(own.peer.host_id, volume_uid), r.Assignment) is None:
+    replica = draft.get(keys.replica(volume_uid), r.ReplicaRecord)
+    if replica is not None and not Assignments.read(draft, volume_uid).each:
         _drop_records(draft, volume_uid)
     return True
 

@@ -8,8 +8,9 @@ from holdfast.base.errors import AlreadyExists, BadInput, Precondition
 from holdfast.metadata import keys
 from holdfast.metadata.assigned import Assignments, timestamp
 from holdfast.metadata.cas import Changed, Draft
+from holdfast.metadata.derived import write
 from holdfast.metadata.lookups import not_found, visible_snapshot, volume_of
-from holdfast.metadata.placement import Candidate, next_port, place
+from holdfast.metadata.placement import candidate_of, next_port, place
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class NewVolume:
     uid: str
     now_s: float
     overcommit: float
+    needs_mirror: bool = False
 
 
 def create(draft: Draft, new: NewVolume) -> tuple[r.VolumeRecord, bool]:
@@ -80,7 +82,7 @@ def _check_same(draft: Draft, new: NewVolume, volume: r.VolumeRecord) -> None:
         raise AlreadyExists(
             "ALREADY_EXISTS", f"Volume {new.volume_id!r} is being deleted: wait until it is gone."
         )
-    same = volume.multi_attach == new.multi_attach
+    same = volume.multi_attach == new.multi_attach and volume.needs_mirror == new.needs_mirror
     same = same and bool(volume.origin_snapshot_uid) == bool(new.source_id)
     if volume.origin_snapshot_uid:
         # The record outlives the snapshot's deletion, so the same request still finds its answer.
@@ -117,16 +119,7 @@ def _choose_hosts(draft: Draft, size_bytes: int, overcommit: float) -> list[r.Ho
     """The primary's record and the mirror's. All hosts are looked at; only these two are compared."""
     hosts = {host.host_id: host for host in draft.peek_under(keys.HOSTS, r.HostRecord)}
     boots = {lease.host_id: lease.boot_id for lease in draft.peek_under(keys.HOST_LEASES, r.HostLease)}
-    candidates = [
-        Candidate(
-            host.host_id,
-            boots.get(host.host_id) == host.boot_id,
-            host.exports,
-            host.capacity_bytes,
-            host.allocated_bytes,
-        )
-        for host in hosts.values()
-    ]
+    candidates = [candidate_of(host, boots.get(host.host_id, "")) for host in hosts.values()]
     chosen = []
     for host_id in place(candidates, size_bytes, overcommit):
         host = draft.get(keys.host(host_id), r.HostRecord)
@@ -146,6 +139,7 @@ def _volume_record(new: NewVolume, size_bytes: int, source: r.SnapshotRecord | N
         state=r.VOLUME_STATE_CREATING,
         create_time=timestamp(new.now_s),
         multi_attach=new.multi_attach,
+        needs_mirror=new.needs_mirror,
         target_iqn=ids.target_iqn(new.uid),
         naa=ids.naa(new.uid),
     )
@@ -160,34 +154,25 @@ def _volume_record(new: NewVolume, size_bytes: int, source: r.SnapshotRecord | N
 
 def _assign(draft: Draft, volume: r.VolumeRecord, hosts: list[r.HostRecord]) -> None:
     """Write the replica record, both assignments, and what they take from both hosts."""
-    replica = r.ReplicaRecord(volume_uid=volume.uid, epoch=1, primary_host_id=hosts[0].host_id)
-    ports = []
-    for host in hosts:
+    replica = r.ReplicaRecord(volume_uid=volume.uid, primary_host_id=hosts[0].host_id)
+    for tag, host in enumerate(hosts, start=1):
+        replica.host_ids.append(host.host_id)
         replica.in_sync.add(host_id=host.host_id, boot_id=host.boot_id)
         # Not compared: every assignment to a host changes its record, which is.
         others = draft.peek_under(keys.assignments(host.host_id), r.Assignment)
         port, host.next_nbd_port = next_port(host.next_nbd_port, {one.nbd_port for one in others})
         host.allocated_bytes += volume.size_bytes
-        ports.append(port)
         draft.put(keys.host(host.host_id), host)
-    draft.put(keys.replica(volume.uid), replica)
-    for own, peer, role in ((0, 1, r.ROLE_PRIMARY), (1, 0, r.ROLE_MIRROR)):
         assignment = r.Assignment(
-            host_id=hosts[own].host_id,
+            host_id=host.host_id,
             volume_uid=volume.uid,
             size_bytes=volume.size_bytes,
-            role=role,
-            epoch=replica.epoch,
-            boot_id=hosts[own].boot_id,
-            peer=r.Peer(
-                host_id=hosts[peer].host_id,
-                boot_id=hosts[peer].boot_id,
-                address=hosts[peer].address,
-                nbd_port=ports[peer],
-            ),
-            nbd_port=ports[own],
+            nbd_port=port,
+            portal_group=tag,
             target_iqn=volume.target_iqn,
             naa=volume.naa,
             origin_snapshot_uid=volume.origin_snapshot_uid,
+            needs_mirror=volume.needs_mirror,
         )
-        draft.put(keys.assignment(assignment.host_id, volume.uid), assignment)
+        draft.put(keys.assignment(host.host_id, volume.uid), assignment)
+    write(draft, replica)

@@ -94,6 +94,33 @@ class Bitmap:
     def any(self) -> bool:
         return next(self.set_bits(), None) is not None
 
+    def any_in(self, first: int, end: int) -> bool:
+        """Whether a bit of [first, end) is set."""
+        if end - first == 1:
+            return self.get(first)
+        return next(self.set_bits(first, end), None) is not None
+
+    def clear_range(self, first: int, end: int) -> None:
+        """Clear [first, end)."""
+        for index in range(first, end):
+            self.clear(index)
+
+    def pages(self) -> Iterator[tuple[int, bytes]]:
+        """(index of its first byte, bytes) of all pages that are not all zeros: what another bitmap of as
+        many bits lacks to hold these too.
+        """
+        return ((at, bytes(page)) for at, page in self._pages())
+
+    def or_page(self, at: int, page: bytes) -> None:
+        """Set the bits of `page`, which begins at byte `at`. Raises ValueError if it reaches beyond."""
+        end = at + len(page)
+        spare = -self.bits % 8
+        if at < 0 or end > self.bytes_for(self.bits):
+            raise ValueError(f"a page of {len(page)} bytes at {at} of {self.bytes_for(self.bits)}")
+        if spare and end == self.bytes_for(self.bits) and page and page[-1] >> (8 - spare):
+            raise ValueError("a page with bits beyond the last")
+        self._buffer[at:end] = _united(self._buffer[at:end], page, b"")
+
     def count(self) -> int:
         return sum(int.from_bytes(page, "little").bit_count() for _at, page in self._pages())
 

@@ -5,23 +5,24 @@ nothing touches a disk: writes under way end, both hosts flip in memory, the gat
 is recorded and flushed on both, and only then does it count. Wherever it is interrupted, the gate opens,
 what was not recorded is undone, and the freeze can be tried again with a generation of its own.
 
-A freeze lives within one session. One that fails after this host flipped ends its session: the alignment
-of the next makes generations and views equal again.
+A freeze lives within one session to each. One that fails after this host flipped ends them: the alignment
+of the next makes generations and views equal again. A host that is only joining takes no part: its session
+begins anew afterwards, with the generation that was opened.
 """
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from holdfast.base.errors import HoldfastError, Unavailable
 from holdfast.base.loop import Loop
-from holdfast.base.steps import Resume, Starter, Steps, all_of, starting
+from holdfast.base.steps import Resume, Starter, Steps, all_of
 from holdfast.replicator.generations import abandon_freezes
-from holdfast.replicator.link import Link
 from holdfast.replicator.messages import Message
+from holdfast.replicator.partner import Partner, Standing
 from holdfast.replicator.primary import Primary
-from holdfast.replicator.settle import settle
+from holdfast.replicator.settle import settle_all
 from holdfast.replicator.talk import Talk
 
 log = logging.getLogger(__name__)
@@ -30,56 +31,78 @@ DRAIN_MAX_S = 5.0
 
 
 def freeze(
-    loop: Loop, primary: Primary, link: Link, uid: str, wall_time: Callable[[], float] = time.time
-) -> Steps[None]:
-    """Make the frozen view `uid` on both hosts. Raises Unavailable or OSError if it could not be; try
-    again, when the link is up. One at a time: Unavailable BUSY.
+    loop: Loop, primary: Primary, uid: str, wall_time: Callable[[], float] = time.time
+) -> Steps[tuple[str, ...]]:
+    """Make the frozen view `uid` on every host that is in sync; returns which others that are.
+
+    Raises Unavailable or OSError if it could not be; try again later. One at a time: Unavailable BUSY.
     """
-    if primary.freezing or not link.up:
-        raise Unavailable("BUSY", "the volume is being frozen already, or its mirror is out of reach.")
-    local, talk = primary.local, link.talk()
+    if primary.freezing or not primary.writes:
+        raise Unavailable("BUSY", "the volume is being frozen already, or not all of its hosts are there.")
+    if any(partner.standing is Standing.BOUND for partner in primary.partners):
+        raise Unavailable("BUSY", "a host is just coming in sync.")
+    local = primary.local
+    members = [partner for partner in primary.partners if partner.required]
+    talks = [partner.link.talk() for partner in members]
     generation = local.store.generation
     primary.freezing = True
     try:
         if local.views.usable(uid) is not None:
             local.views.drop(uid)
-        yield from _freeze(loop, primary, talk, uid, wall_time)
+        yield from _freeze(loop, primary, talks, uid, wall_time)
+        if [partner for partner in primary.partners if partner.required] != members:
+            raise Unavailable("BUSY", "who is in sync has changed meanwhile.")
+        return tuple(partner.host_id for partner in members)
     except (HoldfastError, OSError):
         yield from _undo(primary, uid)
-        if local.store.generation != generation and link.is_at(talk):
-            link.start_over(f"the freeze of {uid} was given up")
+        if local.store.generation != generation:
+            _restart(members, talks, f"the freeze of {uid} was given up")
         raise
     finally:
         primary.freezing = False
+        if local.store.generation != generation:
+            for partner in primary.partners:
+                if not partner.required:
+                    partner.link.start_over("a snapshot was frozen meanwhile")
+
+
+def _restart(members: Sequence[Partner], talks: Sequence[Talk], why: str) -> None:
+    for partner, talk in zip(members, talks, strict=True):
+        if partner.link.is_at(talk):
+            partner.link.start_over(why)
 
 
 def _freeze(
-    loop: Loop, primary: Primary, talk: Talk, uid: str, wall_time: Callable[[], float]
+    loop: Loop, primary: Primary, talks: Sequence[Talk], uid: str, wall_time: Callable[[], float]
 ) -> Steps[None]:
     local, store = primary.local, primary.local.store
     generation = store.generation + 1
-    yield _settle_both(primary, talk)
+    yield settle_all(local, talks)
     yield all_of(
         partial(local.in_pool, partial(store.prepare_view, uid, generation)),
-        talk.ask({"do": "prepare_view", "uid": uid, "generation": generation}),
+        *(talk.ask({"do": "prepare_view", "uid": uid, "generation": generation}) for talk in talks),
     )
-    freeze_time = yield from _flip(loop, primary, talk, uid, wall_time)
+    freeze_time = yield from _flip(loop, primary, talks, uid, wall_time)
     recorded: Message = {"do": "record_view", "uid": uid, "freeze_time": freeze_time}
-    yield all_of(partial(local.in_pool, partial(store.record_view, uid, freeze_time)), talk.ask(recorded))
-    yield _settle_both(primary, talk)
+    record = partial(local.in_pool, partial(store.record_view, uid, freeze_time))
+    yield all_of(record, *(talk.ask(recorded) for talk in talks))
+    yield settle_all(local, talks)
 
 
-def _flip(loop: Loop, primary: Primary, talk: Talk, uid: str, wall_time: Callable[[], float]) -> Steps[float]:
-    """Both hosts change over while no write is under way. Returns the time of the freeze."""
+def _flip(
+    loop: Loop, primary: Primary, talks: Sequence[Talk], uid: str, wall_time: Callable[[], float]
+) -> Steps[float]:
+    """All hosts change over while no write is under way. Returns the time of the freeze."""
     try:
         drained = yield _drained(loop, primary)
         if not drained:
             raise Unavailable("BUSY", f"writes under way did not end within {DRAIN_MAX_S:.0f} s.")
-        talk.check()
+        for talk in talks:
+            talk.check()
         freeze_time = wall_time()
-        # Ours first: if the mirror's is lost on the way, ours is undone with it.
+        # Ours first: if another's is lost on the way, ours is undone with it.
         primary.local.store.flip(uid)
-        yield talk.ask({"do": "flip", "uid": uid})
+        yield all_of(*(talk.ask({"do": "flip", "uid": uid}) for talk in talks))
         return freeze_time
     finally:
         primary.open_gate()
@@ -112,7 +135,3 @@ def _drained(loop: Loop, primary: Primary) -> Starter:
         primary.close_gate(drained)
 
     return start
-
-
-def _settle_both(primary: Primary, talk: Talk) -> Starter:
-    return all_of(starting(settle(primary.local)), talk.ask({"do": "settle"}))

@@ -65,11 +65,15 @@ class Intent:
 
     def candidates(self, writing: Iterable[tuple[int, int]]) -> set[int]:
         """Start a clean: hot regions with no write under way and none since the last call of this."""
-        busy = set(self._touched)
-        for start, end in writing:
-            busy.update(covering(start, end - start, REGION_BYTES))
+        busy = self._touched | _regions_of(writing)
         self._touched = set()
         return self.hot - busy
+
+    def intended(self, writing: Iterable[tuple[int, int]]) -> set[int]:
+        """As `candidates`, of all that is intended, whoever wrote there and when."""
+        busy = _regions_of(writing)
+        self._touched = set()
+        return set(self._bitmap.set_bits()) - busy - self._syncing
 
     def untouched(self, regions: set[int]) -> set[int]:
         """Those of `regions` to which no write has begun since `candidates` gave them."""
@@ -119,3 +123,8 @@ class Intent:
                 fail(error)
 
         self._loop.in_pool(self._bitmap.sync, done, failed)
+
+
+def _regions_of(ranges: Iterable[tuple[int, int]]) -> set[int]:
+    """Of half-open byte ranges."""
+    return {region for start, end in ranges for region in covering(start, end - start, REGION_BYTES)}

@@ -1,8 +1,12 @@
-"""The primary's side of the mirror session: what was sent and is not confirmed survives a lost session.
+"""The primary's side of a session to another host: what was sent and is not confirmed survives its loss.
 
-A session is opened for one epoch. When one is lost, the next is aligned (align.py) before anything new
-is sent: every unconfirmed request goes again, in its order, and regions in doubt are copied. Only then
-is the link `up`. Nothing is acknowledged without the mirror, so a lost link costs time, never a write.
+A session is opened for one epoch. When one is lost, the next is aligned (align.py, join.py) before anything
+new is sent: every unconfirmed request goes again, in its order, and regions in doubt are copied. Only then
+is the link `up`. What a host that is gone for longer means to its requests is the owner's to decide
+(partner.py): it may take them all back (`take_unconfirmed`).
+
+Each answered beat is a beacon: a lease, counted from its sending, within which no other host has become
+the primary (I-3).
 
 A write that its owner gives up is dropped with its session (a copy may be anywhere between the two
 hosts, and the mirror drains an old session before it serves a new one), and its regions are in doubt.
@@ -17,17 +21,16 @@ from functools import partial
 from holdfast.base.device import Done, Op, Outcome, Request
 from holdfast.base.errors import HoldfastError, Unavailable
 from holdfast.base.extents import covering
-from holdfast.base.limits import REGION_BYTES
+from holdfast.base.limits import BEACON_INTERVAL_S, BEACON_LEASE_S, LINK_LOST_S, REGION_BYTES
 from holdfast.base.loop import Loop, Timer
 from holdfast.base.steps import Steps, run
-from holdfast.replicator.talk import Session, Talk
+from holdfast.replicator.messages import Message
+from holdfast.replicator.talk import TAKES_NO_PART, Session, Talk
 
 log = logging.getLogger(__name__)
 
-BEAT_INTERVAL_S = 1.0
-SILENT_MAX_S = 4.0
 RETRY_MIN_S = 0.1
-RETRY_MAX_S = 2.0
+RETRY_MAX_S = 1.0
 
 Dial = Callable[[Callable[[Session], None], Callable[[str], None]], Session]
 """dial(on_ready, on_lost) starts to connect; `on_lost(why)` comes at most once, `on_ready` or not."""
@@ -58,12 +61,18 @@ class Link:
         self._retry_s = RETRY_MIN_S
         self._timer: Timer | None = None
         self._heard_of = False
-        self._heard_at_s = 0.0
+        self._heard_at_s = loop.now()
+        self._opened_at_s = 0.0
         self._closed = False
         self.up = False
         self.why_down = "not connected yet"
+        self.hopeless = ""
+        """Why waiting for that host helps nobody; empty while there is hope."""
         self.in_doubt: set[int] = set()
+        self.leased_until_s = 0.0
         self.on_change: Callable[[], None] = lambda: None
+        self.on_beat: Callable[[Message], None] = lambda _answer: None
+        """Called with the answer to a beat, when `leased_until_s` has moved."""
 
     def start(self) -> None:
         self._timer = None
@@ -86,11 +95,48 @@ class Link:
             self._timer.cancel()
         self._drop_session("closed")
 
+    def pause(self, why: str) -> None:
+        """The session ends, if there is one, and none is dialled until `renew`."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._drop_session(why)
+
+    def renew(self, why: str) -> None:
+        """Whatever there is ends, and a session is dialled at once: the epoch, or what it is for, is new."""
+        self.pause(why)
+        self._retry_s, self.hopeless = RETRY_MIN_S, ""
+        self._heard_of, self._heard_at_s = False, self._loop.now()
+        self.start()
+
     def start_over(self, why: str) -> None:
         """End the session, if there is one: the next begins with an alignment."""
         if self._talk is not None:
             self._drop_session(why)
             self._again()
+
+    def unheard_s(self) -> float:
+        """Seconds without a sign of life, or since the link was made."""
+        if self._heard_of:
+            self._heard_of, self._heard_at_s = False, self._loop.now()
+        return self._loop.now() - self._heard_at_s
+
+    def give_up_hope(self, why: str) -> None:
+        """That host can take no part as it is: its owner need not wait for LINK_LOST_S."""
+        self.hopeless = why
+        self.start_over(why)
+
+    def take_unconfirmed(self) -> list[Sent]:
+        """Nobody waits for that host any more: what it has not confirmed, and ends with it. The session, if
+        there is one, must not have any of them under way.
+        """
+        taken = list(self._unconfirmed)
+        self._unconfirmed.clear()
+        return taken
+
+    @property
+    def unconfirmed(self) -> list[Request]:
+        return [sent.request for sent in self._unconfirmed]
 
     def send(self, request: Request, done: Done) -> Sent:
         """Send a request (Talk.transmit), now or when the link is back; `done(OK)` once it is confirmed."""
@@ -99,6 +145,10 @@ class Link:
         if self._sending is not None:
             self._sending.transmit(request, partial(self._confirmed, sent))
         return sent
+
+    def holds(self, sent: Sent) -> bool:
+        """It is not confirmed, and was not taken back."""
+        return sent in self._unconfirmed
 
     def forget(self, sent: Sent) -> None:
         """Give up a request: no copy of it is applied at the mirror after the next session opens."""
@@ -129,8 +179,10 @@ class Link:
 
     def _confirmed(self, sent: Sent, outcome: Outcome) -> None:
         self._heard_of = True
-        if outcome is not Outcome.OK:
-            self.start_over(f"the mirror answered {outcome.value} to a {sent.request.op.value}")
+        if outcome is Outcome.STALE_EPOCH:
+            self.start_over("the mirror has ended this session")
+        elif outcome is not Outcome.OK:
+            self.give_up_hope(f"the mirror answered {outcome.value} to a {sent.request.op.value}")
         elif self._unconfirmed.pop(sent, sent) is None:
             sent.done(outcome)
 
@@ -138,21 +190,26 @@ class Link:
         if number != self._number or self._closed:
             session.close()
             return
+        # That it could be opened is no sign of life of a host that then answers nothing.
+        self._opened_at_s = self._loop.now()
         self._dialling = None
-        self._heard()
         self._talk = talk = Talk(self._loop, session, self._heard, self.start_over)
         self._beat(talk)
 
         def aligned(_nothing: None) -> None:
             if self._talk is talk:
-                self.up, self.why_down, self._retry_s = True, "", RETRY_MIN_S
+                self.up, self.why_down, self._retry_s, self.hopeless = True, "", RETRY_MIN_S, ""
                 log.info("the mirror session is up")
                 self.on_change()
 
         def failed(error: Exception) -> None:
             if not isinstance(error, HoldfastError | OSError):
                 raise error
-            if self._talk is talk:
+            if self._talk is not talk:
+                return
+            if isinstance(error, HoldfastError) and error.reason == TAKES_NO_PART:
+                self.give_up_hope(str(error))
+            else:
                 self.start_over(str(error))
 
         run(self._align(self), aligned, failed)
@@ -163,14 +220,17 @@ class Link:
     def _beat(self, talk: Talk) -> None:
         if self._talk is not talk:
             return
-        if self._heard_of:
-            # The clock is looked at here, once in a while, not at every answer.
-            self._heard_of, self._heard_at_s = False, self._loop.now()
-        elif self._loop.now() - self._heard_at_s > SILENT_MAX_S:
-            self.start_over(f"the mirror said nothing for {SILENT_MAX_S:.0f} s")
+        # The clock is looked at here, once in a while, not at every answer.
+        if min(self.unheard_s(), self._loop.now() - self._opened_at_s) > LINK_LOST_S:
+            self.start_over(f"the mirror said nothing for {LINK_LOST_S:.0f} s")
             return
-        talk.ask({"do": "beat"})(lambda _answer: None)
-        self._loop.call_later(BEAT_INTERVAL_S, partial(self._beat, talk))
+        talk.ask({"do": "beat"})(partial(self._beaten, talk, self._loop.now()))
+        self._loop.call_later(BEACON_INTERVAL_S, partial(self._beat, talk))
+
+    def _beaten(self, talk: Talk, sent_at_s: float, answer: object) -> None:
+        if self._talk is talk and isinstance(answer, dict) and answer.get("leased"):
+            self.leased_until_s = max(self.leased_until_s, sent_at_s + BEACON_LEASE_S)
+            self.on_beat(answer)
 
     def _lost(self, number: int, why: str) -> None:
         """The session ended by itself, or never began."""

@@ -8,7 +8,8 @@ the `changed` bits, the data, the `filled` bits (`apply`). The primary sends to 
 What may block runs in the pool; the page cache is written from the loop's thread, which is faster than
 handing over. A local error that leaves the disk's content in doubt makes the replica `suspect`: it acts
 on nothing more, and its owner is told once (a failed sync is never retried as if nothing had happened).
-It stays so when it is opened again, as far as its disk still takes that down.
+It stays so when it is opened again, as far as its disk still takes that down. The last copy of a volume is
+read all the same: what can be read of it is all that there is.
 """
 
 import errno
@@ -34,7 +35,7 @@ class LocalReplica:
     """An open store as an ordered, asynchronous replica. Loop thread only."""
 
     def __init__(self, loop: Loop, store: Store, on_suspect: Callable[[str], None]) -> None:
-        self._loop = loop
+        self.loop = loop
         self._on_suspect = on_suspect
         self._flush_waiting: list[Done] = []
         self._flushing = False
@@ -45,6 +46,8 @@ class LocalReplica:
         self.views = Views(loop, store, self._serial)
         self.suspect = store.state.suspect
         """Why nothing here is to be trusted; empty while all is well."""
+        self.last_copy = False
+        """No other host is in sync: errors of reading are the initiator's to know."""
         if self.suspect:
             loop.call_soon(partial(on_suspect, self.suspect))
 
@@ -89,7 +92,7 @@ class LocalReplica:
             if first != last:
                 store.changed.set_range(first, last + 1)
         if request.op is Op.ZERO and length > INLINE_ZERO_MAX_BYTES:
-            self._loop.in_pool(
+            self.loop.in_pool(
                 partial(store.data.zero, offset, length),
                 lambda _nothing: self._applied(request, done),
                 partial(self._write_failed, done),
@@ -134,7 +137,7 @@ class LocalReplica:
         The pool reads into memory of its own: a caller that gives the request up meanwhile empties
         `request.buffers`, and nothing is written to memory that may serve another command by then.
         """
-        if self.suspect:
+        if self.suspect and not self.last_copy:
             done(Outcome.MEDIUM_ERROR)
             return
         data = self.store.data
@@ -153,7 +156,7 @@ class LocalReplica:
                 at += len(buffer)
             done(Outcome.OK)
 
-        self._loop.in_pool(
+        self.loop.in_pool(
             partial(data.read, request.offset, request.length), copy, partial(self._read_failed, done)
         )
 
@@ -197,7 +200,7 @@ class LocalReplica:
             for done in batch + waiting:
                 done(outcome)
 
-        self._loop.in_pool(sync, succeeded, failed)
+        self.loop.in_pool(sync, succeeded, failed)
 
     def in_pool(self, work: Callable[[], object], resume: Callable[[object], None]) -> None:
         """For sequences (base.steps): run blocking store work, resume with its result or the exception.
@@ -227,5 +230,6 @@ class LocalReplica:
         done(Outcome.MEDIUM_ERROR)
 
     def _read_failed(self, done: Done, error: BaseException) -> None:
-        self.distrust(f"the disk failed a read: {error}")
+        if not self.last_copy:
+            self.distrust(f"the disk failed a read: {error}")
         done(Outcome.MEDIUM_ERROR)

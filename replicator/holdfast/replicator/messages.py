@@ -1,9 +1,12 @@
-"""What the primary says to its mirror beside the data: JSON in the session's private NBD command.
+"""What the primary says to another host beside the data: JSON in the session's private NBD command.
 
 In band, so that a word about the writes before it needs no other order. `do` names the word:
 
-    hello            {host, epoch, size_bytes} -> {generation, views, in_doubt}; the old session is drained
-    beat             -> {}; a session without answers is dead
+    hello            {host, epoch, size_bytes} -> {role, boot_id, generation, views, synced_epoch, tracks};
+                     the old session is drained. `tracks`: it keeps an `absent` of the asking host
+    beat             -> {leased, standby_age_s}; an answer is a lease (I-3); one without answers is dead
+    doubt            {start} -> {pages, next}: regions that may differ, as a bitmap from byte `start` on
+    absent           {start} -> {pages, next}: extents that the asking host lacked, the same way
     open_generation  {generation}: catch up
     drop_view        {uid}
     unfill           {extents}: they are missing on the primary, and so here too
@@ -11,10 +14,20 @@ In band, so that a word about the writes before it needs no other order. `do` na
     flip             {uid}: step 2, no write is under way
     record_view      {uid, freeze_time}: step 3
     settle           {}: data and bitmaps are on disk (step 4, and before `clean`)
-    clean            {regions}: these regions are on disk on both hosts
+    clean            {regions}: these regions are on disk on all in-sync hosts
     synced           {}: the regions in doubt were copied
+    digest           {extents} -> {digests}: of each, in hexadecimal, or "missing"
 
-A word that could not be carried out is answered with {failed: one sentence}.
+To a host that is not in sync (join.py):
+
+    begin            {left}: parts of its copy are replaced from now on; its views are dropped
+    changed          {generation, pages}: these bits are set in that generation
+    missing          {pages, first, last}: what is missing is this, and nothing else
+    allocated        {offset, length} -> {runs}: where it may hold other than zeros, in bytes
+    whole            {}: it holds all; data, bitmaps, and that it is whole are on disk
+
+A word that could not be carried out is answered with {failed: one sentence}; with `hopeless` if that host
+can take no part as it is, so that nobody waits for it.
 """
 
 import json
@@ -22,6 +35,9 @@ from typing import Any
 
 Message = dict[str, Any]
 FAILED = "failed"
+HOPELESS = "hopeless"
+INDEXES_MAX = 50_000
+"""In one word."""
 
 
 def encode(message: Message) -> bytes:

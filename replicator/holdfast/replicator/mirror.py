@@ -1,7 +1,7 @@
-"""The mirror's side of the session: one at a time, for one epoch, drained before the next begins.
+"""The other side of the primary's session: one at a time, for one epoch, drained before the next begins.
 
 The NBD export `mirror:<volume>:<epoch>`. Writes are applied in the local order; words (messages.py) are
-carried out one after another. Whether the peer may open it at all was decided before (exports.py).
+carried out one after another. Whether the peer may open it at all was decided before (following.py).
 
 A session serves from its `hello` on, which ends those before it and waits for what they have under way.
 """
@@ -10,18 +10,26 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from functools import partial
+from typing import Protocol
 
 from holdfast.base.device import Done, Op, Outcome, Request
 from holdfast.base.errors import HoldfastError, StaleEpoch
 from holdfast.base.nbd.export import ControlDone, Served, StatusDone
 from holdfast.base.steps import Resume, Steps, run
+from holdfast.replicator.bitmap import Bitmap
+from holdfast.replicator.bits import some_pages
+from holdfast.replicator.digests import digests
 from holdfast.replicator.generations import abandon_freezes, open_generation
+from holdfast.replicator.joiner import Joiner
 from holdfast.replicator.local import LocalReplica
-from holdfast.replicator.messages import FAILED, Message, decode, encode
+from holdfast.replicator.messages import FAILED, HOPELESS, Message, decode, encode
 from holdfast.replicator.order import Turn
 from holdfast.replicator.settle import settle
 
 log = logging.getLogger(__name__)
+
+TAKES_NO_PART = ("DISK_FAILED", "LOCAL_DISK", "WRONG_STORE")
+"""Reasons that no other session, and no patience, would change."""
 
 
 class Drain:
@@ -31,6 +39,7 @@ class Drain:
         self.current: MirrorExport | None = None
         self._busy: dict[MirrorExport, int] = {}
         self._waiting: list[tuple[MirrorExport, Resume]] = []
+        self._when_idle: Resume | None = None
         self._entered = 0
 
     def begin(self, session: "MirrorExport") -> None:
@@ -43,6 +52,18 @@ class Drain:
             del self._busy[session]
             if self._waiting:
                 self._resume_ready()
+            if self._when_idle is not None and not self._busy:
+                resume, self._when_idle = self._when_idle, None
+                resume(None)
+
+    def end_all(self, resume: Resume) -> None:
+        """A step: nothing more is begun; go on when all that was has ended. A later session may enter."""
+        if self.current is not None:
+            self.current.end()
+        if self._busy:
+            self._when_idle = resume
+        else:
+            resume(None)
 
     def enter(self, session: "MirrorExport", resume: Resume) -> None:
         """Make `session` the current one and end the one before; call `resume(None)` when nothing of
@@ -64,6 +85,25 @@ class Drain:
             resume(None)
 
 
+class Host(Protocol):
+    """What a session must know of the host that it is served by (following.py)."""
+
+    host_id: str
+    boot_id: str
+
+    @property
+    def role(self) -> str: ...
+
+    @property
+    def standby_age_s(self) -> float: ...
+
+    def beat(self) -> None:
+        """A lease is about to be given."""
+
+    def check(self, epoch: int) -> Steps[None]:
+        """Raises StaleEpoch if a session of `epoch` is not to be served."""
+
+
 class MirrorExport:
     """One session (holdfast.base.nbd.export.Export)."""
 
@@ -71,13 +111,16 @@ class MirrorExport:
     private = True
     contexts: tuple[str, ...] = ()
 
-    def __init__(self, local: LocalReplica, drain: Drain) -> None:
+    def __init__(self, local: LocalReplica, drain: Drain, host: Host) -> None:
         self._local = local
         self._drain = drain
+        self._host = host
+        self._joiner = Joiner(local)
         self._words: deque[tuple[Message, ControlDone]] = deque()
         self._speaking = False
         self._greeted = False
         self._ended = False
+        self._asking = ""
         self._connection: Served | None = None
         self.number = 0
         """Its place among the sessions that said hello; 0 before, when it has nothing under way."""
@@ -129,7 +172,7 @@ class MirrorExport:
         if self._ended or not (self._greeted or word in ("hello", "beat")):
             done(Outcome.STALE_EPOCH, b"")
         elif word == "beat":
-            done(Outcome.OK, b"{}")
+            done(Outcome.OK, encode(self._beat()))
         elif word == "clean":
             # At once: a write that follows in the stream must find its region cold.
             regions = _within(message.get("regions"), self._local.store.regions)
@@ -172,6 +215,12 @@ class MirrorExport:
 
     # Words.
 
+    def _beat(self) -> Message:
+        """An answer in a session that serves is a lease: this host does not act against it for a while."""
+        if self._greeted:
+            self._host.beat()
+        return {"leased": self._greeted, "standby_age_s": self._host.standby_age_s}
+
     def _next_word(self) -> None:
         if not self._words:
             return
@@ -192,7 +241,8 @@ class MirrorExport:
             if not isinstance(error, HoldfastError | OSError):
                 raise error
             log.warning("the primary's %s failed: %s", message.get("do"), error)
-            end(Outcome.OK, encode({FAILED: str(error)}))
+            hopeless = isinstance(error, HoldfastError) and error.reason in TAKES_NO_PART
+            end(Outcome.OK, encode({FAILED: str(error), HOPELESS: hopeless}))
 
         self._drain.begin(self)
         if self._ended:
@@ -203,15 +253,37 @@ class MirrorExport:
     def _carry_out(self, message: Message) -> Steps[Message]:
         local, store = self._local, self._local.store
         match message:
-            case {"do": "hello"}:
-                return (yield from self._hello())
+            case {"do": "hello", "host": str(asking), "epoch": int(epoch), "size_bytes": int(size)}:
+                return (yield from self._hello(asking, epoch, size))
+            case {"do": "doubt", "start": int(start)}:
+                return _part_of(self._doubt(), start)
+            case {"do": "absent", "start": int(start)}:
+                return _part_of(store.absent.get(self._asking), start)
+            case {"do": "digest", "extents": extents}:
+                return {"digests": (yield from digests(local, _within(extents, store.extents)))}
+            case {"do": "unfill", "extents": extents}:
+                store.missing.unfill(_within(extents, store.extents))
+                yield partial(local.in_pool, store.missing.sync)
+            case {"do": "settle"}:
+                yield from settle(local)
+            case {"do": "synced"}:
+                store.in_doubt.clear()
+            case {"do": "begin" | "changed" | "missing" | "allocated" | "whole"} if (
+                self._host.role == "joiner"
+            ):
+                return (yield from self._joiner.carry_out(message))
+            case _:
+                yield from self._freeze(message)
+        return {}
+
+    def _freeze(self, message: Message) -> Steps[None]:
+        """The words of freezes, and of what is left of them."""
+        local, store = self._local, self._local.store
+        match message:
             case {"do": "open_generation", "generation": int(generation)}:
                 yield from open_generation(local, generation)
             case {"do": "drop_view", "uid": str(uid)}:
                 local.views.drop(uid)
-            case {"do": "unfill", "extents": extents}:
-                store.missing.unfill(_within(extents, store.extents))
-                yield partial(local.in_pool, store.missing.sync)
             case {"do": "prepare_view", "uid": str(uid), "generation": int(generation)}:
                 if local.views.usable(uid) is not None:
                     local.views.drop(uid)
@@ -221,27 +293,46 @@ class MirrorExport:
             case {"do": "record_view", "uid": str(uid), "freeze_time": float(at)}:
                 yield partial(local.in_pool, partial(store.record_view, uid, at))
                 self.on_change()
-            case {"do": "settle"}:
-                yield from settle(local)
-            case {"do": "synced"}:
-                store.in_doubt.clear()
             case _:
                 raise HoldfastError("UNKNOWN_WORD", f"the mirror does not know {message.get('do')!r}.")
-        return {}
 
-    def _hello(self) -> Steps[Message]:
+    def _doubt(self) -> Bitmap:
+        """In sync, only what was under way when this process found it; else all that is intended."""
+        store = self._local.store
+        if self._host.role == "joiner":
+            return store.intent
+        regions = Bitmap.in_memory(store.regions)
+        for region in store.in_doubt:
+            regions.set(region)
+        return regions
+
+    def _hello(self, asking: str, epoch: int, size_bytes: int) -> Steps[Message]:
+        if size_bytes != self._local.store.size_bytes:
+            mine = self._local.store.size_bytes
+            raise HoldfastError("WRONG_STORE", f"this copy has {mine} bytes, not {size_bytes}.")
+        if self._local.suspect:
+            raise HoldfastError("DISK_FAILED", self._local.suspect)
         yield partial(self._drain.enter, self)
+        yield from self._host.check(epoch)
         yield from abandon_freezes(self._local)
         if self._ended:
             raise StaleEpoch("this session was ended before it began.")
         store = self._local.store
-        self._greeted = True
+        self._greeted, self._asking = True, asking
         self.on_change()
         return {
+            "role": self._host.role,
+            "boot_id": self._host.boot_id,
             "generation": store.generation,
             "views": sorted(store.state.views),
-            "in_doubt": sorted(store.in_doubt),
+            "synced_epoch": store.state.synced_epoch,
+            "tracks": asking in store.absent,
         }
+
+
+def _part_of(bitmap: Bitmap | None, start: int) -> Message:
+    pages, following = some_pages(bitmap, start) if bitmap is not None else ([], -1)
+    return {"pages": pages, "next": following}
 
 
 def _within(indexes: object, end: int) -> list[int]:

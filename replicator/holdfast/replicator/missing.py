@@ -87,6 +87,24 @@ class Missing:
         """What was unfilled is durably missing. Blocks."""
         self._durable.sync()
 
+    def pages(self) -> Iterator[tuple[int, bytes]]:
+        """What is missing, as pages of a bitmap (Bitmap.pages)."""
+        if self.left:
+            now = Bitmap.in_memory(self._durable.bits)
+            self.copy_into(now)
+            yield from now.pages()
+
+    def replace(self, pages: Iterable[tuple[int, bytes]]) -> None:
+        """What is missing is this, from now on. No flush is under way. Not durable before `sync`; a process
+        that ends in between leaves a copy that is not whole, and its owner knows that (State.consistent).
+        """
+        self._durable.clear_all()
+        self._filled.clear_all()
+        for at, page in pages:
+            self._durable.or_page(at, page)
+        self._unsettled = []
+        self.left = self._durable.count()
+
     def copy_into(self, target: Bitmap) -> None:
         """Set in `target` what is missing now (for a frozen view)."""
         if self.left:

@@ -41,6 +41,7 @@ class Order:
         self._buckets: dict[int, dict[Turn, None]] = {}
         self._ready: deque[Turn] = deque()
         self._running = False
+        self._on_idle: Callable[[None], None] | None = None
 
     def take(self, start: int, end: int, exclusive: bool, run: "Run") -> Turn:
         """Call `run(turn)` when [start, end) is its own, perhaps at once. Give it back exactly once."""
@@ -70,6 +71,9 @@ class Order:
             del bucket[turn]
             if not bucket:
                 del self._buckets[index]
+        if not self._turns and self._on_idle is not None:
+            on_idle, self._on_idle = self._on_idle, None
+            on_idle(None)
         if turn.waiters is None:
             return
         for waiter in turn.waiters:
@@ -100,6 +104,14 @@ class Order:
                     turn.run(turn)
         finally:
             self._running = False
+
+    def when_idle(self, resume: Callable[[None], None]) -> None:
+        """A step: go on when no turn is held or waited for. One may wait."""
+        assert self._on_idle is None, "somebody waits already"
+        if self._turns:
+            self._on_idle = resume
+        else:
+            resume(None)
 
     def writing(self) -> list[tuple[int, int]]:
         """Ranges of exclusive turns, held or waiting."""

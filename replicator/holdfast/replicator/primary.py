@@ -1,18 +1,23 @@
-"""The primary: a device whose every acknowledged write is on both hosts.
+"""The primary: a device whose every acknowledged write is on every host that is in sync.
 
-A request's life: admitted (writes wait while the gate is closed or the link is down; missing extents are
-fetched first) → its turn on the range → prepared here → sent to the mirror and applied here → ended when
-both have it. A flush ends when both disks have it. Nothing is acknowledged on one host's word.
+A request's life: admitted (held while it may not begin; missing extents are fetched first) → its turn on
+the range → prepared here → sent to the others and applied here → ended when all have it. Alone, it is on
+disk here before it is acknowledged. A flush ends when all disks have it. A read ends only while no other
+host can have become the primary (I-3).
 
-What takes longer than HELD_COMMAND_MAX_S is answered BUSY and forgotten, so that the initiator never
-times out: a forgotten request that has not begun never will (I-11); one that has is in doubt, and the
-link copies its region before anything new is acknowledged. Fills (hydrate.py) keep no initiator waiting,
-and stay: a write that comes after one on the same extent relies on it at the mirror.
+What takes longer than HELD_COMMAND_MAX_S is answered BUSY and forgotten, so that the initiator never times
+out: a forgotten request that has not begun never will (I-11); one that has is in doubt, and its region is
+copied before anything new is acknowledged. Fills (hydrate.py) keep no initiator waiting, and stay: a write
+that comes after one on the same extent relies on it at the mirror.
+
+An error of this disk is not the initiator's as long as another host is in sync: the request is answered
+BUSY, and `on_trouble` is told.
 """
 
 import itertools
+import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from holdfast.base.device import Op, Outcome, Request
@@ -20,17 +25,20 @@ from holdfast.base.extents import covering
 from holdfast.base.limits import EXTENT_BYTES, HELD_COMMAND_MAX_S
 from holdfast.base.loop import Loop
 from holdfast.replicator.hydrate import Hydrator
-from holdfast.replicator.link import Link, Sent
+from holdfast.replicator.link import Sent
 from holdfast.replicator.local import LocalReplica
 from holdfast.replicator.order import Turn
+from holdfast.replicator.partner import Partner
 
 SWEEP_INTERVAL_S = 1.0
 
 
 class Job:
-    """A request under way. `here` and `there` are the two hosts' outcomes, None until known."""
+    """A request under way. `waiting` counts the hosts that have not done it, this one included."""
 
-    __slots__ = ("born_s", "counted", "fill", "forgotten", "here", "request", "sent", "there", "turn")
+    __slots__ = (
+        "born_s", "counted", "fill", "forgotten", "hard", "outcome", "request", "sent", "turn", "waiting",
+    )  # fmt: skip
 
     def __init__(self, request: Request, born_s: float, fill: bool = False) -> None:
         self.request = request
@@ -38,27 +46,45 @@ class Job:
         self.fill = fill
         self.forgotten = False
         self.counted = False
+        self.hard = request.fua
+        """On disk here when it is done here."""
         self.turn: Turn | None = None
-        self.sent: Sent | None = None
-        self.here: Outcome | None = None
-        self.there: Outcome | None = None
+        self.sent: list[tuple[Partner, Sent]] = []
+        self.waiting = 0
+        self.outcome = Outcome.OK
 
 
 class Primary:
-    """holdfast.base.device.Device over a local replica and a link. Loop thread only."""
+    """holdfast.base.device.Device over a local replica and its partners. Loop thread only.
 
-    def __init__(self, loop: Loop, local: LocalReplica, link: Link, hydrator: Hydrator) -> None:
+    What may be acknowledged, and when, is said by its owner (leading.py) through `partners`, `alone`,
+    `reads`, `writes` and `leased_until_s`.
+    """
+
+    def __init__(self, loop: Loop, local: LocalReplica, hydrator: Hydrator) -> None:
         self._loop = loop
-        self._link = link
         self._hydrator = hydrator
         self._jobs: dict[Job, None] = {}
         self._held: deque[Job] = deque()
+        self._unleased: list[Job] = []
         self._writing = 0
         self._closed = False
         self._gate_closed = False
         self._drained: Callable[[None], None] | None = None
         self.freezing = False
         """A freeze (freeze.py) has the gate."""
+        self.partners: Sequence[Partner] = ()
+        self.alone = False
+        """Nobody else is in sync, or about to be."""
+        self.single = False
+        """No other host is recorded as in sync: what has only one that is about to be may be lost with us."""
+        self.reads = False
+        """Reads may begin."""
+        self.writes = False
+        """Writes and flushes may begin: every host that they need is there."""
+        self.leased_until_s = -math.inf
+        self.on_trouble: Callable[[Outcome], None] = lambda _outcome: None
+        self.on_quiet: Callable[[], None] = lambda: None
         self.local = local
         self.size_bytes = local.store.size_bytes
         hydrator.fill = self.fill
@@ -68,6 +94,10 @@ class Primary:
         """Answer everything BUSY, also what is still to come, and begin nothing more."""
         self._sweeper.cancel()
         self._closed = self._gate_closed = True
+        self.refuse_all()
+
+    def refuse_all(self) -> None:
+        """Answer everything that is under way BUSY, now."""
         self._held.clear()
         self._forget_all(list(self._jobs))
 
@@ -75,6 +105,11 @@ class Primary:
     def under_way(self) -> int:
         """Requests and fills that are not ended."""
         return len(self._jobs)
+
+    @property
+    def quiet(self) -> bool:
+        """No write is under way, on any host."""
+        return self._writing == 0
 
     def submit(self, request: Request) -> None:
         if request.offset < 0 or request.offset + request.length > self.size_bytes:
@@ -89,11 +124,20 @@ class Primary:
         self._take_on(Job(request, self._loop.now(), fill=True))
 
     def release_held(self) -> None:
-        """The link is up, or the gate open: what was held goes on, in its order."""
+        """Something may begin that was held: in the order in which it came, but reads pass held writes."""
+        if self._closed or not (self.reads or self.writes):
+            return
         held, self._held = self._held, deque()
-        while held and self._open():
-            self._admit(held.popleft())
-        self._held.extendleft(reversed(held))
+        for job in held:
+            self._admit(job)
+
+    def lease_until(self, until_s: float) -> None:
+        """No other host can be the primary before then; reads that waited to hear it end."""
+        self.leased_until_s = until_s
+        if self._unleased and self._loop.now() < until_s:
+            waiting, self._unleased = self._unleased, []
+            for job in waiting:
+                self._end_read(job, job.outcome)
 
     # The gate (freeze.py).
 
@@ -115,9 +159,6 @@ class Primary:
 
     # A job's stages.
 
-    def _open(self) -> bool:
-        return self._link.up and not self._gate_closed
-
     def _take_on(self, job: Job) -> None:
         if self._closed:
             job.request.done(Outcome.BUSY)
@@ -130,7 +171,7 @@ class Primary:
         if job.forgotten:
             return
         reading = request.op is Op.READ
-        if not reading and not self._open():
+        if not (self.reads if reading else self.writes and not self._gate_closed):
             self._held.append(job)
             return
         if request.op is Op.FLUSH:
@@ -166,13 +207,30 @@ class Primary:
         if job.forgotten:
             self._end(job, Outcome.BUSY)
         elif request.op is Op.READ:
-            self.local.read(request, partial(self._end, job))
+            self.local.read(request, partial(self._was_read, job))
         elif request.op is Op.COMPARE_AND_WRITE:
             self._compare(job)
         elif job.fill and not self._still_missing(request):
             self._end(job, Outcome.OK)
         else:
             self._prepare(job)
+
+    def _was_read(self, job: Job, outcome: Outcome) -> None:
+        if outcome is Outcome.OK:
+            self._end_read(job, outcome)
+        else:
+            self._fail_here(job, outcome)
+
+    def _end_read(self, job: Job, outcome: Outcome) -> None:
+        """After the bytes were read, before anybody is told: nobody else was the primary by then."""
+        if self._loop.now() < self.leased_until_s or job.forgotten:
+            self._end(job, outcome)
+            return
+        turn, job.turn = job.turn, None
+        if turn is not None:
+            self.local.order.give_back(turn)
+        job.outcome = outcome
+        self._unleased.append(job)
 
     def _still_missing(self, request: Request) -> bool:
         extents = covering(request.offset, request.length, EXTENT_BYTES)
@@ -183,12 +241,14 @@ class Primary:
         content = bytearray(request.length)
 
         def compare(outcome: Outcome) -> None:
-            if outcome is not Outcome.OK or job.forgotten:
+            if outcome is not Outcome.OK:
+                self._fail_here(job, outcome)
+            elif job.forgotten:
                 self._end(job, outcome)
             elif content != request.expected:
                 pairs = enumerate(zip(content, request.expected, strict=True))
                 request.miscompare_offset = next(i for i, (a, b) in pairs if a != b)
-                self._end(job, Outcome.MISCOMPARE)
+                self._end_read(job, Outcome.MISCOMPARE)
             else:
                 self._prepare(job)
 
@@ -200,42 +260,69 @@ class Primary:
         if local.is_prepared(request.offset, request.length):
             self._replicate(job)
         else:
-            replicate, end = partial(self._replicate, job), partial(self._end, job)
-            local.prepare(request.offset, request.length, replicate, end)
+            replicate, fail = partial(self._replicate, job), partial(self._fail_here, job)
+            local.prepare(request.offset, request.length, replicate, fail)
 
     def _replicate(self, job: Job) -> None:
-        local = self.local
+        local, request = self.local, job.request
         if job.forgotten:
             self._end(job, Outcome.BUSY)
-        elif local.suspect:
-            self._end(job, Outcome.MEDIUM_ERROR)
-        else:
-            job.sent = self._link.send(job.request, partial(self._there, job))
-            local.apply(job.request, partial(self._here, job), not job.fill)
+            return
+        if local.suspect:
+            self._fail_here(job, Outcome.MEDIUM_ERROR)
+            return
+        job.waiting = 1
+        for partner in self.partners:
+            if partner.required or partner.takes(request.offset, request.length):
+                job.waiting += 1
+                job.sent.append((partner, partner.link.send(request, partial(self._there, job))))
+        local.apply(request, partial(self._here, job), not job.fill)
 
     def _flush(self, job: Job) -> None:
-        job.sent = self._link.send(job.request, partial(self._there, job))
+        job.waiting, job.hard = 1, True
+        for partner in self.partners:
+            if partner.required:
+                job.waiting += 1
+                job.sent.append((partner, partner.link.send(job.request, partial(self._there, job))))
         self.local.flush(partial(self._here, job))
 
     def _here(self, job: Job, outcome: Outcome) -> None:
-        job.here = outcome
-        if outcome is not Outcome.OK and job.request.op is not Op.FLUSH:
-            self._give_up(job, outcome)
-        elif job.there is not None:
+        if outcome is Outcome.OK:
+            self._one_less(job)
+        elif job.forgotten:
             self._end(job, outcome)
+        else:
+            self._give_up(job, outcome)
 
-    def _there(self, job: Job, outcome: Outcome) -> None:
-        job.there = outcome
-        if job.here is not None:
-            self._end(job, job.here)
+    def _there(self, job: Job, _ok: Outcome) -> None:
+        self._one_less(job)
+
+    def _one_less(self, job: Job) -> None:
+        job.waiting -= 1
+        if job.waiting:
+            return
+        if self.single and not (job.hard or job.fill or job.forgotten):
+            # Nobody else has it, or nobody knows of it: it must survive this host's memory.
+            # (What fills brought, the origin has.)
+            job.hard = True
+            job.waiting = 1
+            self.local.flush(partial(self._here, job))
+        else:
+            self._end(job, job.outcome)
 
     def _give_up(self, job: Job, outcome: Outcome) -> None:
-        """It failed here, and the mirror may have it: the mirror gets back what is here."""
-        assert job.sent is not None
-        if job.there is None:
-            self._link.forget(job.sent)
-        else:
-            self._link.doubt(job.request.offset, job.request.length)
+        """It failed here, and others may have it: they get back what is here, before they serve."""
+        sent, job.sent = job.sent, []
+        for partner, one in sent:
+            if not partner.give_up(one):
+                partner.doubt(job.request)
+        self._fail_here(job, outcome)
+
+    def _fail_here(self, job: Job, outcome: Outcome) -> None:
+        """This host's disk failed a request. The initiator hears of it only if nobody else has the data."""
+        if not self.alone and not job.forgotten:
+            self.on_trouble(outcome)
+            outcome = Outcome.BUSY
         self._end(job, outcome)
 
     def _end(self, job: Job, outcome: Outcome) -> None:
@@ -244,13 +331,15 @@ class Primary:
         if turn is not None:
             self.local.order.give_back(turn)
         if not job.forgotten:
+            job.forgotten = True  # Whatever else still comes of it is nobody's.
             del self._jobs[job]
             job.request.done(outcome)
         if job.counted:
             job.counted = False
             self._writing -= 1
-            if self._drained is not None:
+            if self._writing == 0:
                 self._check_drained()
+                self.on_quiet()
 
     # Giving up.
 
@@ -272,10 +361,14 @@ class Primary:
         """Answer BUSY now. The buffers are the ring's again, so nothing may touch them from here on."""
         if job in self._held:
             self._held.remove(job)
-        if job.sent is not None and job.there is None:
-            self._link.forget(job.sent)
-            job.there = Outcome.BUSY
+        unleased = job in self._unleased
+        if unleased:
+            self._unleased.remove(job)
+        sent, job.sent = job.sent, []
+        for partner, one in sent:
+            if partner.give_up(one):
+                job.waiting -= 1
         job.request.buffers = []
         job.request.done(Outcome.BUSY)
-        if job.sent is not None and job.here is not None:
+        if unleased or (sent and job.waiting == 0):
             self._end(job, Outcome.BUSY)

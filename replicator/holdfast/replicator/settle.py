@@ -1,11 +1,13 @@
 """What a replica holds is on disk: data, and every bitmap that another host or another boot relies on."""
 
+from collections.abc import Sequence
 from functools import partial
 
 from holdfast.base.device import Outcome
 from holdfast.base.errors import Unavailable
-from holdfast.base.steps import Steps
+from holdfast.base.steps import Starter, Steps, all_of, starting
 from holdfast.replicator.local import LocalReplica
+from holdfast.replicator.talk import Talk
 
 
 def settle(local: LocalReplica) -> Steps[None]:
@@ -18,3 +20,8 @@ def settle(local: LocalReplica) -> Steps[None]:
         except OSError as error:
             local.distrust(f"the disk failed a sync: {error}")
     raise Unavailable("LOCAL_DISK", f"the disk of this host is in trouble: {local.suspect}")
+
+
+def settle_all(local: LocalReplica, talks: Sequence[Talk]) -> Starter:
+    """A step: here and at the other end of each session."""
+    return all_of(starting(settle(local)), *(talk.ask({"do": "settle"}) for talk in talks))

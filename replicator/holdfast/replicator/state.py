@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field, replace
 
 from holdfast.base.errors import DataLoss
 
-VERSION = 1
+VERSION = 2
 NAME = "state.json"
 
 
@@ -22,7 +22,7 @@ class State:
     uid: str
     size_bytes: int
     epoch: int
-    """The newest epoch that this replica served in. An older one is refused."""
+    """The newest epoch that this replica has heard of. An older one is refused."""
     generation: int
     """Writes go to `changed/<generation>`."""
     boot_id: str
@@ -33,6 +33,22 @@ class State:
     """Views that are no longer good, and why."""
     suspect: str = ""
     """Why this replica is not to be trusted any more (local.py); empty while it is."""
+    synced_epoch: int = 0
+    """The newest epoch in which this copy was in sync, or the one that the resync under way began from.
+    0: it never was, and holds nothing.
+    """
+    members: tuple[str, ...] = ()
+    """The hosts that were in sync in `synced_epoch`."""
+    absent: dict[str, int] = field(default_factory=dict)
+    """Hosts whose lack is tracked in `absent/<host>`: the epoch in which each was last in sync with us."""
+    binding: str = ""
+    """A host whose joining was asked for in `epoch`: whether it is in sync by now is not known here, so
+    nothing is acknowledged without it until another epoch says.
+    """
+    consistent: bool = True
+    """False while a resync has made part of it new: it is no volume, of any moment."""
+    led: bool = False
+    """It was the primary in `synced_epoch`: no other host held a lease of its giving."""
 
     def with_view(self, uid: str, view: ViewState) -> "State":
         return replace(self, views={**self.views, uid: view})
@@ -55,6 +71,7 @@ def decode(content: bytes) -> State:
         if raw.pop("version") != VERSION:
             raise ValueError("unknown version")
         raw["views"] = {uid: ViewState(**view) for uid, view in raw["views"].items()}
+        raw["members"] = tuple(raw["members"])
         return State(**raw)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataLoss(

@@ -5,25 +5,26 @@
     changed/<generation>  extents written since that freeze; 0 is the volume's creation
     frozen/<snapshot>.*   frozen views (frozen.py)
     missing, filled       extents not yet hydrated (missing.py)
+    absent/<host>         extents that a host which is not in sync lacks (partner.py)
     state.json            state.py
 
 What opening does, in this order, each durable before the next: views of another boot, and those that lack
 a file, are dropped; `changed` generations newer than the state's are folded into it (a freeze that was
-interrupted); `intent` is folded into `changed`, so that it under-reports nothing; the state records this
-boot.
+interrupted); `intent` is folded into `changed` and into every `absent`, so that none under-reports; the
+state records this boot.
 
 Two threads meet here. `views`, `changed` and what is said of them below as "loop" belong to the loop's;
 what is said to block runs in `LocalReplica.in_pool`, one after another.
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
-from holdfast.base.errors import DataLoss, NotFound, Precondition, StaleEpoch, Unavailable
+from holdfast.base.errors import DataLoss, NotFound, Precondition, Unavailable
 from holdfast.base.extents import covering, runs
 from holdfast.base.limits import EXTENT_BYTES, REGION_BYTES
-from holdfast.replicator import frozen, state
+from holdfast.replicator import epochs, frozen, state
 from holdfast.replicator.bitmap import Bitmap
 from holdfast.replicator.files import Files
 from holdfast.replicator.frozen import FrozenView
@@ -31,6 +32,7 @@ from holdfast.replicator.missing import Missing
 from holdfast.replicator.state import State, ViewState
 
 CHANGED = "changed"
+ABSENT = "absent"
 _LOST_BY_RESTART = "the host restarted before the snapshot was copied"
 _LOST_FILES = "its files are not there any more"
 
@@ -75,6 +77,8 @@ class Store:
         same_boot = self.state.boot_id == boot_id
         self.views: dict[str, FrozenView] = {}
         self._prepared: dict[str, _Prepared] = {}
+        self.absent: dict[str, Bitmap] = {}
+        """What each host that is not in sync lacks. Loop; synced with the other bitmaps."""
         self._entering: Bitmap | None = None
         self._sealed: list[Bitmap] = []
         try:
@@ -83,6 +87,7 @@ class Store:
             self.missing = Missing(files, self.extents, same_boot)
             self._recover_views(same_boot)
             self.changed = self._recover_changed()
+            self._recover_absent()
         except FileNotFoundError as error:
             raise DataLoss(
                 "STORE_DAMAGED", f"a file of volume {uid} is not there ({error}): resync this replica."
@@ -107,13 +112,86 @@ class Store:
             )
         return found
 
-    def accept_epoch(self, epoch: int) -> None:
-        """Serve in `epoch` from now on, durably. Raises StaleEpoch if this replica knows a newer one."""
-        known = self.state.epoch
-        if epoch < known:
-            raise StaleEpoch(f"volume {self.state.uid} is in epoch {known} or later here, not {epoch}.")
-        if epoch > known:
-            self.update_state(lambda now: replace(now, epoch=epoch))
+    # Epochs. What they mean is in epochs.py; these carry it out, durably. All block.
+
+    def hear_of(self, epoch: int) -> None:
+        """Refuse what is older than `epoch` from now on. Raises StaleEpoch if that is older itself."""
+        epochs.check(self.state, epoch)
+        self.update_state(lambda now: replace(now, epoch=epoch))
+
+    def make_absent(self, host: str, regions: Iterable[int], ranges: Iterable[tuple[int, int]]) -> Bitmap:
+        """A bitmap of what `host` may lack: all of `regions`, and the extents of `ranges` (offset, length).
+        On disk; it counts once the state lists it.
+        """
+        self.files.remove(f"{ABSENT}/{host}")
+        bitmap = _bits(self.files, f"{ABSENT}/{host}", self.extents, make=True)
+        self._cover_regions(bitmap, regions)
+        for offset, length in ranges:
+            covered = covering(offset, length, EXTENT_BYTES)
+            bitmap.set_range(covered.start, covered.stop)
+        bitmap.sync()
+        self.files.sync_names(ABSENT)
+        return bitmap
+
+    def record_entry(self, entry: epochs.Entry) -> None:
+        """The epoch has begun here; what it has no use for goes after that."""
+        new = entry.state
+        self.update_state(
+            lambda now: replace(
+                now,
+                epoch=new.epoch,
+                synced_epoch=new.synced_epoch,
+                members=new.members,
+                absent=new.absent,
+                consistent=new.consistent,
+                led=new.led,
+                binding=new.binding,
+            )
+        )
+        for host in entry.drop:
+            self.files.remove(f"{ABSENT}/{host}")
+
+    def bind(self, host: str) -> None:
+        """From now on only another epoch undoes that nothing is acknowledged without `host`."""
+        self.update_state(lambda now: replace(now, binding=host))
+
+    def doubt(self, regions: Iterable[int], ranges: Iterable[tuple[int, int]]) -> None:
+        """Loop: these may differ from other hosts' copies: `regions`, and (offset, length) of `ranges`."""
+        self.in_doubt.update(regions)
+        for offset, length in ranges:
+            self.in_doubt.update(covering(offset, length, REGION_BYTES))
+
+    def track_from(self, host: str, epoch: int) -> None:
+        """`absent/<host>` holds what differs from that host's copy as it was in `epoch`, or as it is now."""
+        self.update_state(lambda now: replace(now, absent={**now.absent, host: epoch}))
+
+    def begin_resync(self, epoch: int) -> None:
+        """Parts of this copy are being replaced: from now on it is no volume, until an epoch makes it one."""
+        self.update_state(lambda now: replace(now, synced_epoch=epoch, consistent=False))
+
+    def end_resync(self) -> None:
+        """It is whole, and on disk."""
+        self.update_state(lambda now: replace(now, consistent=True))
+
+    def _recover_absent(self) -> None:
+        known = self.state.absent
+        for host in known:
+            try:
+                bitmap = _bits(self.files, f"{ABSENT}/{host}", self.extents)
+            except FileNotFoundError:
+                # Lost: that host is compared with us block by block.
+                bitmap = _bits(self.files, f"{ABSENT}/{host}", self.extents, make=True)
+                self.track_from(host, 0)
+            self._cover_regions(bitmap, self.intent.set_bits())
+            bitmap.sync()
+            self.absent[host] = bitmap
+        for name in set(self.files.names(ABSENT)) - known.keys():
+            self.files.remove(f"{ABSENT}/{name}")
+
+    def _cover_regions(self, bitmap: Bitmap, regions: Iterable[int]) -> None:
+        for region in regions:
+            covered = covering(region * REGION_BYTES, REGION_BYTES, EXTENT_BYTES)
+            bitmap.set_range(covered.start, min(covered.stop, self.extents))
 
     def _recover_views(self, same_boot: bool) -> None:
         recovered = self.state
@@ -126,7 +204,7 @@ class Store:
                 self.views[uid] = FrozenView(self.files, uid, self.size_bytes, self.extents)
         if recovered != self.state:
             self.update_state(lambda _now: recovered)
-        for uid in frozen.names(self.files) - self.views.keys():
+        for uid in sorted(frozen.names(self.files) - self.views.keys()):
             frozen.remove(self.files, uid)
 
     def _recover_changed(self) -> Bitmap:
@@ -137,9 +215,7 @@ class Store:
             other = self._made_bitmap(generation)
             current.or_with(other)
             other.close()
-        for region in self.intent.set_bits():
-            covered = covering(region * REGION_BYTES, REGION_BYTES, EXTENT_BYTES)
-            current.set_range(covered.start, min(covered.stop, self.extents))
+        self._cover_regions(current, self.intent.set_bits())
         current.sync()
         for generation in newer:
             self.files.remove(f"{CHANGED}/{generation}")
@@ -154,6 +230,14 @@ class Store:
 
     def _made_bitmap(self, generation: int) -> Bitmap:
         return _bits(self.files, f"{CHANGED}/{generation}", self.extents, make=True)
+
+    def add_changed(self, generation: int, pages: Iterable[tuple[int, bytes]]) -> None:
+        """Blocks: set bits of a generation that is over, made if it is not there. ValueError: bad pages."""
+        bitmap = self._made_bitmap(generation)
+        for at, page in pages:
+            bitmap.or_page(at, page)
+        bitmap.sync()
+        bitmap.close()
 
     def changed_between(self, first: int, end: int) -> list[tuple[int, int]]:
         """Runs of extents written in generations [first, end), from the files.
@@ -287,8 +371,8 @@ class Store:
         self.update_state(lambda now: now.without_view(uid, lost))
 
     def sync_bitmaps(self) -> None:
-        """Blocks: every write that has been applied is in a `changed` bitmap on disk."""
-        for bitmap in [*self._sealed, self.changed]:
+        """Blocks: every write that has been applied is in `changed`, and in every `absent`, on disk."""
+        for bitmap in [*self._sealed, self.changed, *self.absent.values()]:
             bitmap.sync()
 
     def close(self) -> None:
@@ -298,6 +382,8 @@ class Store:
             prepared.view.close()
             prepared.changed.close()
         for bitmap in self._sealed:
+            bitmap.close()
+        for bitmap in self.absent.values():
             bitmap.close()
         self.changed.close()
         self.missing.close()

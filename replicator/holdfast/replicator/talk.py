@@ -11,7 +11,10 @@ from holdfast.base.device import Done, Op, Outcome, Request
 from holdfast.base.errors import Unavailable
 from holdfast.base.loop import Loop
 from holdfast.base.steps import Resume, Starter
-from holdfast.replicator.messages import FAILED, Message, decode, encode
+from holdfast.replicator.messages import FAILED, HOPELESS, Message, decode, encode
+
+TAKES_NO_PART = "TAKES_NO_PART"
+"""The reason of an Unavailable: that host can take no part as it is."""
 
 
 class Session(Protocol):
@@ -46,7 +49,10 @@ class Talk:
             raise self._over
 
     def ask(self, message: Message) -> Starter:
-        """A step: send a message, go on with its answer; raises Unavailable MIRROR_LOST or MIRROR_REFUSED."""
+        """A step: send a message, go on with its answer.
+
+        Raises Unavailable MIRROR_LOST, MIRROR_REFUSED or TAKES_NO_PART.
+        """
 
         def start(resume: Resume) -> None:
             if self._over is not None:
@@ -105,7 +111,9 @@ class Talk:
         except ValueError as error:
             self._broken(f"the mirror's answer is no message: {error}")
             return
-        if FAILED in message:
+        if message.get(HOPELESS):
+            self._take(number, Unavailable(TAKES_NO_PART, f"that host takes no part: {message[FAILED]}"))
+        elif FAILED in message:
             self._take(number, Unavailable("MIRROR_REFUSED", f"the mirror refused: {message[FAILED]}"))
         else:
             self._take(number, message)

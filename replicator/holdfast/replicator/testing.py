@@ -10,26 +10,32 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 from random import Random
+from typing import Any
 
-from holdfast.base.device import Done, Op, Outcome, Request
-from holdfast.base.errors import DataLoss, Unavailable
+from holdfast.base.device import Device, Done, Op, Outcome, Request
+from holdfast.base.errors import DataLoss, HoldfastError
 from holdfast.base.extents import runs
 from holdfast.base.limits import BLOCK_BYTES
 from holdfast.base.steps import Steps, run
 from holdfast.base.testing_loop import Clock, TestingLoop, run_for, run_until
 from holdfast.base.tls import PeerIdentity
-from holdfast.replicator.align import align
 from holdfast.replicator.files import Files
+from holdfast.replicator.following import Following, Role
 from holdfast.replicator.hydrate import Hydrator
+from holdfast.replicator.leading import Dial, Leading
 from holdfast.replicator.link import Link
 from holdfast.replicator.local import LocalReplica
-from holdfast.replicator.mirror import Drain, MirrorExport
+from holdfast.replicator.mirror import MirrorExport
 from holdfast.replicator.primary import Primary
+from holdfast.replicator.replica import Replica
 from holdfast.replicator.store import Store, create, exists
 from holdfast.replicator.talk import Session
+from holdfast.replicator.wanted import Wanted
 
 POISON = 0xDD
 MIRROR_POISON = 0xEE
+EPOCH = 1
+MEMBERS = frozenset(("a", "b"))
 _DELAY_MAX_S = 0.01
 _SILENCE_STEP_S = 0.1
 
@@ -41,13 +47,11 @@ def poison(buffers: list[memoryview], value: int = POISON) -> None:
 
 
 class Network:
-    """Between one primary and one mirror. `serve` opens the mirror's export, or raises Unavailable."""
+    """Between the hosts of a volume."""
 
     def __init__(self, chance: Random) -> None:
         self.chance = chance
-        self.client_loop: TestingLoop | None = None
-        self.server_loop: TestingLoop | None = None
-        self.serve: Callable[[], MirrorExport] | None = None
+        self.hosts: dict[str, Host] = {}
         self.sessions: list[FakeSession] = []
         self.refuse_dial = False
         self.silent = False
@@ -56,10 +60,27 @@ class Network:
         """What the mirror's host answers instead of doing a request."""
         self.delay_max_s = _DELAY_MAX_S
 
-    def dial(self, on_ready: Callable[[Session], None], on_lost: Callable[[str], None]) -> Session:
-        session = FakeSession(self, on_ready, on_lost)
+    def dial(
+        self,
+        client: str,
+        server: str,
+        epoch: int,
+        on_ready: Callable[[Session], None],
+        on_lost: Callable[[str], None],
+    ) -> Session:
+        session = FakeSession(self, (self.hosts[client], self.hosts[server]), epoch, on_ready, on_lost)
         self.sessions.append(session)
         return session
+
+    def killed(self, name: str) -> None:
+        """A host's process is gone: each end hears of it when it does."""
+        for session in self.sessions:
+            if session.client is self.hosts[name]:
+                session.client_died()
+            if session.server is self.hosts[name]:
+                session.server_died()
+            if self.hosts[name] in (session.client, session.server):
+                session.cut()
 
     def cut(self) -> None:
         """Every session is lost; each end hears of it when it does."""
@@ -89,11 +110,17 @@ class FakeSession:
     """holdfast.replicator.talk.Session in memory, and its server's side."""
 
     def __init__(
-        self, net: Network, on_ready: Callable[[Session], None], on_lost: Callable[[str], None]
+        self,
+        net: Network,
+        ends: "tuple[Host, Host]",
+        epoch: int,
+        on_ready: Callable[[Session], None],
+        on_lost: Callable[[str], None],
     ) -> None:
-        assert net.client_loop is not None
         self._net = net
-        self._client_loop = net.client_loop
+        self.client, self.server = ends
+        self._epoch = epoch
+        self._client_loop = self.client.loop
         self._server_loop: TestingLoop | None = None
         self._on_ready = on_ready
         self._on_lost = on_lost
@@ -136,16 +163,16 @@ class FakeSession:
     def _connect(self) -> None:
         if not self._client_open:
             return
-        serve = self._net.serve
-        if self._lost or self._net.refuse_dial or serve is None:
+        replica = self.server.replica
+        if self._lost or self._net.refuse_dial or replica is None:
             self._tell_lost("refused")
             return
         try:
-            self._export = serve()
-        except Unavailable as error:
+            self._export = replica.open_session(self.client.name, self._epoch)
+        except HoldfastError as error:
             self._tell_lost(error.message)
             return
-        self._server_loop = self._net.server_loop
+        self._server_loop = self.server.loop
         self._export.opened(_Client(self))
         self._on_ready(self)
 
@@ -294,31 +321,42 @@ class Host:
         self.boot = 1
         self.loop = TestingLoop(clock, chance)
         self.local: LocalReplica | None = None
+        self.replica: Replica | None = None
         self.suspicions: list[str] = []
+        self._dead: list[object] = []
 
     @property
     def store(self) -> Store:
         assert self.local is not None
         return self.local.store
 
-    def open(self, uid: str, size_bytes: int, origin: str) -> LocalReplica:
-        boot_id = f"{self.name}-boot-{self.boot}"
+    @property
+    def boot_id(self) -> str:
+        return f"{self.name}-boot-{self.boot}"
+
+    def open(self, uid: str, size_bytes: int, origin: str, dial: Dial) -> Replica:
+        boot_id = self.boot_id
         if not exists(self._files()):
             create(self._files(), uid, size_bytes, boot_id, origin)
         self.local = LocalReplica(
             self.loop, Store(self._files(), uid, size_bytes, boot_id), self.suspicions.append
         )
-        return self.local
+        self.replica = Replica(self.loop, self.local, self.name, boot_id, dial)
+        return self.replica
 
     def kill(self) -> None:
-        """The process is gone; its files are as it left them."""
+        """The process is gone; its files are as it left them.
+
+        Its objects stay (TestingLoop.die): what a collector makes of them would act on the next one's disk.
+        """
         self.loop.die()
+        self._dead.append((self.loop, self.local, self.replica))
         self.loop = TestingLoop(self._clock, self._chance)
-        self.local = None
+        self.local = self.replica = None
 
 
 class Pair:
-    """A volume on two hosts. `a` is the primary, `b` the mirror."""
+    """A volume on two hosts, both in sync in one epoch. `a` is the primary, `b` the mirror."""
 
     def __init__(
         self,
@@ -334,57 +372,85 @@ class Pair:
         self.clock = Clock()
         self.chance = Random(seed)
         self.net = Network(self.chance)
+        self._dead: list[object] = []
+        """Sessions of killed processes (Host.kill)."""
         self.a = Host("a", files("a"), self.clock, self.chance)
         self.b = Host("b", files("b"), self.clock, self.chance)
+        self.hosts = self.net.hosts = {"a": self.a, "b": self.b}
         self.start_mirror()
         self.start_primary()
 
+    def start(self, name: str, role: Role, epoch: int = EPOCH, members: str = "ab", **more: Any) -> None:
+        """A process of host `name`, in this role."""
+        host = self.hosts[name]
+        origin = "origin" if self.origin else ""
+        replica = host.open("volume", self.size_bytes, origin, partial(self.net.dial, name))
+        replica.use_source(self.origin)
+        self.tell(name, role, epoch, members, **more)
+
+    def tell(self, name: str, role: Role, epoch: int, members: str, **more: Any) -> None:
+        """What its agent says to a host's process. Hosts have names of one letter."""
+        peers = tuple(other for other in sorted(self.hosts) if other != name)
+        replica = self.hosts[name].replica
+        assert replica is not None
+        replica.apply(Wanted(role, epoch, frozenset(members), peers, **more))
+
+    def epoch(self, epoch: int, primary: str, members: str) -> None:
+        """An epoch begins, and every process hears of it at once."""
+        for name, host in self.hosts.items():
+            if host.replica is not None:
+                in_sync = Role.MIRROR if name in members else Role.JOINER
+                self.tell(name, Role.PRIMARY if name == primary else in_sync, epoch, members)
+
+    def leading_of(self, name: str) -> Leading:
+        replica = self.hosts[name].replica
+        assert replica is not None and replica.device.leading is not None
+        return replica.device.leading
+
     def start_mirror(self) -> None:
-        local = self.b.open("volume", self.size_bytes, "origin" if self.origin else "")
-        self.drain = Drain()
-        self.net.server_loop = self.b.loop
-        self.net.serve = lambda: MirrorExport(local, self.drain)
+        self.start("b", Role.MIRROR)
 
     def start_primary(self) -> None:
-        loop = self.a.loop
-        local = self.a.open("volume", self.size_bytes, "origin" if self.origin else "")
-        self.net.client_loop = loop
-        self.link = Link(loop, self.net.dial, partial(align, local, "a", 1))
-        self.hydrator = Hydrator(loop, local.store)
-        self.primary = Primary(loop, local, self.link, self.hydrator)
-        self.link.on_change = self._link_changed
-        self.hydrator.use(self.origin)
-        self.link.start()
+        self.start("a", Role.PRIMARY)
+        self.hydrator = self.leading.hydrator
+        self.leading.hydrator = _Background(self, self.hydrator)  # type: ignore[assignment]
+        self.until(lambda: bool(self.leading.partners))
 
-    def kill_primary(self) -> None:
-        """Its process, that is: call `start_primary` for the next."""
-        self.a.kill()
-        for session in self.net.sessions:
-            session.client_died()
-        self._drop_sessions()
+    @property
+    def leading(self) -> Leading:
+        return self.leading_of("a")
 
-    def kill_mirror(self) -> None:
-        self.net.serve = None
-        self.b.kill()
-        for session in self.net.sessions:
-            session.server_died()
-        self._drop_sessions()
+    @property
+    def following(self) -> Following:
+        assert self.b.replica is not None
+        return self.b.replica.following
 
-    def _drop_sessions(self) -> None:
-        self.net.cut()
+    @property
+    def primary(self) -> Primary:
+        return self.leading.primary
+
+    @property
+    def link(self) -> Link:
+        return self.leading.partners["b"].link
+
+    def kill(self, name: str) -> None:
+        """A host's process: `start` the next."""
+        self.hosts[name].kill()
+        self.net.killed(name)
+        self._dead += self.net.sessions
         self.net.sessions.clear()
 
-    def _link_changed(self) -> None:
-        if self.link.up:
-            self.primary.release_held()
-            if self.hydrates:
-                self.hydrator.go_on()
+    def kill_primary(self) -> None:
+        self.kill("a")
+
+    def kill_mirror(self) -> None:
+        self.kill("b")
 
     # Running.
 
     @property
     def loops(self) -> list[TestingLoop]:
-        return [self.a.loop, self.b.loop]
+        return [host.loop for host in self.hosts.values()]
 
     def until(self, condition: Callable[[], bool], limit_s: float = 60.0) -> None:
         run_until(self.loops, condition, limit_s)
@@ -411,8 +477,12 @@ class Pair:
 
     # Requests, one at a time: buffers are poisoned when the device is done with them.
 
-    def submit(self, op: Op, offset: int = 0, content: bytes | int = b"", **more: object) -> list[Outcome]:
-        """`content`: the bytes of a write, or the length otherwise. The outcome is in the list when known."""
+    def submit(
+        self, op: Op, offset: int = 0, content: bytes | int = b"", at: str = "a", **more: object
+    ) -> list[Outcome]:
+        """`content`: the bytes of a write, or the length otherwise; `at`: the host that is asked. The outcome
+        is in the list when known.
+        """
         length = content if isinstance(content, int) else len(content)
         writes = op in (Op.WRITE, Op.COMPARE_AND_WRITE)
         buffers = [memoryview(bytearray(content))] if writes and not isinstance(content, int) else []
@@ -423,19 +493,41 @@ class Pair:
             outcomes.append(outcome)
             poison(buffers)
 
-        self.primary.submit(Request(op, offset, length, done, buffers, **more))  # type: ignore[arg-type]
+        if op is Op.READ:
+            buffers = [memoryview(bytearray(length))]
+        self._device(at).submit(Request(op, offset, length, done, buffers, **more))  # type: ignore[arg-type]
         return outcomes
 
-    def do(self, op: Op, offset: int = 0, content: bytes | int = b"", **more: object) -> Outcome:
-        outcomes = self.submit(op, offset, content, **more)
+    def _device(self, at: str) -> Device:
+        replica = self.hosts[at].replica
+        assert replica is not None
+        return replica.device
+
+    def do(
+        self, op: Op, offset: int = 0, content: bytes | int = b"", at: str = "a", **more: object
+    ) -> Outcome:
+        outcomes = self.submit(op, offset, content, at, **more)
         self.until(lambda: bool(outcomes))
         return outcomes[0]
 
-    def read(self, offset: int, length: int) -> bytes:
+    def read(self, offset: int, length: int, at: str = "a") -> bytes:
         content = bytearray(length)
         outcomes: list[Outcome] = []
         request = Request(Op.READ, offset, length, outcomes.append, [memoryview(content)])
-        self.primary.submit(request)
+        self._device(at).submit(request)
         self.until(lambda: bool(outcomes))
         assert outcomes == [Outcome.OK], outcomes
         return bytes(content)
+
+
+class _Background:
+    """The primary's hydrator, whose background pass goes on only while the pair says so."""
+
+    def __init__(self, pair: Pair, hydrator: Hydrator) -> None:
+        self._pair = pair
+        self._hydrator = hydrator
+        self.stop = hydrator.stop
+
+    def go_on(self) -> None:
+        if self._pair.hydrates:
+            self._hydrator.go_on()

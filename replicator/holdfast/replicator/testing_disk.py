@@ -3,6 +3,9 @@
 Every file operation is a step that a test can count, fail or stop at (`on_step`). A killed process loses
 nothing that it wrote (`Disk.files` again gives the same content); `power_cut` loses, by a seed, any part of
 what was not synced: 512-byte sectors of data, pages of bitmaps, names.
+
+Data files are sparse, in pages that are never changed in place: a sync moves pointers, and whoever compares
+two hosts looks at the pages that were ever written. So a volume's size costs nothing.
 """
 
 import errno
@@ -13,19 +16,117 @@ from random import Random
 from holdfast.replicator.files import BitsFile, DataFile, Files
 
 SECTOR_BYTES = 512
-_HOLE_BYTES = 4096
+PAGE_BYTES = 4096
+ZERO_PAGE = bytes(PAGE_BYTES)
 
 
 class PowerCut(BaseException):
     """Raised by a test's `on_step`: nothing after this happened. Not an Exception: nobody handles it."""
 
 
+class Sparse:
+    """Bytes of a data file, as far as a bytearray's manners are needed. `pages` has no page of zeros that
+    was never written; `touched` are the pages written since somebody cleared it.
+    """
+
+    __slots__ = ("length", "pages", "touched")
+
+    def __init__(self, length: int = 0) -> None:
+        self.length = length
+        self.pages: dict[int, bytes] = {}
+        self.touched: set[int] = set()
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, at: slice) -> bytearray:
+        start, stop, _step = at.indices(self.length)
+        return self.read(start, stop - start)
+
+    def __setitem__(self, at: slice, content: bytes | bytearray | memoryview) -> None:
+        start, stop, _step = at.indices(self.length)
+        assert stop - start == len(content), "a data file keeps its size"
+        self.write(start, bytes(content))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Sparse):
+            return bytes(self) == other
+        return self.length == other.length and not any(self.differing(other))
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __bytes__(self) -> bytes:
+        return bytes(self.read(0, self.length))
+
+    def differing(self, other: "Sparse") -> Iterator[int]:
+        """Numbers of the pages whose bytes differ, ascending."""
+        mine, theirs = self.pages, other.pages
+        for page in sorted(mine.keys() | theirs.keys()):
+            one, two = mine.get(page, ZERO_PAGE), theirs.get(page, ZERO_PAGE)
+            if one is not two and one != two:
+                yield page
+
+    def read(self, offset: int, length: int) -> bytearray:
+        page, inside = divmod(offset, PAGE_BYTES)
+        if inside + length <= PAGE_BYTES:
+            return bytearray(self.pages.get(page, ZERO_PAGE)[inside : inside + length])
+        found = bytearray(length)
+        end = offset + length
+        for number in range(page, -(-end // PAGE_BYTES)):
+            content = self.pages.get(number)
+            if content is not None:
+                start = number * PAGE_BYTES
+                first, stop = max(start, offset), min(start + PAGE_BYTES, end)
+                found[first - offset : stop - offset] = content[first - start : stop - start]
+        return found
+
+    def write(self, offset: int, content: bytes) -> None:
+        at, length, pages = 0, len(content), self.pages
+        while at < length:
+            page, inside = divmod(offset + at, PAGE_BYTES)
+            count = min(PAGE_BYTES - inside, length - at)
+            piece = content[at : at + count]
+            if count < PAGE_BYTES:
+                old = pages.get(page, ZERO_PAGE)
+                piece = old[:inside] + piece + old[inside + count :]
+            pages[page] = piece
+            self.touched.add(page)
+            at += count
+
+    def zero(self, offset: int, length: int) -> None:
+        end, pages = offset + length, self.pages
+        for page in range(offset // PAGE_BYTES, -(-end // PAGE_BYTES)):
+            if page in pages:
+                start = page * PAGE_BYTES
+                first, stop = max(start, offset) - start, min(start + PAGE_BYTES, end) - start
+                old = pages.pop(page)
+                if stop - first < PAGE_BYTES:
+                    pages[page] = old[:first] + bytes(stop - first) + old[stop:]
+                self.touched.add(page)
+
+    def resize(self, length: int) -> None:
+        assert length >= self.length or not self.pages, "only a file without bytes gets shorter"
+        self.length = length
+
+    def take(self, page: int, other: "Sparse") -> None:
+        """Make `page` what it is in `other`."""
+        content = other.pages.get(page)
+        if content is None:
+            self.pages.pop(page, None)
+        else:
+            self.pages[page] = content
+
+
 class Inode:
-    """A file's bytes, and what of them is on disk."""
+    """A bitmap's or a record's bytes, and what of them is on disk."""
 
     def __init__(self) -> None:
         self.content = bytearray()
         self.durable = bytearray()
+
+    def extend(self, length: int) -> None:
+        if len(self.content) < length:
+            self.content.extend(bytes(length - len(self.content)))
 
     def sync(self) -> None:
         self.durable[:] = self.content
@@ -38,15 +139,48 @@ class Inode:
                 del self.content[len(self.durable) :]
             else:
                 self.durable.extend(bytes(short))
-        for at in range(0, len(self.content), 1 << 16):
-            if self.content[at : at + (1 << 16)] != self.durable[at : at + (1 << 16)]:
-                self._cut_sectors(chance, at, min(at + (1 << 16), len(self.content)))
+        if self.content != self.durable:
+            for at in range(0, len(self.content), SECTOR_BYTES):
+                if chance.random() < 0.5:
+                    self.content[at : at + SECTOR_BYTES] = self.durable[at : at + SECTOR_BYTES]
         self.durable[:] = self.content
 
-    def _cut_sectors(self, chance: Random, first: int, end: int) -> None:
-        for at in range(first, end, SECTOR_BYTES):
-            if chance.random() < 0.5:
-                self.content[at : at + SECTOR_BYTES] = self.durable[at : at + SECTOR_BYTES]
+
+class DataInode:
+    """The same for a data file. `content.touched` are the pages that a sync has to write."""
+
+    def __init__(self) -> None:
+        self.content = Sparse()
+        self.durable = Sparse()
+
+    def extend(self, length: int) -> None:
+        if self.content.length < length:
+            self.content.resize(length)
+
+    def sync(self) -> None:
+        content, durable = self.content, self.durable
+        durable.length = content.length
+        for page in content.touched:
+            durable.take(page, content)
+        content.touched.clear()
+
+    def cut(self, chance: Random) -> None:
+        content, durable = self.content, self.durable
+        if content.length > durable.length:
+            if chance.random() < 0.5 and not durable.length:
+                content.pages.clear()
+                content.touched.clear()
+                content.length = 0
+            durable.length = content.length
+        for page in sorted(content.touched):
+            new, old = content.pages.get(page, ZERO_PAGE), durable.pages.get(page, ZERO_PAGE)
+            kept = b"".join(
+                (old if chance.random() < 0.5 else new)[at : at + SECTOR_BYTES]
+                for at in range(0, PAGE_BYTES, SECTOR_BYTES)
+            )
+            content.pages[page] = kept
+            durable.pages[page] = kept
+        content.touched.clear()
 
 
 class Disk:
@@ -54,9 +188,11 @@ class Disk:
 
     def __init__(self, chance: Random) -> None:
         self.chance = chance
-        self.inodes: dict[str, Inode] = {}
-        self.durable_names: dict[str, Inode] = {}
+        self.inodes: dict[str, Inode | DataInode] = {}
+        self.durable_names: dict[str, Inode | DataInode] = {}
         self.on_step: Callable[[str, str], None] = lambda _kind, _name: None
+        self.on_data: Callable[[str, int, bytes], None] = lambda _name, _offset, _content: None
+        """After bytes were written to a data file (not for zeros)."""
         self.cold_reads = True
         """Now and then a read is not in the page cache."""
 
@@ -64,7 +200,7 @@ class Disk:
         return DiskFiles(self)
 
     def power_cut(self) -> None:
-        kept: dict[str, Inode] = {}
+        kept: dict[str, Inode | DataInode] = {}
         for name in sorted(self.inodes.keys() | self.durable_names.keys()):
             old, new = self.durable_names.get(name), self.inodes.get(name)
             inode = old if old is not new and self.chance.random() < 0.5 else new
@@ -80,8 +216,14 @@ class Disk:
     def durable(self, name: str) -> bytes:
         return bytes(self.durable_names[name].durable)
 
+    def data(self, name: str = "data") -> DataInode:
+        """A data file's inode, by its name now."""
+        inode = self.inodes[name]
+        assert isinstance(inode, DataInode)
+        return inode
+
     def sync_names(self, folder: str) -> None:
-        for name in self.inodes.keys() | self.durable_names.keys():
+        for name in sorted(self.inodes.keys() | self.durable_names.keys()):
             if _folder(name) == folder:
                 if name in self.inodes:
                     self.durable_names[name] = self.inodes[name]
@@ -100,10 +242,13 @@ class DiskFiles(Files):
         self._disk.on_step("make", "")
 
     def data(self, name: str, size_bytes: int, make: bool = False) -> DataFile:
-        return _DiskData(self._disk, name, self._open(name, size_bytes, make))
+        inode = self._open(name, size_bytes, make, DataInode)
+        assert isinstance(inode, DataInode)
+        return _DiskData(self._disk, name, inode)
 
     def bits(self, name: str, length: int, make: bool = False) -> BitsFile:
-        inode = self._open(name, length, make)
+        inode = self._open(name, length, make, Inode)
+        assert isinstance(inode, Inode)
         if len(inode.durable) < length:
             inode.sync()
         return _DiskBits(self._disk, name, inode)
@@ -133,23 +278,24 @@ class DiskFiles(Files):
         self._disk.on_step("sync names", folder)
         self._disk.sync_names(folder)
 
-    def _open(self, name: str, length: int, make: bool) -> Inode:
+    def _open(
+        self, name: str, length: int, make: bool, kind: type[Inode] | type[DataInode]
+    ) -> Inode | DataInode:
         self._disk.on_step("make" if make else "open", name)
         inode = self._disk.inodes.get(name)
         if inode is None:
             if not make:
                 raise FileNotFoundError(errno.ENOENT, f"no {name}")
-            inode = self._disk.inodes[name] = Inode()
-        short = length - len(inode.content)
-        if short > 0:
+            inode = self._disk.inodes[name] = kind()
+        if length > len(inode.content):
             if not make:
                 raise OSError(errno.EIO, f"{name} is too short")
-            inode.content.extend(bytes(short))
+            inode.extend(length)
         return inode
 
 
 class _DiskData(DataFile):
-    def __init__(self, disk: Disk, name: str, inode: Inode) -> None:
+    def __init__(self, disk: Disk, name: str, inode: DataInode) -> None:
         self._disk = disk
         self._name = name
         self._inode = inode
@@ -170,26 +316,27 @@ class _DiskData(DataFile):
     def _read(self, offset: int, length: int) -> bytearray:
         assert self._open, f"{self._name} is closed"
         self._disk.on_step("read", self._name)
-        return self._inode.content[offset : offset + length]
+        return self._inode.content.read(offset, length)
 
     def write(self, buffers: Sequence[memoryview], offset: int, length: int) -> None:
         assert self._open, f"{self._name} is closed"
         self._disk.on_step("write", self._name)
         content = b"".join(buffers)
         assert len(content) == length
-        self._inode.content[offset : offset + length] = content
+        self._inode.content.write(offset, content)
+        self._disk.on_data(self._name, offset, content)
 
     def zero(self, offset: int, length: int) -> None:
         assert self._open, f"{self._name} is closed"
         self._disk.on_step("zero", self._name)
-        self._inode.content[offset : offset + length] = bytes(length)
+        self._inode.content.zero(offset, length)
 
     def allocated(self, offset: int, end: int) -> Iterator[tuple[int, int]]:
-        zeros = bytes(_HOLE_BYTES)
-        for block in range(offset // _HOLE_BYTES * _HOLE_BYTES, end, _HOLE_BYTES):
-            start, stop = max(block, offset), min(block + _HOLE_BYTES, end)
-            if self._inode.content[start:stop] != zeros[: stop - start]:
-                yield start, stop
+        pages = self._inode.content.pages
+        first, stop = offset // PAGE_BYTES, -(-end // PAGE_BYTES)
+        for page in sorted(page for page in pages if first <= page < stop):
+            if pages[page] != ZERO_PAGE:
+                yield max(page * PAGE_BYTES, offset), min((page + 1) * PAGE_BYTES, end)
 
     def sync(self) -> None:
         assert self._open, f"{self._name} is closed"

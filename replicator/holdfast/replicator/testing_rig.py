@@ -29,6 +29,12 @@ class Rig:
 
         self.disks[host].on_step = failing
 
+    def replace_disk(self, host: str) -> None:
+        """An empty one, for a host without a process."""
+        fresh = Disk(Random(1))
+        fresh.cold_reads = False
+        vars(self.disks[host]).update(vars(fresh))
+
     def mend(self) -> None:
         for disk in self.disks.values():
             disk.on_step = lambda _kind, _name: None

@@ -308,7 +308,7 @@ class Story:
         uid = self.freezing = f"s{self.views_made}"
         began = self.history.tick()
 
-        def done(_nothing: None) -> None:
+        def done(_hosts: tuple[str, ...]) -> None:
             self.freezing = ""
             self.refusals[""] += 1
             self._frozen(uid, began)
@@ -318,7 +318,7 @@ class Story:
             self.freezing = ""
             self.refusals[str(error)[:60]] += 1
 
-        run(freeze(pair.a.loop, pair.primary, pair.link, uid, lambda: 1.0), done, failed)
+        run(freeze(pair.a.loop, pair.primary, uid, lambda: 1.0), done, failed)
 
     def _frozen(self, uid: str, began: int) -> None:
         now = self.history.tick()
@@ -393,7 +393,7 @@ class Story:
         def failed(error: Exception) -> None:
             assert isinstance(error, HoldfastError | OSError), error
 
-        run(clean(pair.a.local, pair.link), lambda _count: None, failed)
+        run(clean(pair.primary), lambda _count: None, failed)
 
     # Judging.
 
@@ -463,7 +463,7 @@ class Story:
 
     def _cleaned(self) -> Steps[object]:
         assert self.pair.a.local is not None
-        return (yield from clean(self.pair.a.local, self.pair.link))
+        return (yield from clean(self.pair.primary))
 
     def _check_exports(self) -> None:
         """What NBD clients read is what the files say."""

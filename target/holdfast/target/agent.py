@@ -4,13 +4,15 @@ One loop thread owns all state; what it decides is in `reconcile.py`. Everything
 elsewhere and comes back as an event: watches in threads of their own, etcd's transactions in the loop's
 pool, the kernel's configuration in a small pool that nothing else waits for, and the lease in its own
 thread. So a kernel that hangs costs a volume its changes to exports, and the host's other volumes theirs
-when every thread of that pool hangs; nobody loses anything more.
+when every thread of that pool hangs; nobody loses anything more. Changes of membership have threads of their
+own too: whatever else is slow, a takeover is not.
 
 It is not in the path of an I/O: workers and the kernel serve on while it is dead, restarted, or cut off
 from etcd. A host whose assignments are not yet known (etcd was not reached since the start) is left as it is.
 """
 
 import logging
+import random
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,10 +25,11 @@ from holdfast.api.records.v1 import records_pb2 as r
 from holdfast.base.errors import DataLoss, HoldfastError
 from holdfast.base.loop import READABLE, Loop
 from holdfast.metadata.etcd import Event
-from holdfast.metadata.host_actions import HostActions, assignment_of
+from holdfast.metadata.host_actions import HostActions, assignment_of, lease_of
 from holdfast.metadata.records import decode
 from holdfast.target.lio import Lio
 from holdfast.target.reconcile import Host
+from holdfast.target.syncs import Syncs
 from holdfast.target.tools import Tools
 from holdfast.target.volume_agent import VolumeAgent
 from holdfast.target.workers import Workers
@@ -37,6 +40,7 @@ T = TypeVar("T")
 RECONCILE_S = 5.0
 LIO_THREADS = 4
 LIO_PREPARE_LIMIT_S = 40.0
+URGENT_THREADS = 8
 
 
 class Agent:
@@ -62,10 +66,12 @@ class Agent:
         self._lio = lio
         self._workers = workers
         self.host = replace(host, backstores=str(Path(lio.backstore("x")).parent))
-        self._tools = Tools(
-            loop, actions, lio, workers, store, seal_key, self._in_lio_pool, lambda: self.host
-        )
         self._lio_pool = ThreadPoolExecutor(LIO_THREADS, thread_name_prefix="lio")
+        self._urgent = ThreadPoolExecutor(URGENT_THREADS, thread_name_prefix="urgent")
+        self._tools = Tools(
+            loop, actions, lio, workers, store, seal_key, self._in_lio_pool, lambda: self.host,
+            self._urgent, Syncs(random.Random(), self._sync_granted),
+        )  # fmt: skip
         self._stop = threading.Event()
         self._volumes: dict[str, VolumeAgent] = {}
         self._snapshotters: dict[str, tuple[str, int]] = {}
@@ -93,6 +99,7 @@ class Agent:
         for name, follow in (
             ("assignments", self._follow_assignments),
             ("snapshotters", self._follow_sources),
+            ("leases", self._follow_leases),
         ):
             thread = threading.Thread(target=follow, name=name, daemon=True)
             thread.start()
@@ -109,6 +116,7 @@ class Agent:
             volume.close()
         # A thread that the kernel does not let go of is left behind: it must not keep the process.
         self._lio_pool.shutdown(wait=False, cancel_futures=True)
+        self._urgent.shutdown(wait=False, cancel_futures=True)
 
     def _follow_assignments(self) -> None:
         for events in self._actions.follow_assignments(self._stop):
@@ -117,6 +125,37 @@ class Agent:
     def _follow_sources(self) -> None:
         for events in self._actions.follow_snapshotters(self._stop):
             self._loop.call_from_thread(partial(self._sources, events))
+
+    def _follow_leases(self) -> None:
+        for events in self._actions.follow_host_leases(self._stop):
+            self._loop.call_from_thread(partial(self._leased, events))
+
+    def _leased(self, events: list[Event]) -> None:
+        leases = dict(self.host.leases or {})
+        changed = set()
+        for event in events:
+            try:
+                host_id, boot_id = lease_of(event)
+            except DataLoss as error:
+                log.error("%s: %s", event.key, error)
+                continue
+            if leases.get(host_id, "") != boot_id:
+                changed.add(host_id)
+            leases.pop(host_id, None)
+            if boot_id:
+                leases[host_id] = boot_id
+        first, self.host = self.host.leases is None, replace(self.host, leases=leases)
+        if changed:
+            log.info("host leases changed: %s", ", ".join(sorted(changed)))
+        for volume in list(self._volumes.values()):
+            if first:
+                volume.reconcile_soon()
+            else:
+                volume.leases_changed(frozenset(changed))
+
+    def _sync_granted(self, uid: str) -> None:
+        if uid in self._volumes:
+            self._volumes[uid].reconcile_soon()
 
     def _assigned(self, events: list[Event]) -> None:
         for event in events:

@@ -13,12 +13,19 @@ import dataclasses
 import json
 from dataclasses import dataclass
 
+from holdfast.base.limits import SYNC_MAX_BYTES_S
+
 
 @dataclass(frozen=True)
 class DesiredPeer:
+    """Another host that the volume is assigned to."""
+
     host_id: str
     address: str
     nbd_port: int
+    portal_group: int = 0
+    """The tag of its portal group: what initiators see of it."""
+    in_sync: bool = False
 
 
 @dataclass(frozen=True)
@@ -44,15 +51,32 @@ class Desired:
     volume_uid: str
     size_bytes: int
     role: str
-    """`primary` or `mirror`."""
+    """`primary`, `mirror` (in sync), or `joiner`: not in sync, or in another boot than the one that is."""
     epoch: int
-    may_serve: bool
-    """This boot of this host is in sync. If not, the store is opened for nobody."""
+    members: tuple[str, ...]
+    """The hosts that are in sync, this one included if it is."""
+    primary_host_id: str
     initialized: bool
     """False: make the store if it is absent. True: an absent store is an error."""
     listen_address: str
     nbd_port: int
-    peer: DesiredPeer
+    peers: tuple[DesiredPeer, ...] = ()
+    portal_group: int = 1
+    yield_to: str = ""
+    """Primary: let go, so that this member can be made the primary."""
+    needs_mirror: bool = False
+    """Acknowledge writes only while another host is in sync."""
+    cold: bool = False
+    """Primary: what was not flushed is lost since the epoch before; initiators are told."""
+    accept_half_synced: bool = False
+    rebuild: bool = False
+    """Joiner: if the copy here is not to be trusted, throw it away and make a new one."""
+    may_sync: bool = True
+    """Primary: joiners may be brought up to date now; if not, they wait their turn."""
+    sync_max_bytes_s: int = SYNC_MAX_BYTES_S
+    verify_request: int = 0
+    """The number of the newest comparison that was asked for; 0: none."""
+    verify_rate_bytes_s: int = 0
     snapshots: tuple[DesiredSnapshot, ...] = ()
     keep_generation: int = 0
     origin_snapshot_uid: str = ""
@@ -72,10 +96,37 @@ class ObservedSnapshot:
     """Unix seconds."""
     failed: str = ""
     """Why there is and will be no frozen view here, one sentence."""
+    also_on: tuple[str, ...] = ()
+    """Primary: other hosts that hold it too."""
+
+
+@dataclass(frozen=True)
+class ObservedSync:
+    """A joiner that is being brought up to date, seen from the primary."""
+
+    host_id: str
+    remaining_bytes: int
+    total_bytes: int
+    rate_bytes_s: int
+
+
+@dataclass(frozen=True)
+class ObservedVerify:
+    """The comparison `request`; `failed` says why it ended early, one sentence."""
+
+    request: int
+    running: bool
+    done_bytes: int = 0
+    total_bytes: int = 0
+    differing_bytes: int = 0
+    repaired_bytes: int = 0
+    failed: str = ""
 
 
 @dataclass(frozen=True)
 class Observed:
+    """What a worker says of itself. What it *wants* is for its agent to make true in etcd (membership.py)."""
+
     volume_uid: str = ""
     role: str = ""
     epoch: int = 0
@@ -84,12 +135,33 @@ class Observed:
     serving: bool = False
     """Primary: reads and writes are acknowledged now. Mirror: a session of this epoch is open."""
     reason: str = ""
-    """One word, empty if all is well: e.g. MIRROR_LOST, STORE_ABSENT, STALE_EPOCH."""
+    """One word, empty if all is well: e.g. DISK_FAILED, STORE_ABSENT, STALE_EPOCH."""
     message: str = ""
     ring_open: bool = False
     snapshots: tuple[ObservedSnapshot, ...] = ()
     hydrate_remaining_bytes: int = 0
     hydrate_total_bytes: int = 0
+    wants_leave_out: tuple[str, ...] = ()
+    """Primary: these are lost. Nothing is acknowledged until the record says so."""
+    wants_join: str = ""
+    """Primary: this host has everything, in this boot."""
+    wants_join_boot: str = ""
+    yielded: bool = False
+    """Primary: nothing is under way, and nothing will be begun in this epoch."""
+    wants_resign: bool = False
+    """Primary: this disk failed, and a mirror is in sync."""
+    may_take_over: bool = False
+    """Mirror: the last beacon that it answered has expired, with a margin (I-3)."""
+    standby_io_age_s: float = -1.0
+    """Primary: seconds since a mirror last refused an initiator's I/O; -1: never, or long ago."""
+    suspect: bool = False
+    """Nothing that is stored here is to be trusted."""
+    consistent: bool = False
+    """What is stored here is the volume at some moment: no resync has made part of it new."""
+    store_empty: bool = True
+    """This copy never was in sync: it holds nothing."""
+    syncs: tuple[ObservedSync, ...] = ()
+    verify: ObservedVerify | None = None
 
 
 @dataclass(frozen=True)
@@ -112,7 +184,8 @@ def decode_apply(line: bytes) -> Apply:
     """Raises ValueError, TypeError or KeyError on anything that `encode` did not write."""
     raw = json.loads(line)
     desired = raw["apply"]
-    desired["peer"] = DesiredPeer(**desired["peer"])
+    desired["members"] = tuple(desired["members"])
+    desired["peers"] = tuple(DesiredPeer(**item) for item in desired["peers"])
     desired["snapshots"] = tuple(DesiredSnapshot(**item) for item in desired["snapshots"])
     desired["snapshotters"] = tuple((address, port) for address, port in desired["snapshotters"])
     desired["ring"] = DesiredRing(**desired["ring"]) if desired["ring"] else None
@@ -123,5 +196,10 @@ def decode_answer(line: bytes) -> Answer:
     """Raises ValueError, TypeError or KeyError on anything that `encode` did not write."""
     raw = json.loads(line)
     observed = raw["observed"]
-    observed["snapshots"] = tuple(ObservedSnapshot(**item) for item in observed["snapshots"])
+    observed["snapshots"] = tuple(
+        ObservedSnapshot(**{**item, "also_on": tuple(item["also_on"])}) for item in observed["snapshots"]
+    )
+    observed["wants_leave_out"] = tuple(observed["wants_leave_out"])
+    observed["syncs"] = tuple(ObservedSync(**item) for item in observed["syncs"])
+    observed["verify"] = ObservedVerify(**observed["verify"]) if observed["verify"] else None
     return Answer(raw["id"], Observed(**observed))

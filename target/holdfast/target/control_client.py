@@ -27,7 +27,7 @@ class WorkerLink:
         self._socket: socket.socket | None = None
         self._in = b""
         self._out = b""
-        self._last_id = 0
+        self._last_id = self._answered_id = 0
         self._sent: Desired | None = None
         self.answered: Desired | None = None
         """The last that was applied and answered; `observed` is from then or later."""
@@ -36,6 +36,16 @@ class WorkerLink:
     @property
     def connected(self) -> bool:
         return self._socket is not None
+
+    @property
+    def unanswered(self) -> bool:
+        """The worker has not answered to the last that it was told."""
+        return self.connected and self._answered_id != self._last_id
+
+    def ask(self) -> None:
+        """Tell it again what it was told, to see that it answers."""
+        if self._sent is not None and not self.unanswered:
+            self.apply(self._sent, again=True)
 
     def connect(self) -> bool:
         """Whether there is a connection now. Idempotent."""
@@ -69,6 +79,7 @@ class WorkerLink:
         self._socket.close()
         self._socket = None
         self._in = self._out = b""
+        self._answered_id = self._last_id
         self._sent = self.answered = self.observed = None
 
     def _ready(self, events: int) -> None:
@@ -113,6 +124,7 @@ class WorkerLink:
     def _take(self, line: bytes) -> None:
         answer = decode_answer(line)
         self.observed = answer.observed
+        self._answered_id = max(self._answered_id, answer.id)
         if answer.id == self._last_id:
             self.answered = self._sent
 

@@ -31,18 +31,16 @@ class RingServer:
 
     A broken ring raises RingBroken out of the loop: the process ends, and its successor resets the ring.
 
-    Args:
-        unit: what the initiators see; by default a plain unit of the device's size.
+    `unit` is what initiators see, and `device` who does what they ask. Both may be exchanged between turns of
+    the loop: each command meets one of each, whole. What is under way stays with the device that it went to.
     """
 
-    def __init__(
-        self, loop: Loop, uio: Uio, device: Device, volume_uid: str, unit: Unit | None = None
-    ) -> None:
+    def __init__(self, loop: Loop, uio: Uio, device: Device, unit: Unit) -> None:
         self._loop = loop
         self._uio = uio
         self._ring = Ring(uio.memory)
-        self._device = device
-        self.unit = unit or Unit(volume_uid, device.size_bytes)
+        self.device = device
+        self.unit = unit
         self._requests: dict[int, Request] = {}
         self._signal_planned = False
         self._closed = False
@@ -99,7 +97,7 @@ class RingServer:
             done = partial(self._transferred, cmd_id, plan.op is Op.READ, 0)
             request = Request(plan.op, plan.offset, plan.length, done, command.buffers, plan.fua)
             self._requests[cmd_id] = request
-            self._device.submit(request)
+            self.device.submit(request)
         elif plan.op is Op.COMPARE_AND_WRITE and command.length == 2 * plan.length:
             self._compare_and_write(command, plan)
         elif plan.op is Op.READ and command.length > plan.length:
@@ -129,8 +127,7 @@ class RingServer:
             if not self._signal_planned:
                 self._signal_soon()
         else:
-            status, sense = of_outcome(outcome, reading, request.miscompare_offset)
-            self.end(cmd_id, status, sense)
+            self.end(cmd_id, *self.status_of(outcome, reading, request.miscompare_offset))
 
     def _answer(self, command: Command, plan: Answer) -> None:
         left = plan.data
@@ -141,9 +138,15 @@ class RingServer:
         read_len = len(plan.data) if len(plan.data) < command.length else 0
         self.end(command.id, plan.status, plan.sense, read_len)
 
+    def status_of(self, outcome: Outcome, reading: bool, miscompare_offset: int) -> tuple[int, bytes]:
+        """`of_outcome`, as this host's path says it."""
+        if outcome is Outcome.STANDBY and self.unit.path_sense:
+            return CHECK_CONDITION, self.unit.path_sense
+        return of_outcome(outcome, reading, miscompare_offset)
+
     def submit(self, request: Request, cmd_id: int) -> None:
         self._requests[cmd_id] = request
-        self._device.submit(request)
+        self.device.submit(request)
 
     def end(self, cmd_id: int, status: int, sense: bytes = b"", read_len: int = 0) -> None:
         if self._closed:
@@ -205,7 +208,8 @@ class _Run:
             outcome = Outcome.MISCOMPARE
         if outcome is not Outcome.OK:
             self._at = len(self._steps) + 1
-            self._server.end(self._cmd_id, *of_outcome(outcome, reading, self._first_difference(step)))
+            difference = self._first_difference(step)
+            self._server.end(self._cmd_id, *self._server.status_of(outcome, reading, difference))
             return
         self._ended = True
         self._at += 1

@@ -20,6 +20,7 @@ from holdfast.base.errors import HoldfastError, Unavailable
 from holdfast.target import lio_export as at
 from holdfast.target.lio_export import Backstore, Export, Present, PresentAcl
 from holdfast.target.lio_plan import GROUP_ATTRIBUTES, Kind, Step, reconcile_export
+from holdfast.target.lio_sessions import logged_in
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +88,20 @@ class Lio:
                 raise Unavailable("LIO_FAILED", f"The kernel refused to {step}: {error.strerror}.") from error
         return read(self.root, volume_uid) if steps else present
 
+    def logged_in(self, volume_uid: str) -> frozenset[str]:
+        """Initiators that have a session to the volume here. Raises Unavailable LIO_FAILED."""
+        found = set()
+        try:
+            for group in (self.root / at.target_path(volume_uid)).glob("tpgt_*"):
+                for initiator in _names(group / "acls"):
+                    if logged_in(_text(group / "acls" / initiator / "info")):
+                        found.add(initiator)
+        except OSError as error:
+            raise Unavailable(
+                "LIO_FAILED", f"The sessions of volume {volume_uid} cannot be read: {error}."
+            ) from error
+        return frozenset(found)
+
     def backstore(self, volume_uid: str) -> str:
         """Its directory, for the worker."""
         return str(self.root / at.backstore_path(volume_uid))
@@ -115,6 +130,7 @@ def read(root: Path, volume_uid: str) -> Present:
         lun=lun.is_dir(),
         linked=(lun / at.LINK).is_symlink(),
         acls=tuple(_read_acl(group / "acls" / name) for name in sorted(_names(group / "acls"))),
+        alias=_text(group / "param" / "TargetAlias"),
     )
 
 
@@ -133,6 +149,7 @@ def _read_acl(path: Path) -> PresentAcl:
         chap_user=_text(path / "auth" / "userid"),
         chap_secret=_text(path / "auth" / "password"),
         luns=tuple((lun, (path / f"lun_{lun}" / at.LINK).is_symlink()) for lun in luns),
+        nopin=(_text(path / "attrib" / "nopin_timeout"), _text(path / "attrib" / "nopin_response_timeout")),
     )
 
 
@@ -181,7 +198,8 @@ def _names(path: Path) -> Iterable[str]:
 def _text(path: Path) -> str:
     """A file's content; NULL, as the kernel says for an unset secret, is empty."""
     try:
-        text = path.read_text().rstrip("\n\0")
+        # An initiator's name for itself may be anything.
+        text = path.read_text(errors="replace").rstrip("\n\0")
     except FileNotFoundError:
         return ""
     return "" if text == "NULL" else text

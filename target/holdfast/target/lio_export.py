@@ -17,6 +17,8 @@ CORE = f"core/user_{HBA}"
 ISCSI = "iscsi"
 LINK = "holdfast"
 """Name of the symbolic links that tie a LUN to its backstore and an ACL to its LUN."""
+ALIAS = "holdfast epoch "
+"""No comma: LIO would take the rest for another value."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,18 @@ class Export:
     serve: bool = False
     write_cache: bool = True
     acls: tuple[Acl, ...] = ()
+    cold_epoch: int = 0
+    """Not 0: the epoch began without what was not flushed. Sessions from before it are ended, once."""
+
+    fenced: bool = False
+    """This host may be the primary no more, and cannot ask: its sessions end, so that what initiators wait
+    for here they try on another path. (Answered BUSY, they would try it here again, for minutes.)
+    """
+
+    @property
+    def alias(self) -> str:
+        """What the portal group's TargetAlias says once that is done; empty if nothing need be."""
+        return f"{ALIAS}{self.cold_epoch}" if self.cold_epoch else ""
 
 
 class Backstore(Enum):
@@ -62,6 +76,8 @@ class PresentAcl:
     chap_secret: str = field(repr=False)
     luns: tuple[tuple[int, bool], ...]
     """(number, whether it is linked) of each mapped LUN."""
+    nopin: tuple[str, str] = ("", "")
+    """Seconds of silence until the initiator is asked, and until it is given up."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +94,7 @@ class Present:
     lun: bool = False
     linked: bool = False
     acls: tuple[PresentAcl, ...] = ()
+    alias: str = ""
 
     @property
     def nothing(self) -> bool:

@@ -6,6 +6,9 @@ Order, and what each breach would cost:
   and a timeout lets the kernel answer for a command that the worker still carries out.
 - ACLs and their secrets are complete before the portal group is enabled, and each ACL has its secret
   before its LUN: nobody logs in to something half made.
+- After a cold start the portal group is disabled, which ends every session, marked, and enabled again: no
+  initiator goes on in a session in which it was promised what is lost. Without the mark a restarted agent
+  would end them again; with it written first, one that dies in between never would.
 - Away in the opposite order: ACLs (which ends sessions), group off, portal, LUN, target, backstore. The
   kernel waits in each of these for commands in flight, so a worker must be serving them; where none is,
   the backstore is blocked and its ring reset first, which answers them all.
@@ -26,6 +29,7 @@ from holdfast.target.lio_export import (
     group_path,
     target_path,
 )
+from holdfast.target.lio_sessions import NOPIN_RESPONSE_S, NOPIN_S
 from holdfast.target.scsi.unit import LOGICAL_BLOCK_BYTES, TRANSFER_MAX_BYTES
 
 DATA_AREA_MIB = 64
@@ -41,6 +45,9 @@ GROUP_ATTRIBUTES = {
     "demo_mode_write_protect": "1",
 }
 """Only who has an ACL and its secret gets in, and a stranger's discovery lists nothing."""
+
+
+_NOPIN = (str(NOPIN_S), str(NOPIN_RESPONSE_S))
 
 
 class Kind(Enum):
@@ -152,7 +159,15 @@ def _make_target(wanted: Export, present: Present) -> list[Step]:
     steps += [Step(Kind.RMDIR, f"{at}/np/{portal}") for portal in present.portals if portal != wanted.portal]
     if wanted.portal not in present.portals:
         steps.append(Step(Kind.MKDIR, f"{at}/np/{wanted.portal}"))
-    if not present.enabled:
+    enabled = present.enabled
+    if wanted.alias and wanted.alias != present.alias:
+        if enabled:
+            steps.append(Step(Kind.WRITE, f"{at}/enable", "0"))
+            enabled = False
+        steps.append(Step(Kind.WRITE, f"{at}/param/TargetAlias", wanted.alias))
+    if enabled and wanted.fenced:
+        steps.append(Step(Kind.WRITE, f"{at}/enable", "0"))
+    elif not enabled and not wanted.fenced:
         steps.append(Step(Kind.WRITE, f"{at}/enable", "1"))
     return steps
 
@@ -170,11 +185,14 @@ def _reconcile_acls(group: str, wanted: tuple[Acl, ...], present: tuple[PresentA
         kept.add(found.initiator)
         if (found.chap_user, found.chap_secret) != (acl.chap_user, acl.chap_secret):
             steps += _write_secret(f"{group}/acls/{acl.initiator}", acl)
+        if found.nopin != _NOPIN:
+            steps += _write_patience(f"{group}/acls/{acl.initiator}")
     for acl in wanted:
         if acl.initiator not in kept:
             at = f"{group}/acls/{acl.initiator}"
             steps.append(Step(Kind.MKDIR, at))
             steps += _write_secret(at, acl)
+            steps += _write_patience(at)
             steps.append(Step(Kind.MKDIR, f"{at}/lun_{acl.lun}"))
             steps.append(Step(Kind.LINK, f"{at}/lun_{acl.lun}/{LINK}", f"{group}/lun/lun_0"))
     return steps
@@ -184,6 +202,14 @@ def _write_secret(at: str, acl: Acl) -> list[Step]:
     return [
         Step(Kind.WRITE, f"{at}/auth/userid", acl.chap_user),
         Step(Kind.WRITE, f"{at}/auth/password", acl.chap_secret, secret=True),
+    ]
+
+
+def _write_patience(at: str) -> list[Step]:
+    """How soon an initiator that is cut off is noticed: by itself the kernel takes 45 s."""
+    return [
+        Step(Kind.WRITE, f"{at}/attrib/nopin_timeout", _NOPIN[0]),
+        Step(Kind.WRITE, f"{at}/attrib/nopin_response_timeout", _NOPIN[1]),
     ]
 
 

@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import click
@@ -13,6 +14,7 @@ import click
 from holdfast.api.records.v1 import records_pb2 as r
 from holdfast.base import notify
 from holdfast.base.errors import HoldfastError, Unavailable
+from holdfast.base.limits import HOST_LEASE_TTL_S, MIB, SYNC_MAX_BYTES_S
 from holdfast.base.loop import Loop
 from holdfast.base.tls import TlsFiles
 from holdfast.metadata.etcd import Etcd
@@ -52,6 +54,19 @@ _DIR = click.Path(file_okay=False, path_type=Path)
 @click.option("--key", type=_FILE, help="Its key.")
 @click.option("--clear", is_flag=True, help="No TLS between hosts: the storage network is trusted.")
 @click.option("--seal-key", type=_FILE, required=True, help="The host's .seal file: opens CHAP secrets.")
+@click.option(
+    "--lease-ttl",
+    "lease_ttl_s",
+    type=click.IntRange(2, 60),
+    default=HOST_LEASE_TTL_S,
+    help="Seconds without a sign of life after which this host is taken for dead.",
+)
+@click.option(
+    "--sync-max-mib",
+    type=click.IntRange(1, 1 << 20),
+    default=SYNC_MAX_BYTES_S // MIB,
+    help="MiB a second that bringing one replica up to date may take while nothing else needs the disks.",
+)
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning"]), default="info")
 def main(
     host_id: str,
@@ -68,6 +83,8 @@ def main(
     key: Path | None,
     clear: bool,
     seal_key: Path,
+    lease_ttl_s: int,
+    sync_max_mib: int,
     log_level: str,
 ) -> None:
     """Keep this storage host what etcd says that it should be: its volumes, their mirrors, their exports.
@@ -93,7 +110,8 @@ def main(
         words = ["--tls-ca", str(tls.ca.resolve()), "--tls-cert", str(tls.certificate.resolve())]
         words += ["--tls-key", str(tls.key.resolve())]
     command = worker_command(host_id, store.resolve(), run_dir.resolve(), words)
-    host = Host(host_id, BOOT_ID.read_text().strip(), address, portal, "")
+    boot_id = BOOT_ID.read_text().strip()
+    host = Host(host_id, boot_id, address, portal, "", sync_max_bytes_s=sync_max_mib * MIB)
     try:
         private_key = read_private_key(seal_key)
         actions = HostActions(Etcd(endpoints, etcd_tls), host_id)
@@ -103,10 +121,11 @@ def main(
     agent = Agent(
         loop, actions, Lio(), Workers(run_dir.resolve(), command), host, store.resolve(), private_key
     )
-    _run(loop, agent, actions, store, public_key(private_key))
+    record = partial(_host_record, agent, store, public_key(private_key))
+    _run(loop, agent, actions, partial(actions.keep_registered, record, lease_ttl_s))
 
 
-def _run(loop: Loop, agent: Agent, actions: HostActions, store: Path, seal_public_key: bytes) -> None:
+def _run(loop: Loop, agent: Agent, actions: HostActions, register: Callable[[], LeaseKeeper]) -> None:
     stop = threading.Event()
 
     def end(*_: object) -> None:
@@ -118,7 +137,7 @@ def _run(loop: Loop, agent: Agent, actions: HostActions, store: Path, seal_publi
     trouble = agent.prepare_exports()
     if trouble:
         log.warning("%s It serves as a mirror only.", trouble)
-    keeper = _register(actions, lambda: _host_record(agent, store, seal_public_key), stop)
+    keeper = _register(register, stop)
     if keeper is not None:
         agent.start()
         notify.tell_supervisor(notify.READY)
@@ -131,13 +150,11 @@ def _run(loop: Loop, agent: Agent, actions: HostActions, store: Path, seal_publi
     loop.close()
 
 
-def _register(
-    actions: HostActions, record: Callable[[], r.HostRecord], stop: threading.Event
-) -> LeaseKeeper | None:
+def _register(register: Callable[[], LeaseKeeper], stop: threading.Event) -> LeaseKeeper | None:
     """The host's registration, kept from now on; None if told to stop before etcd was reached."""
     while not stop.is_set():
         try:
-            return actions.keep_registered(record)
+            return register()
         except Unavailable as error:
             log.warning("the host is not registered yet: %s", error)
             stop.wait(ETCD_RETRY_S)

@@ -7,14 +7,23 @@ Order of things that go away: the export while the worker still serves it, then 
 backstore, then the worker, then the store, then the assignment's key.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from holdfast.api.records.v1 import records_pb2 as r
+from holdfast.base.limits import SYNC_MAX_BYTES_S
+from holdfast.target import health
 from holdfast.target import reports as say
 from holdfast.target.control import Desired, DesiredPeer, DesiredRing, DesiredSnapshot, Observed
 from holdfast.target.lio_export import Acl, Backstore, Export, Present, uio_name
+from holdfast.target.membership import Leases
 from holdfast.target.reports import Report
+from holdfast.target.roles import JOINER, PRIMARY, members_seen, role_here
+
+REBUILT = frozenset(("STORE_DAMAGED", "STORE_UNUSABLE"))
+"""Why a store cannot be opened, where a new one may be made instead of it. Not WRONG_STORE: whoever put
+another volume there must say what it was.
+"""
 
 
 @dataclass(frozen=True)
@@ -30,6 +39,10 @@ class Host:
     snapshotters: tuple[tuple[str, int], ...] = ()
     no_lio: str = ""
     """Why this host cannot export volumes, one sentence; empty if it can."""
+    leases: Leases | None = None
+    """The boots of the live hosts; None until they were listed once."""
+    sync_max_bytes_s: int = SYNC_MAX_BYTES_S
+    """Of one resync."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +65,12 @@ class Situation:
     """What the worker has last answered to; None if it has not yet."""
     frozen: frozenset[str] = frozenset()
     """Snapshots that a worker has reported as frozen: see `frozen_so_far`."""
+    may_sync: bool = True
+    """The host's turn (syncs.py) has come to this volume."""
+    may_rebuild: bool = True
+    """Its copy was not thrown away a moment ago."""
+    etcd_away: bool = False
+    """A change of members that is wanted could not be recorded: etcd does not answer."""
 
     @property
     def ring_open(self) -> bool:
@@ -107,26 +126,30 @@ def decide(uid: str, host: Host, now: Situation) -> Plan:
         return Plan(run_worker=False)
     if assignment.deleting:
         return _deleting(assignment, host, now)
-    desired = _desired(assignment, host, now.frozen)
-    if assignment.role != r.ROLE_PRIMARY:
-        return Plan(True, desired, reports=_views_lost(assignment, host, now))
+    desired = _desired(assignment, host, now)
+    reports = tuple(_reports(assignment, host, now))
     export = _export(assignment, host, now)
-    reports = _primary_reports(assignment, host, now)
     if export is None:
         return Plan(True, desired, reports=reports)
     if now.present is None:
-        # Perhaps the worker has its ring open already: it must not be told to close it.
-        return Plan(True, None, export, reports=reports)
+        # Perhaps the worker has its ring open already: it must not be told to close it. As soon as that is
+        # known it must hear its role and epoch, however long the kernel takes to answer.
+        ring = _ring(uid, host) if now.ring_open else None
+        return Plan(True, replace(desired, ring=ring) if now.observed else None, export, reports=reports)
     if now.present.backstore is Backstore.ENABLED:
-        desired = replace(desired, ring=DesiredRing(f"{host.backstores}/{uid}", uio_name(uid)))
+        desired = replace(desired, ring=_ring(uid, host))
     return Plan(True, desired, export, reports=reports)
+
+
+def _ring(uid: str, host: Host) -> DesiredRing:
+    return DesiredRing(f"{host.backstores}/{uid}", uio_name(uid))
 
 
 def _deleting(assignment: r.Assignment, host: Host, now: Situation) -> Plan:
     """One thing at a time: export, ring, backstore, worker, store, key."""
     if not now.nothing_exported:
         # A worker that runs is kept, to serve what is in flight; one that does not is not started for it.
-        return Plan(now.worker_alive, _desired(assignment, host, now.frozen))
+        return Plan(now.worker_alive, _desired(assignment, host, now))
     if now.worker_alive:
         return Plan(False)
     if now.store_exists:
@@ -134,100 +157,160 @@ def _deleting(assignment: r.Assignment, host: Host, now: Situation) -> Plan:
     return Plan(False, reports=(say.StoreRemoved(),))
 
 
-def _desired(assignment: r.Assignment, host: Host, frozen: frozenset[str]) -> Desired:
-    peer = assignment.peer
+def _desired(assignment: r.Assignment, host: Host, now: Situation) -> Desired:
+    role = role_here(assignment, host.boot_id)
+    members = members_seen(assignment, host.boot_id)
     return Desired(
         volume_uid=assignment.volume_uid,
         size_bytes=assignment.size_bytes,
-        role="primary" if assignment.role == r.ROLE_PRIMARY else "mirror",
+        role=role,
         epoch=assignment.epoch,
-        may_serve=_may_serve(assignment, host),
-        initialized=assignment.initialized,
+        members=members,
+        primary_host_id=assignment.primary_host_id,
+        # The store of a member that restarted must be there: it may be the only good copy.
+        initialized=assignment.initialized and assignment.role != r.ROLE_JOINER,
         listen_address=host.address,
         nbd_port=assignment.nbd_port,
-        peer=DesiredPeer(peer.host_id, peer.address, peer.nbd_port),
-        snapshots=tuple(
-            DesiredSnapshot(
-                one.uid,
-                one.state == r.SNAPSHOT_STATE_PENDING and one.uid not in frozen,
-                one.incremental,
-                one.base_generation,
-            )
-            for one in assignment.snapshots
+        peers=tuple(
+            DesiredPeer(peer.host_id, peer.address, peer.nbd_port, peer.portal_group, peer.boot_id != "")
+            for peer in assignment.peers
         ),
+        portal_group=assignment.portal_group or 1,
+        # To one that is not in sync it cannot go: asked so, it would let go for nothing.
+        yield_to=assignment.yield_to_host_id if assignment.yield_to_host_id in members else "",
+        needs_mirror=assignment.needs_mirror,
+        cold=assignment.cold,
+        accept_half_synced=assignment.accept_half_synced,
+        rebuild=_must_rebuild(assignment, now),
+        may_sync=now.may_sync or role != PRIMARY,
+        sync_max_bytes_s=host.sync_max_bytes_s,
+        verify_request=assignment.verify_request,
+        verify_rate_bytes_s=assignment.verify_rate_bytes_s,
+        snapshots=tuple(_desired_snapshots(assignment, role, now.frozen)),
         keep_generation=assignment.keep_generation,
         origin_snapshot_uid=assignment.origin_snapshot_uid,
         snapshotters=host.snapshotters,
     )
 
 
+def _desired_snapshots(
+    assignment: r.Assignment, role: str, frozen: frozenset[str]
+) -> Iterator[DesiredSnapshot]:
+    for one in assignment.snapshots:
+        freeze = role == PRIMARY and one.state == r.SNAPSHOT_STATE_PENDING and one.uid not in frozen
+        yield DesiredSnapshot(one.uid, freeze, one.incremental, one.base_generation)
+
+
+def _must_rebuild(assignment: r.Assignment, now: Situation) -> bool:
+    """Only the copy of a host that is not in the set, under any boot, may be thrown away."""
+    if assignment.role != r.ROLE_JOINER or assignment.boot_id or now.observed is None:
+        return False
+    bad = now.observed.suspect or now.observed.reason in REBUILT
+    return bad and now.may_rebuild
+
+
 def _export(assignment: r.Assignment, host: Host, now: Situation) -> Export | None:
-    """What a primary exports. Without attachments: nothing."""
+    """What this host exports, whatever its role: initiators have a path to each. None without attachments."""
     if host.no_lio:
         return None
     wanted = [one for one in assignment.attachments if not one.detaching and one.uid in now.secrets]
     if not wanted:
         return None
     acls = tuple(Acl(one.initiator_iqn, one.chap_user, now.secrets[one.uid], one.lun) for one in wanted)
-    return Export(assignment.volume_uid, assignment.size_bytes, host.portal, serve=now.ring_open, acls=acls)
+    return Export(
+        assignment.volume_uid,
+        assignment.size_bytes,
+        host.portal,
+        group=assignment.portal_group or 1,
+        serve=now.ring_open,
+        acls=acls,
+        cold_epoch=assignment.epoch if assignment.cold else 0,
+        fenced=_fenced(assignment, host, now),
+    )
 
 
-def _primary_reports(assignment: r.Assignment, host: Host, now: Situation) -> tuple[Report, ...]:
-    found: list[Report] = [*_attachments(assignment, host, now), *_views_lost(assignment, host, now)]
+def _fenced(assignment: r.Assignment, host: Host, now: Situation) -> bool:
+    """The primary of the last epoch that is known here has lost sight of a mirror and of etcd: that mirror
+    may have taken over by now.
+    """
     observed = now.observed
-    if observed is not None and (observed.epoch, observed.role) != (assignment.epoch, "primary"):
+    if observed is None or role_here(assignment, host.boot_id) != PRIMARY:
+        return False
+    return now.etcd_away and bool(observed.wants_leave_out) and not observed.serving
+
+
+def _reports(assignment: r.Assignment, host: Host, now: Situation) -> Iterator[Report]:
+    role = role_here(assignment, host.boot_id)
+    yield from _views_lost(assignment, host, now)
+    if assignment.role != r.ROLE_PRIMARY:
+        yield from _paths(assignment, host, now)
+        return
+    yield from _attachments(assignment, host, now)
+    observed = now.observed
+    if observed is not None and (observed.epoch, observed.role) != (assignment.epoch, role):
         observed = None
-    if observed is not None:
-        found += _snapshots(assignment, host, observed)
-    health = _health(assignment.epoch, now.trouble, observed)
+    known = health.Known(host.boot_id, host.leases, now.trouble, now.etcd_away)
+    found = health.health(assignment, role, observed, known)
+    if observed is not None and role == PRIMARY:
+        yield from _progress(assignment, host, observed)
     if assignment.initialized:
-        found += [health] if health else []
+        if found is not None:
+            yield found
     elif observed is not None and observed.serving:
-        found.append(say.Available(assignment.epoch))
-    elif health is not None:
-        found.append(say.CreationWaits(assignment.epoch, health.message))
-    return tuple(found)
+        yield say.Available(assignment.epoch)
+    elif found is not None:
+        yield say.CreationWaits(assignment.epoch, found.message)
 
 
-def _health(epoch: int, trouble: str, observed: Observed | None) -> say.Health | None:
-    """None while there is nothing to say: the worker is starting, or has not heard of this epoch."""
-    if observed is None:
-        if not trouble:
-            return None
-        return say.Health(epoch, r.HEALTH_STATE_UNAVAILABLE, "WORKER_DOWN", trouble)
-    reason, message = observed.reason, observed.message
-    left, total = observed.hydrate_remaining_bytes, observed.hydrate_total_bytes
-    if not observed.serving:
-        if not reason:
-            return None
-        return say.Health(epoch, r.HEALTH_STATE_UNAVAILABLE, reason, message, left, total)
-    if not reason and trouble:
-        reason, message = "EXPORT_TROUBLE", trouble
-    if not reason and left:
-        reason = "HYDRATING"
-        message = "It is still being copied from the snapshot it was made from; it can be used meanwhile."
-    state = r.HEALTH_STATE_DEGRADED if reason else r.HEALTH_STATE_HEALTHY
-    return say.Health(epoch, state, reason, message, left, total)
+def _progress(assignment: r.Assignment, host: Host, observed: Observed) -> Iterator[Report]:
+    yield from _snapshots(assignment, host, observed)
+    yield health.sync_progress(assignment, observed)
+    verify = health.verify_progress(assignment, observed)
+    if verify is not None:
+        yield verify
+
+
+def _paths(assignment: r.Assignment, host: Host, now: Situation) -> Iterator[Report]:
+    """What a host that is not the primary says of attachments: whether it is a path to the volume."""
+    for one in assignment.attachments:
+        ready = _exported(one, host, now)
+        if ready is not None and not one.detaching:
+            yield say.AttachmentPath(one.uid, ready)
+
+
+def _exported(one: r.AssignedAttachment, host: Host, now: Situation) -> bool | None:
+    """Whether the initiator can log in here; None while that is not known, or about to change."""
+    if host.no_lio or one.uid not in now.secrets:
+        return False
+    if now.present is None:
+        return None
+    there = one.initiator_iqn in {acl.initiator for acl in now.present.acls}
+    if there and now.present.enabled and now.ring_open:
+        return True
+    return None if there else False
 
 
 def _attachments(assignment: r.Assignment, host: Host, now: Situation) -> list[Report]:
     epoch = assignment.epoch
-    exported = {acl.initiator for acl in now.present.acls} if now.present else set()
+    present = {acl.initiator for acl in now.present.acls} if now.present else set()
     known = bool(host.no_lio) or now.present is not None
-    open_now = now.present is not None and now.present.enabled and now.ring_open
     wanted = {one.initiator_iqn for one in assignment.attachments if not one.detaching}
     found: list[Report] = []
     for one in assignment.attachments:
+        exported = _exported(one, host, now)
         if one.detaching:
             # If the same initiator was attached again meanwhile, the ACL is the new attachment's.
-            if known and (one.initiator_iqn not in exported or one.initiator_iqn in wanted):
+            if known and (one.initiator_iqn not in present or one.initiator_iqn in wanted):
                 found.append(say.Detached(epoch, one.uid))
-        elif host.no_lio:
+            continue
+        if exported is False:
+            found.append(say.AttachmentPath(one.uid, False))
+        if host.no_lio:
             found.append(say.AttachmentWaits(epoch, one.uid, host.no_lio))
         elif one.uid not in now.secrets:
             sentence = "Its CHAP secret does not open with this host's seal key: attach it again."
             found.append(say.AttachmentWaits(epoch, one.uid, sentence))
-        elif open_now and one.initiator_iqn in exported:
+        elif exported:
             found.append(say.AttachmentReady(epoch, one.uid))
         elif now.trouble or (now.observed is not None and now.observed.reason):
             sentence = now.trouble or (now.observed.message if now.observed else "")
@@ -235,32 +318,25 @@ def _attachments(assignment: r.Assignment, host: Host, now: Situation) -> list[R
     return found
 
 
-def _snapshots(assignment: r.Assignment, host: Host, observed: Observed) -> list[Report]:
-    """The primary's freeze covers both hosts; it is told to etcd when both have it on disk."""
+def _snapshots(assignment: r.Assignment, host: Host, observed: Observed) -> Iterator[Report]:
+    """The primary's freeze covers every member; it is told to etcd when those have it on disk that will."""
     pending = {one.uid for one in assignment.snapshots if one.state == r.SNAPSHOT_STATE_PENDING}
-    on = (host.host_id, assignment.peer.host_id)
-    found: list[Report] = []
     for one in observed.snapshots:
         if one.uid in pending and one.frozen:
-            found.append(say.Frozen(assignment.epoch, one.uid, one.generation, one.freeze_time, on))
+            on = (host.host_id, *one.also_on)
+            yield say.Frozen(assignment.epoch, one.uid, one.generation, one.freeze_time, on)
         elif one.uid in pending and one.failed:
-            found.append(say.FreezeFailed(one.uid, one.failed))
-    return found
+            yield say.FreezeFailed(one.uid, one.failed)
 
 
-def _views_lost(assignment: r.Assignment, host: Host, now: Situation) -> tuple[Report, ...]:
+def _views_lost(assignment: r.Assignment, host: Host, now: Situation) -> Iterator[Report]:
     frozen = {one.uid for one in assignment.snapshots if one.state == r.SNAPSHOT_STATE_FROZEN}
-    if not _may_serve(assignment, host):
-        # The store is opened for nobody, so no worker will say it: copies of another boot are not good.
+    if role_here(assignment, host.boot_id) == JOINER and assignment.boot_id:
+        # Copies of another boot are not good, whatever the worker finds.
         lost = "the host restarted before the snapshot was copied"
-        return tuple(say.ViewLost(uid, lost) for uid in sorted(frozen))
-    return tuple(
-        say.ViewLost(one.uid, one.failed)
-        for one in (now.observed.snapshots if now.observed else ())
-        if one.uid in frozen and one.failed
-    )
-
-
-def _may_serve(assignment: r.Assignment, host: Host) -> bool:
-    """Only the boot that is in sync may open the replica: another one has lost its memory."""
-    return assignment.boot_id == host.boot_id
+        for uid in sorted(frozen):
+            yield say.ViewLost(uid, lost)
+        return
+    for one in now.observed.snapshots if now.observed else ():
+        if one.uid in frozen and one.failed:
+            yield say.ViewLost(one.uid, one.failed)

@@ -1,17 +1,22 @@
-"""Carries one volume's reports to etcd: each once while it holds, one batch at a time, in the loop's pool."""
+"""Carries one volume's reports to etcd: each once while it holds, one batch at a time, in the loop's pool.
+
+Changes of membership go ahead of these, in threads of their own (changes.py).
+"""
 
 import logging
 from collections.abc import Callable
 from functools import partial
 
 from holdfast.base.errors import HoldfastError, NotFound, StaleEpoch
-from holdfast.target.reports import Health, Report
+from holdfast.target.reports import Health, Report, SyncProgress, VerifyProgress
 from holdfast.target.tools import Tools
 
 log = logging.getLogger(__name__)
 
 PROGRESS_S = 5.0
-"""Progress of hydration is told at most so often."""
+"""Progress is told at most so often."""
+_NEWEST = (Health, SyncProgress, VerifyProgress)
+"""Kinds of which only the newest counts: an older one may have to be told again."""
 
 
 class Reporter:
@@ -25,8 +30,8 @@ class Reporter:
         self._tools = tools
         self._changed = changed
         self._told: set[Report] = set()
+        self._told_s: dict[type[Report], float] = {}
         self._sending = False
-        self._progress_s = 0.0
 
     def forget(self) -> None:
         """The assignment has changed: what was told may have to be told again."""
@@ -36,27 +41,25 @@ class Reporter:
         if self._sending:
             return
         due = [one for one in reports if one not in self._told and not self._too_soon(one)]
-        kept = {one for one in self._told if one in reports or isinstance(one, Health)}
-        self._told = kept
+        self._told = {one for one in self._told if one in reports or isinstance(one, _NEWEST)}
         if not due:
             return
+        now_s = self._tools.loop.now()
+        for one in due:
+            self._told_s[type(one)] = now_s
+            if isinstance(one, _NEWEST):
+                self._told = {old for old in self._told if type(old) is not type(one)}
         self._sending = True
         self._tools.loop.in_pool(partial(self._send, due), self._sent, self._not_sent)
 
     def _too_soon(self, report: Report) -> bool:
-        if not isinstance(report, Health):
-            return False
-        now_s = self._tools.loop.now()
-        last = [one for one in self._told if isinstance(one, Health)]
-        if (
-            any(report.differs_in_progress_only(one) for one in last)
-            and now_s - self._progress_s < PROGRESS_S
-        ):
-            return True
-        self._progress_s = now_s
-        # Only the newest health counts: an older one may have to be told again.
-        self._told.difference_update(last)
-        return False
+        """It differs in its progress only from what was told a moment ago."""
+        last = next((one for one in self._told if type(one) is type(report)), None)
+        return (
+            last is not None
+            and is_progress(last, report)
+            and self._tools.loop.now() - self._told_s.get(type(report), 0.0) < PROGRESS_S
+        )
 
     def _send(self, reports: list[Report]) -> list[Report]:
         """In the pool. A report that is out of date is as good as told: the assignment will say so."""
@@ -82,3 +85,16 @@ class Reporter:
     def _not_sent(self, error: BaseException) -> None:
         self._sending = False
         log.error("volume %s: reports failed: %r", self._uid, error)
+
+
+def is_progress(old: Report, new: Report) -> bool:
+    """Whether `new` only says how much further something has come: such a change may wait a while. Pure."""
+    if isinstance(old, Health) and isinstance(new, Health):
+        same = (old.epoch, old.state, old.reason) == (new.epoch, new.state, new.reason)
+        left = bool(old.hydrate_remaining_bytes) == bool(new.hydrate_remaining_bytes)
+        return same and left and old.reason != ""
+    if isinstance(old, SyncProgress) and isinstance(new, SyncProgress):
+        return old.epoch == new.epoch and bool(old.total_bytes) == bool(new.total_bytes)
+    if isinstance(old, VerifyProgress) and isinstance(new, VerifyProgress):
+        return (old.request, old.state) == (new.request, new.state)
+    return False

@@ -36,14 +36,6 @@ class Health:
     hydrate_remaining_bytes: int = 0
     hydrate_total_bytes: int = 0
 
-    def differs_in_progress_only(self, other: "Health") -> bool:
-        """More bytes hydrated, and more to come: such a change may wait a while."""
-        return (
-            (self.epoch, self.state, self.reason) == (other.epoch, other.state, other.reason)
-            and self.hydrate_remaining_bytes != 0
-            and other.hydrate_remaining_bytes != 0
-        )
-
     def send(self, actions: HostActions, volume_uid: str) -> None:
         health = r.VolumeHealth(
             state=r.HealthState.ValueType(self.state), reason=self.reason, message=self.message
@@ -51,6 +43,56 @@ class Health:
         actions.report_health(
             volume_uid, self.epoch, health, self.hydrate_remaining_bytes, self.hydrate_total_bytes
         )
+
+
+@dataclass(frozen=True)
+class SyncProgress:
+    """Of the joiner that is furthest behind; all 0: none is."""
+
+    epoch: int
+    remaining_bytes: int = 0
+    total_bytes: int = 0
+    rate_bytes_s: int = 0
+
+    def send(self, actions: HostActions, volume_uid: str) -> None:
+        actions.report_sync(volume_uid, self.epoch, self.remaining_bytes, self.total_bytes, self.rate_bytes_s)
+
+
+@dataclass(frozen=True)
+class VerifyProgress:
+    """`state` is a VerifyState of the records."""
+
+    epoch: int
+    request: int
+    state: int
+    done_bytes: int
+    total_bytes: int
+    differing_bytes: int
+    repaired_bytes: int
+    reason: str = ""
+
+    def send(self, actions: HostActions, volume_uid: str) -> None:
+        status = r.VerifyStatus(
+            request=self.request,
+            state=r.VerifyState.ValueType(self.state),
+            done_bytes=self.done_bytes,
+            total_bytes=self.total_bytes,
+            differing_bytes=self.differing_bytes,
+            repaired_bytes=self.repaired_bytes,
+            reason=self.reason,
+        )
+        actions.report_verify(volume_uid, self.epoch, status)
+
+
+@dataclass(frozen=True)
+class AttachmentPath:
+    """This host exports it, or does not, whatever its role."""
+
+    uid: str
+    ready: bool
+
+    def send(self, actions: HostActions, volume_uid: str) -> None:
+        actions.attachment_path_ready(volume_uid, self.uid, self.ready)
 
 
 @dataclass(frozen=True)
@@ -121,10 +163,80 @@ class StoreRemoved:
         actions.store_removed(volume_uid)
 
 
+@dataclass(frozen=True)
+class LeaveOut:
+    epoch: int
+    hosts: tuple[str, ...]
+
+    def send(self, actions: HostActions, volume_uid: str) -> None:
+        actions.leave_out(volume_uid, self.epoch, self.hosts)
+
+
+@dataclass(frozen=True)
+class Join:
+    epoch: int
+    host_id: str
+    boot_id: str
+
+    def send(self, actions: HostActions, volume_uid: str) -> None:
+        actions.join(volume_uid, self.epoch, self.host_id, self.boot_id)
+
+
+@dataclass(frozen=True)
+class TakeOver:
+    epoch: int
+    boot_id: str
+
+    def send(self, actions: HostActions, volume_uid: str) -> None:
+        actions.take_over(volume_uid, self.boot_id, self.epoch)
+
+
+@dataclass(frozen=True)
+class HandOver:
+    epoch: int
+    to_host_id: str
+
+    def send(self, actions: HostActions, volume_uid: str) -> None:
+        actions.hand_over(volume_uid, self.epoch, self.to_host_id)
+
+
+@dataclass(frozen=True)
+class Resign:
+    epoch: int
+    to_host_id: str
+
+    def send(self, actions: HostActions, volume_uid: str) -> None:
+        actions.resign(volume_uid, self.epoch, self.to_host_id)
+
+
+@dataclass(frozen=True)
+class ColdStart:
+    epoch: int
+    boot_id: str
+
+    def send(self, actions: HostActions, volume_uid: str) -> None:
+        actions.cold_start(volume_uid, self.boot_id, self.epoch)
+
+
+@dataclass(frozen=True)
+class PathMove:
+    epoch: int
+    to_host_id: str
+
+    def send(self, actions: HostActions, volume_uid: str) -> None:
+        actions.path_move(volume_uid, self.epoch, self.to_host_id)
+
+
+Change = LeaveOut | Join | TakeOver | HandOver | Resign | ColdStart | PathMove
+"""A change of who may acknowledge, or where: decided in membership.py, sent ahead of everything else."""
+
 Report = (
     Available
     | CreationWaits
     | Health
+    | SyncProgress
+    | VerifyProgress
+    | AttachmentPath
     | AttachmentReady
     | AttachmentWaits
     | Detached
@@ -133,3 +245,4 @@ Report = (
     | ViewLost
     | StoreRemoved
 )
+"""Everything else, in no hurry."""

@@ -5,6 +5,7 @@ takes completions from it by the kernel's own rules: anything that would make th
 broken raises AssertionError.
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -163,3 +164,28 @@ class FakeKernel:
 
     def _advance_head(self, length: int) -> None:
         self._words[at.HEAD_WORD] = (self.head + length) % self.ring_bytes
+
+
+class FakeUio:
+    """A device (uio.py) whose descriptor is an eventfd, and whose kernel is the fake one."""
+
+    def __init__(self, kernel: FakeKernel) -> None:
+        self.kernel = kernel
+        self.memory = kernel.memory
+        self.fd = os.eventfd(0, os.EFD_NONBLOCK)
+        self.signals = 0
+        self.closed = False
+
+    def acknowledge(self) -> None:
+        try:
+            os.eventfd_read(self.fd)
+        except BlockingIOError:
+            return
+
+    def signal(self) -> None:
+        self.signals += 1
+        self.kernel.handle_completions()
+
+    def close(self) -> None:
+        os.close(self.fd)
+        self.closed = True

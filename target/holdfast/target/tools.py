@@ -1,6 +1,7 @@
 """What the agent's parts work with, handed to each."""
 
 from collections.abc import Callable
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -8,6 +9,7 @@ from holdfast.base.loop import Loop
 from holdfast.metadata.host_actions import HostActions
 from holdfast.target.lio import Lio
 from holdfast.target.reconcile import Host
+from holdfast.target.syncs import Syncs
 from holdfast.target.workers import Workers
 
 
@@ -34,6 +36,8 @@ class Tools:
         seal_key: bytes,
         in_lio_pool: InPool,
         host: Callable[[], Host],
+        urgent: Executor,
+        syncs: Syncs,
     ) -> None:
         self.loop = loop
         self.actions = actions
@@ -43,3 +47,6 @@ class Tools:
         self.seal_key = seal_key
         self.in_lio_pool = in_lio_pool
         self.host = host
+        self.urgent = urgent
+        """Threads for changes of membership alone."""
+        self.syncs = syncs

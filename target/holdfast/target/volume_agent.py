@@ -2,31 +2,37 @@
 
 Loop thread only. A step that may block is handed to a pool, one of a kind at a time; its end is a reason to
 reconcile again. An error is kept as `trouble`, which is told to etcd, and the step is tried again later.
+
+A change of membership is decided first, and whenever anything has changed: an I/O may be waiting for it.
 """
 
 import logging
-import shutil
 from functools import partial
 from pathlib import Path
 
 from holdfast.api.records.v1 import records_pb2 as r
 from holdfast.base.errors import HoldfastError
-from holdfast.base.loop import READABLE, Timer
+from holdfast.base.loop import Timer
 from holdfast.metadata.seal import unseal
-from holdfast.target.control_client import WorkerLink
+from holdfast.target import membership
+from holdfast.target.changes import ChangeSender
 from holdfast.target.lio_export import Present
 from holdfast.target.reconcile import Plan, Situation, decide, frozen_so_far
 from holdfast.target.reporter import Reporter
+from holdfast.target.roles import PRIMARY, joiners, peer_of, role_here
+from holdfast.target.store_folder import anything_at, remove_tree
 from holdfast.target.tools import Tools
 from holdfast.target.volume_export import VolumeExport
-from holdfast.target.workers import Backoff, Worker
+from holdfast.target.volume_sessions import VolumeSessions
+from holdfast.target.volume_worker import VolumeWorker
 
 log = logging.getLogger(__name__)
 
 RETRY_S = 1.0
-CONNECT_S = 1.0
-"""Between attempts to reach a worker that has not said that it is ready."""
-CRASH_LOOP_FAILURES = 3
+REBUILD_S = 60.0
+"""A copy that is not to be trusted is thrown away at most so often: its disk may be what is bad."""
+REBUILD_TRY_S = 10.0
+"""The worker may try for so long."""
 
 
 class VolumeAgent:
@@ -38,41 +44,55 @@ class VolumeAgent:
         self._assignment: r.Assignment | None = None
         self._secrets: dict[str, str] = {}
         self._frozen: frozenset[str] = frozenset()
-        self._worker: Worker | None = None
-        self._backoff = Backoff()
-        self._link = WorkerLink(tools.loop, tools.workers.control_socket(uid), self.reconcile_soon)
+        self._worker = VolumeWorker(uid, tools, self.reconcile_soon)
+        self._link = self._worker.link
         self._exports = VolumeExport(uid, tools, self.reconcile_soon)
         self._reporter = Reporter(uid, tools, self.reconcile_soon)
+        self._changes = ChangeSender(uid, tools, self.reconcile_soon)
+        self._sessions = VolumeSessions(uid, tools, self.reconcile_soon)
+        self._cold_since_s: float | None = None
+        self._rebuilt_s = -REBUILD_S
+        self._rebuilding = False
         self._removing = False
         self._trouble = ""
         self._soon = False
         self._timer: Timer | None = None
         self._closed = False
-        self._take(tools.workers.adopt(uid))
 
     @property
     def finished(self) -> bool:
         """Not assigned, and nothing of it is here (but perhaps a store)."""
         return (
             self._assignment is None
-            and not self._worker_alive()
+            and not self._worker.alive
             and (self._exports.nothing or bool(self._tools.host().no_lio))
         )
 
     def assign(self, assignment: r.Assignment | None) -> None:
         if assignment is not None and self._assignment is None:
-            self._backoff = Backoff()
+            self._worker.forget_failures()
         if self._assignment is None or assignment is None or assignment.epoch != self._assignment.epoch:
             self._frozen = frozenset()
         self._assignment = assignment
         self._secrets = _open_secrets(assignment, self._tools.seal_key)
         self._reporter.forget()
+        self._changes.forget()
         self.reconcile()
+
+    def leases_changed(self, hosts: frozenset[str]) -> None:
+        """These hosts' leases came or went. At once if it may make this host the primary."""
+        if self._assignment is None or not any(peer_of(self._assignment, host) for host in hosts):
+            return
+        if self._assignment.primary_host_id in hosts:
+            self.reconcile()
+        else:
+            self.reconcile_soon()
 
     def close(self) -> None:
         self._closed = True
-        self._link.close()
-        self._drop_worker()
+        self._changes.close()
+        self._tools.syncs.over(self.uid, self._tools.loop.now())
+        self._worker.close()
 
     def reconcile_soon(self) -> None:
         """After the events at hand, once."""
@@ -92,100 +112,93 @@ class VolumeAgent:
             self._trouble = f"The agent fails to reconcile volume {self.uid}; its log says why."
 
     def _step(self) -> None:
-        if self._worker_alive():
-            self._connect()
+        if self._worker.alive:
+            self._worker.connect()
+        self._change_membership()
         now = self._situation()
         plan = decide(self.uid, self._tools.host(), now)
-        self._run_worker(plan)
+        if plan.run_worker:
+            self._worker.run(plan.desired)
+        else:
+            self._worker.stop()
         if not self._tools.host().no_lio:
             self._exports.converge(plan.export, now.ring_in_use)
         if plan.remove_store:
             self._remove_store()
+        self._note_rebuild(plan)
         self._reporter.report(plan.reports)
+
+    def _change_membership(self) -> None:
+        host, assignment, observed = self._tools.host(), self._assignment, self._link.observed
+        now = membership.Circumstances(
+            boot_id=host.boot_id,
+            leases=host.leases,
+            cold_possible_s=self._cold_possible_s(),
+            path_cut_s=self._path_cut_s(),
+        )
+        self._changes.send(membership.decide(assignment, host.host_id, observed, now))
+
+    def _cold_possible_s(self) -> float:
+        host, assignment, loop = self._tools.host(), self._assignment, self._tools.loop
+        possible = (
+            assignment is not None
+            and host.leases is not None
+            and membership.cold_start_possible(assignment, host.boot_id, host.leases)
+        )
+        if not possible:
+            self._cold_since_s = None
+        elif self._cold_since_s is None:
+            self._cold_since_s = loop.now()
+            loop.call_later(membership.COLD_START_WAIT_S, self.reconcile_soon)
+        return 0.0 if self._cold_since_s is None else loop.now() - self._cold_since_s
+
+    def _path_cut_s(self) -> float:
+        host, assignment, observed = self._tools.host(), self._assignment, self._link.observed
+        if assignment is None or role_here(assignment, host.boot_id) != PRIMARY or host.no_lio:
+            self._sessions.forget()
+            return 0.0
+        initiators = frozenset(one.initiator_iqn for one in assignment.attachments if not one.detaching)
+        return self._sessions.cut_s(observed.standby_io_age_s if observed else -1.0, initiators)
+
+    def _may_sync(self) -> bool:
+        """Whether this volume's joiners may be brought up to date now: they take turns (syncs.py)."""
+        host, assignment, observed = self._tools.host(), self._assignment, self._link.observed
+        now_s = self._tools.loop.now()
+        primary = assignment is not None and role_here(assignment, host.boot_id) == PRIMARY
+        live = host.leases or {}
+        if not primary or assignment is None or not any(one.host_id in live for one in joiners(assignment)):
+            self._tools.syncs.over(self.uid, now_s)
+            return False
+        left = sum(one.remaining_bytes for one in observed.syncs) if observed else 0
+        return self._tools.syncs.wanted(self.uid, left, now_s)
+
+    def _may_rebuild(self) -> bool:
+        age_s = self._tools.loop.now() - self._rebuilt_s
+        return age_s >= REBUILD_S or (self._rebuilding and age_s < REBUILD_TRY_S)
+
+    def _note_rebuild(self, plan: Plan) -> None:
+        wanted = plan.desired is not None and plan.desired.rebuild
+        if wanted and not (self._rebuilding and self._may_rebuild()):
+            log.warning("volume %s: its copy here is not to be trusted and is made anew", self.uid)
+            self._rebuilt_s = self._tools.loop.now()
+        self._rebuilding = wanted
 
     def _situation(self) -> Situation:
         self._frozen = frozen_so_far(self._frozen, self._assignment, self._link.observed)
         return Situation(
             assignment=self._assignment,
-            worker_alive=self._worker_alive(),
+            worker_alive=self._worker.alive,
             observed=self._link.observed,
             present=Present() if self._tools.host().no_lio else self._exports.present,
-            store_exists=_exists(self._store_path()),
+            store_exists=anything_at(self._store_path()),
             secrets=self._secrets,
-            trouble=self._worker_trouble() or self._exports.trouble or self._trouble,
+            trouble=self._worker.trouble or self._exports.trouble or self._trouble,
             desired=self._link.answered,
             frozen=self._frozen,
+            may_sync=self._may_sync(),
+            may_rebuild=self._may_rebuild(),
+            etcd_away=self._changes.etcd_away,
         )
-
-    # The worker.
-
-    def _worker_alive(self) -> bool:
-        """Notices, once, when it has ended."""
-        if self._worker is None:
-            return False
-        if self._worker.alive():
-            return True
-        log.warning("volume %s: its worker, process %d, has ended", self.uid, self._worker.pid)
-        self._drop_worker()
-        self._link.close()
-        self._backoff.ended(self._tools.loop.now())
-        return False
-
-    def _take(self, worker: Worker | None) -> None:
-        self._worker = worker
-        if worker is not None and worker.pidfd >= 0:
-            self._tools.loop.add(worker.pidfd, READABLE, self._worker_ended)
-
-    def _worker_ended(self, _events: int) -> None:
-        if self._worker is not None:
-            self._tools.loop.remove(self._worker.pidfd)
-        self.reconcile_soon()
-
-    def _drop_worker(self) -> None:
-        if self._worker is not None:
-            self._tools.loop.remove(self._worker.pidfd)
-            self._worker.close()
-            self._worker = None
-
-    def _worker_trouble(self) -> str:
-        if self._backoff.failures < CRASH_LOOP_FAILURES or self._link.observed is not None:
-            return ""
-        log_path = self._tools.workers.control_socket(self.uid).with_suffix(".log")
-        return f"The worker of volume {self.uid} keeps ending; its log on the host, {log_path}, says why."
-
-    def _run_worker(self, plan: Plan) -> None:
-        if not plan.run_worker:
-            if self._worker is not None:
-                self._worker.stop()
-                self._look_again(RETRY_S)
-            return
-        if self._worker is None:
-            wait_s = self._backoff.not_before_s - self._tools.loop.now()
-            if wait_s > 0:
-                self._look_again(wait_s)
-                return
-            self._start_worker()
-        if plan.desired is not None and self._connect():
-            observed = self._link.observed
-            # What it could not do (its reason) it tries again when it is told again.
-            self._link.apply(plan.desired, again=observed is not None and bool(observed.reason))
-
-    def _start_worker(self) -> None:
-        try:
-            self._take(self._tools.workers.adopt(self.uid) or self._tools.workers.start(self.uid))
-        except OSError as error:
-            self._trouble = f"The worker of volume {self.uid} cannot be started: {error}."
-            log.error("%s", self._trouble)
-            self._look_again(RETRY_S)
-            return
-        self._trouble = ""
-        self._backoff.started(self._tools.loop.now())
-
-    def _connect(self) -> bool:
-        if self._link.connect():
-            return True
-        self._look_again(CONNECT_S)
-        return False
 
     def _look_again(self, delay_s: float) -> None:
         if self._timer is not None:
@@ -204,7 +217,7 @@ class VolumeAgent:
         log.info("volume %s: removing its store", self.uid)
         self._tools.workers.forget(self.uid)
         self._tools.loop.in_pool(
-            partial(_remove_tree, self._store_path()), self._store_removed, self._store_not_removed
+            partial(remove_tree, self._store_path()), self._store_removed, self._store_not_removed
         )
 
     def _store_removed(self, _nothing: None) -> None:
@@ -226,20 +239,3 @@ def _open_secrets(assignment: r.Assignment | None, seal_key: bytes) -> dict[str,
         except (HoldfastError, UnicodeDecodeError) as error:
             log.error("attachment %s: %s", one.uid, error)
     return found
-
-
-def _exists(path: Path) -> bool:
-    return path.exists() or _half_removed(path).exists()
-
-
-def _half_removed(path: Path) -> Path:
-    return path.with_name(path.name + ".removed")
-
-
-def _remove_tree(path: Path) -> None:
-    """Rename first: a store that is half removed must not look like a store."""
-    gone = _half_removed(path)
-    if path.exists():
-        path.rename(gone)
-    if gone.exists():
-        shutil.rmtree(gone)

@@ -1,47 +1,74 @@
-"""One replica of one volume, made what the agent asks for: opens the store, takes its role, serves.
+"""One replica of one volume, made what the agent asks for: its store, its exports, its ring.
 
 `apply` is called with everything that is wanted, again and again; it starts what is missing and ends what
-is not wanted any more. What takes time goes on by itself and is reported by `tell`.
+is not wanted any more. What takes time goes on by itself and is reported by `tell`. What a role is, and how
+one follows another, is the replica's business (holdfast.replicator.replica).
 
-A role belongs to one epoch. A change of either ends the old role whole before the new one begins (I-6).
+The ring, the NBD listener and the replica outlive every change of role. Only a copy that is thrown away ends
+its replica: then the ring stays, with nothing behind it, until there is another.
 """
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 from holdfast.base.errors import HoldfastError
 from holdfast.base.loop import Loop, Timer
 from holdfast.base.tls import TlsFiles
-from holdfast.replicator.files import Files
+from holdfast.replicator.following import Role
+from holdfast.replicator.leading import Dial
 from holdfast.replicator.local import LocalReplica
-from holdfast.replicator.store import Store, create, exists
-from holdfast.target.control import Desired, Observed, ObservedSnapshot
+from holdfast.replicator.replica import Replica
+from holdfast.target.control import Desired, Observed
+from holdfast.target.roles import PRIMARY
 from holdfast.target.worker_exports import Exports
-from holdfast.target.worker_roles import MirrorRole, PrimaryRole
+from holdfast.target.worker_link import Dialler
+from holdfast.target.worker_replica import ReplicaLike, observed_of, snapshots_of, wanted_of
+from holdfast.target.worker_ring import Ring
 from holdfast.target.worker_source import SnapshotSource
+from holdfast.target.worker_store import StoreKeeper
 
 log = logging.getLogger(__name__)
 
 TICK_S = 1.0
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+LOST_STORE = frozenset(("STORE_ABSENT", "STORE_DAMAGED", "STORE_UNUSABLE"))
+
+
+class MakeReplica(Protocol):
+    def __call__(
+        self, loop: Loop, local: LocalReplica, host_id: str, boot_id: str, dial: Dial, /
+    ) -> ReplicaLike: ...
 
 
 class Worker:
     """Loop thread only. `tell(observed)` is called when something may have changed."""
 
     def __init__(
-        self, loop: Loop, volume_uid: str, directory: Path, host_id: str, tls: TlsFiles | None
+        self,
+        loop: Loop,
+        volume_uid: str,
+        directory: Path,
+        host_id: str,
+        tls: TlsFiles | None,
+        make_replica: MakeReplica = Replica,
+        ring: Ring | None = None,
     ) -> None:
         self._loop = loop
         self._uid = volume_uid
-        self._files = Files(directory)
         self._host_id = host_id
         self._tls = tls
+        self._make_replica = make_replica
+        self._boot_id = BOOT_ID.read_text().strip()
         self._desired: Desired | None = None
         self._local: LocalReplica | None = None
-        self._role: PrimaryRole | MirrorRole | None = None
+        self._replica: ReplicaLike | None = None
+        self._keeper = StoreKeeper(loop, volume_uid, directory, self._boot_id)
+        self._dial = Dialler(loop, volume_uid, tls)
         self._exports = Exports(loop, volume_uid, tls)
+        self._ring = ring or Ring(loop, volume_uid)
         self._source: SnapshotSource | None = None
         self._listed: set[str] = set()
         self._trouble = ("", "")
@@ -58,33 +85,12 @@ class Worker:
             self._converge(desired)
         return self.observe()
 
-    def observe(self) -> Observed:
-        desired, role = self._desired, self._role
-        reason, message = self._own_trouble()
-        serving = role is not None and role.serving and not reason
-        if role is not None and not reason:
-            reason, message = role.trouble()
-        if desired is None:
-            return Observed(self._uid, reason=reason, message=message)
-        hydrated = role.hydration() if isinstance(role, PrimaryRole) else (0, 0)
-        return Observed(
-            volume_uid=self._uid,
-            role=desired.role,
-            epoch=desired.epoch,
-            store_open=self._local is not None,
-            peer_connected=role is not None and role.peer_connected,
-            serving=serving,
-            reason=reason,
-            message=message,
-            ring_open=isinstance(role, PrimaryRole) and role.ring_open,
-            snapshots=self._observe_snapshots(desired),
-            hydrate_remaining_bytes=hydrated[0],
-            hydrate_total_bytes=hydrated[1],
-        )
-
     def close(self) -> None:
+        """The process ends. The device first: a write under way reads from the ring's memory."""
         self._timer.cancel()
-        self._end_role()
+        if self._replica is not None:
+            self._replica.close()
+        self._ring.close()
         self._exports.close()
         self._loop.close()
         if self._local is not None:
@@ -95,39 +101,63 @@ class Worker:
     def _converge(self, desired: Desired) -> None:
         before, self._desired = self._desired, desired
         self._trouble = ("", "")
+        self._dial.update(desired)
+        self._open_replica(desired)
         try:
-            self._open_store(desired)
             self._exports.listen(desired.listen_address, desired.nbd_port)
+        except OSError as error:
+            self._trouble = ("LISTENING_FAILED", f"{error}: is the port free, and the address this host's?")
+            log.error("volume %s: %s", self._uid, error)
+        self._choose_source(before, desired)
+        self._exports.update(desired)
+        if self._replica is not None:
+            self._replica.use_source(self._source)
+            self._replica.apply(wanted_of(desired))
+            self._drop_unlisted(desired)
+        self._ring.apply(desired, self._leads())
+
+    def _leads(self) -> bool:
+        return self._replica is not None and self._replica.report().role is Role.PRIMARY
+
+    def _open_replica(self, desired: Desired) -> None:
+        """There is a replica, or a trouble, or a copy is being taken away."""
+        if self._local is not None and self._local.suspect and desired.rebuild and not desired.initialized:
+            self._end_replica()
+            self._keeper.remove(self._again)
+        if self._replica is not None or self._keeper.removing:
+            return
+        try:
+            store = self._keeper.open(desired)
         except (HoldfastError, OSError) as error:
             reason = error.reason if isinstance(error, HoldfastError) else "STORE_UNUSABLE"
             self._trouble = (reason, str(error))
             log.error("volume %s cannot be served: %s", self._uid, error)
-            self._end_role()
+            if self._keeper.may_remove(desired, error):
+                self._keeper.remove(self._again)
             return
-        self._choose_source(before, desired)
-        if self._role is None or _role_of(before) != _role_of(desired):
-            self._end_role()
-            self._begin_role(desired)
-        assert self._role is not None
-        self._exports.update(desired)
-        self._role.apply(desired)
-        self._drop_unlisted(desired)
+        local = LocalReplica(self._loop, store, self._suspect)
+        local.views.on_lost = self._changed
+        replica = self._make_replica(self._loop, local, self._host_id, self._boot_id, self._dial)
+        replica.on_change = self._changed
+        self._local, self._replica = local, replica
+        self._exports.serve(local, replica, lambda: self._source)
+        self._ring.serve_from(replica.device)
 
-    def _open_store(self, desired: Desired) -> None:
-        if not desired.may_serve:
-            raise HoldfastError(
-                "NOT_IN_SYNC",
-                "this host restarted and is not in the volume's in-sync set: its copy is opened for nobody.",
-            )
-        if self._local is not None:
-            return
-        boot_id = BOOT_ID.read_text().strip()
-        if not desired.initialized and not exists(self._files):
-            create(self._files, self._uid, desired.size_bytes, boot_id, desired.origin_snapshot_uid)
-        store = Store(self._files, self._uid, desired.size_bytes, boot_id)
-        store.accept_epoch(desired.epoch)
-        self._local = LocalReplica(self._loop, store, self._suspect)
-        self._local.views.on_lost = self._changed
+    def _end_replica(self) -> None:
+        """Of a joiner, which serves nobody: what initiators still wait for is answered BUSY."""
+        self._exports.stop_serving()
+        local, replica = self._local, self._replica
+        self._local = self._replica = None
+        if replica is not None:
+            replica.close()
+        self._ring.serve_from(None)
+        if local is not None:
+            local.store.close()
+
+    def _again(self) -> None:
+        if self._desired is not None:
+            self._converge(self._desired)
+        self._changed()
 
     def _choose_source(self, before: Desired | None, desired: Desired) -> None:
         if not desired.origin_snapshot_uid or (before and before.snapshotters == desired.snapshotters):
@@ -136,78 +166,76 @@ class Worker:
         if desired.snapshotters:
             self._source = SnapshotSource(desired.origin_snapshot_uid, desired.snapshotters, self._tls)
 
-    def _begin_role(self, desired: Desired) -> None:
-        assert self._local is not None
-        self._local.store.accept_epoch(desired.epoch)
-        if desired.role == "primary":
-            self._role = PrimaryRole(
-                self._loop, self._local, self._host_id, desired, self._tls, lambda: self._source
-            )
-        else:
-            self._role = MirrorRole(self._local)
-        self._role.on_change = self._changed
-        self._exports.serve(self._local, self._role, desired, lambda: self._source)
-
-    def _end_role(self) -> None:
-        self._exports.stop_serving()
-        if self._role is not None:
-            self._role.close()
-            self._role = None
-
     def _drop_unlisted(self, desired: Desired) -> None:
-        """Drop a view when it is no longer listed. On a mirror, one that was never listed may be younger
-        than what the agent knows: the primary freezes before this host's agent hears of it.
+        """Drop a view when it is no longer listed. Where this host is not the primary, one that was never
+        listed may be younger than what the agent knows: the primary freezes before this host's agent hears
+        of it.
         """
         assert self._local is not None
         listed = {snapshot.uid for snapshot in desired.snapshots}
         known = self._listed
-        if desired.role == "primary":
+        if desired.role == PRIMARY:
             # Left by a worker that was killed before it was told.
             known = known | self._local.store.state.views.keys()
+        self._listed = listed
         for uid in known - listed:
             self._local.views.drop(uid)
-        self._listed = listed
         self._local.store.drop_generations_below(desired.keep_generation)
 
-    # Reporting.
+    # Observing.
+
+    def observe(self) -> Observed:
+        desired = self._desired
+        reason, message = self._own_trouble()
+        if desired is None:
+            return Observed(self._uid, reason=reason, message=message)
+        if self._local is None or self._replica is None:
+            return self._without_replica(desired, reason, message)
+        report = self._replica.report()
+        state = self._local.store.state
+        seen = observed_of(desired, report, state, self._local.suspect)
+        return replace(
+            seen,
+            reason=reason or seen.reason,
+            message=message if reason else seen.message,
+            ring_open=self._ring.is_open,
+            snapshots=snapshots_of(desired, report, state, self._local.views.lost()),
+        )
+
+    def _without_replica(self, desired: Desired, reason: str, message: str) -> Observed:
+        """A primary without its store acknowledges nothing: it resigns, if another is in sync."""
+        resigns = desired.role == PRIMARY and reason in LOST_STORE and len(desired.members) > 1
+        return Observed(
+            volume_uid=self._uid,
+            role=desired.role,
+            epoch=desired.epoch,
+            reason=reason,
+            message=message,
+            ring_open=self._ring.is_open,
+            yielded=resigns,
+            wants_resign=resigns,
+        )
 
     def _own_trouble(self) -> tuple[str, str]:
-        """What keeps this replica from serving at all."""
+        """What the replica does not know of, or cannot be trusted to say."""
+        if self._keeper.removing:
+            return "REBUILDING", "this host's copy is not trusted any more and is being made anew."
         if self._local is not None and self._local.suspect:
             why = self._local.suspect
             return "DISK_FAILED", f"{why}; this host's copy is not trusted any more: look at its disk."
-        return self._trouble
-
-    def _observe_snapshots(self, desired: Desired) -> tuple[ObservedSnapshot, ...]:
-        if self._local is None:
-            return ()
-        recorded, lost = self._local.store.state.views, self._local.views.lost()
-        ready = self._role.frozen() if self._role is not None else set()
-        found = []
-        for snapshot in desired.snapshots:
-            uid = snapshot.uid
-            if uid in lost:
-                found.append(ObservedSnapshot(uid, False, failed=lost[uid]))
-            elif uid in recorded and uid in ready:
-                view = recorded[uid]
-                found.append(ObservedSnapshot(uid, True, view.generation, view.freeze_time))
-            else:
-                found.append(ObservedSnapshot(uid, False))
-        return tuple(found)
+        if self._trouble[0]:
+            return self._trouble
+        return ("RING_FAILED", self._ring.trouble) if self._ring.trouble else ("", "")
 
     def _suspect(self, why: str) -> None:
         log.error("volume %s: %s", self._uid, why)
         self._changed()
 
     def _changed(self) -> None:
+        if self._desired is not None and self._leads() and not self._ring.is_active:
+            self._ring.apply(self._desired, True)
         self.tell(self.observe())
 
     def _tick(self) -> None:
-        if self._role is not None:
-            self._role.tick()
         self._changed()
         self._timer = self._loop.call_later(TICK_S, self._tick)
-
-
-def _role_of(desired: Desired | None) -> object:
-    return desired and (desired.role, desired.epoch, desired.peer)

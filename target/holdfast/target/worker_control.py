@@ -51,7 +51,11 @@ class ControlServer:
 
     def _accept(self, _events: int) -> None:
         connection, _address = self._listener.accept()
-        self._agents.add(_Agent(self._loop, connection, self._line, self._agents.discard))
+        agent = _Agent(self._loop, connection, self._line, self._agents.discard)
+        self._agents.add(agent)
+        # An agent that has just started decides nothing before it knows what is.
+        if self._last:
+            agent.send(self._last)
 
     def _line(self, agent: "_Agent", line: bytes) -> None:
         try:

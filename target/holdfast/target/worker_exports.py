@@ -1,7 +1,7 @@
 """Which NBD exports a worker shows, and to whom.
 
-    mirror:<volume>:<epoch>         the peer host of the assignment, at its epoch, on a mirror
-    replica:<volume>                services and operators, and the peer host of the assignment
+    mirror:<volume>:<epoch>         the other hosts of the assignment, where the replica agrees to the epoch
+    replica:<volume>                services and operators, and the other hosts of the assignment
     frozen:<volume>:<snapshot>      the same
 
 An export name is no secret: who asks is proved by the certificate. To anybody else, other hosts included,
@@ -20,7 +20,7 @@ from holdfast.replicator.exports import FrozenExport, ReplicaExport
 from holdfast.replicator.hydrate import Source
 from holdfast.replicator.local import LocalReplica
 from holdfast.target.control import Desired
-from holdfast.target.worker_roles import MirrorRole, PrimaryRole
+from holdfast.target.worker_replica import ReplicaLike
 
 READERS = ("service", "operator")
 
@@ -35,7 +35,7 @@ class Exports:
         self._server: Server | None = None
         self._address: tuple[str, int] | None = None
         self._local: LocalReplica | None = None
-        self._role: PrimaryRole | MirrorRole | None = None
+        self._replica: ReplicaLike | None = None
         self._desired: Desired | None = None
         self._source: Callable[[], Source | None] = lambda: None
 
@@ -47,20 +47,14 @@ class Exports:
             self._server.listen_tcp(address, port, tls=self._context)
             self._address = (address, port)
 
-    def serve(
-        self,
-        local: LocalReplica,
-        role: PrimaryRole | MirrorRole,
-        desired: Desired,
-        source: Callable[[], Source | None],
-    ) -> None:
-        self._local, self._role, self._desired, self._source = local, role, desired, source
+    def serve(self, local: LocalReplica, replica: ReplicaLike, source: Callable[[], Source | None]) -> None:
+        self._local, self._replica, self._source = local, replica, source
 
     def update(self, desired: Desired) -> None:
         self._desired = desired
 
     def stop_serving(self) -> None:
-        self._local = self._role = None
+        self._local = self._replica = None
 
     def close(self) -> None:
         if self._server is not None:
@@ -73,10 +67,10 @@ class Exports:
         known = volume == self._uid and kind in ("mirror", "replica", "frozen")
         if not known or not self._may_open(kind, peer):
             raise NotFound("NOT_FOUND", f"there is no export {name!r} for you here.")
-        if self._local is None or self._role is None or self._desired is None:
+        if self._local is None or self._replica is None or self._desired is None:
             raise Unavailable("NOT_READY", "this host does not serve the volume now: try again.")
         if kind == "mirror":
-            return self._open_mirror(detail)
+            return self._open_mirror(detail, peer)
         if kind == "replica":
             return ReplicaExport(self._loop, self._local, self._source)
         return self._open_frozen(detail)
@@ -85,17 +79,24 @@ class Exports:
         if peer is None:
             return True
         if peer.role == "host":
-            return self._desired is None or peer.name == self._desired.peer.host_id
+            return self._desired is None or peer.name in self._others()
         return kind != "mirror" and peer.role in READERS
 
-    def _open_mirror(self, epoch: str) -> Export:
+    def _others(self) -> tuple[str, ...]:
+        return tuple(one.host_id for one in self._desired.peers) if self._desired else ()
+
+    def _open_mirror(self, epoch: str, peer: PeerIdentity | None) -> Export:
+        assert self._desired is not None and self._replica is not None
+        if not (epoch.isascii() and epoch.isdigit()):
+            raise StaleEpoch(f"{epoch!r} is no epoch.")
+        # In clear nobody proves who it is; only a primary opens this, and only one host is.
+        return self._replica.open_session(peer.name if peer else self._primary(), int(epoch))
+
+    def _primary(self) -> str:
         assert self._desired is not None
-        wanted = self._desired
-        if not isinstance(self._role, MirrorRole):
-            raise StaleEpoch(f"this host is not the mirror in epoch {wanted.epoch}.")
-        if epoch != str(wanted.epoch):
-            raise StaleEpoch(f"epoch {epoch} is not the one that this host knows, {wanted.epoch}.")
-        return self._role.session()
+        others = self._others()
+        primary = self._desired.primary_host_id
+        return primary if primary in others else next(iter(others), "")
 
     def _open_frozen(self, snapshot_uid: str) -> Export:
         assert self._local is not None and self._desired is not None

@@ -1,24 +1,49 @@
-"""The TCMU ring of a primary: opened when its backstore is there, closed with the role."""
+"""The TCMU ring of a worker: opened when its backstore is there, and kept through every change of role.
+
+A promotion must not close it: a successor resets the ring, which initiators see, and a backstore without a
+server hangs whatever waits for it. What is behind the ring changes instead: the replica's device, which stays
+the same object in all roles, or nothing, while there is no replica (then this path refuses).
+"""
 
 import logging
+from collections.abc import Callable
 
-from holdfast.base.device import Device
+from holdfast.base.device import Device, Outcome, Request
 from holdfast.base.errors import HoldfastError
 from holdfast.base.loop import Loop
-from holdfast.target.control import DesiredRing
+from holdfast.target.control import Desired, DesiredRing
 from holdfast.target.executor import RingServer
-from holdfast.target.uio import open_uio
+from holdfast.target.paths import port_groups
+from holdfast.target.roles import PRIMARY
+from holdfast.target.scsi.unit import POWER_ON, STANDBY, UNAVAILABLE, PortGroup, Unit
+from holdfast.target.uio import Uio, open_uio
 
 log = logging.getLogger(__name__)
+
+
+class NoReplica:
+    """What is behind the ring while this host has nothing to serve from."""
+
+    size_bytes = 0
+
+    def submit(self, request: Request) -> None:
+        request.done(Outcome.STANDBY)
 
 
 class Ring:
     """Loop thread only."""
 
-    def __init__(self, loop: Loop, device: Device, volume_uid: str) -> None:
+    def __init__(
+        self, loop: Loop, volume_uid: str, open_device: Callable[[str, str], Uio] = open_uio
+    ) -> None:
         self._loop = loop
-        self._device = device
         self._uid = volume_uid
+        self._open_device = open_device
+        self._device: Device = NoReplica()
+        self._empty = True
+        self._unit: Unit | None = None
+        self._active = False
+        self._cold_epoch = 0
         self._served: DesiredRing | None = None
         self._server: RingServer | None = None
         self.trouble = ""
@@ -27,24 +52,66 @@ class Ring:
     def is_open(self) -> bool:
         return self._server is not None
 
-    def apply(self, wanted: DesiredRing | None) -> None:
-        """Serve `wanted`, and nothing else."""
+    @property
+    def open_commands(self) -> int:
+        return self._server.open_commands if self._server is not None else 0
+
+    def serve_from(self, device: Device | None) -> None:
+        """Commands go to `device` from now on; what the one before had under way, it ends."""
+        self._device, self._empty = device or NoReplica(), device is None
+        self._active = self._active and not self._empty
+        if self._server is not None:
+            self._server.device = self._device
+
+    @property
+    def is_active(self) -> bool:
+        """This path is shown as the active one."""
+        return self._active
+
+    def apply(self, desired: Desired, leads: bool) -> None:
+        """Show the volume as `desired` has it, and serve its ring and nothing else.
+
+        Args:
+            leads: the replica is the primary by now. Shown as active before that, the path would be tried,
+                refuse, and be left alone by initiators until their next look.
+        """
+        self._active = desired.role == PRIMARY and (leads or self._active)
+        self._show(desired)
+        wanted = desired.ring
         if wanted == self._served and (self._server is not None) == (wanted is not None):
             return
         self.close()
         self._served = wanted
-        if wanted is None:
+        if wanted is None or self._unit is None:
             return
         try:
-            self._server = RingServer(
-                self._loop, open_uio(wanted.configfs, wanted.uio), self._device, self._uid
-            )
+            opened = self._open_device(wanted.configfs, wanted.uio)
+            self._server = RingServer(self._loop, opened, self._device, self._unit)
         except HoldfastError as error:
             self.trouble = error.message
             log.error("%s", error)
+
+    def _show(self, desired: Desired) -> None:
+        groups, here = port_groups(desired)
+        if desired.role == PRIMARY and not self._active:
+            groups = _with_state(groups, here, UNAVAILABLE if self._empty else STANDBY)
+        if self._unit is None:
+            self._unit = Unit(self._uid, desired.size_bytes, groups=groups, here=here)
+        else:
+            self._unit = self._unit.with_groups(groups, here)
+        if desired.cold and self._active and desired.epoch != self._cold_epoch:
+            self._cold_epoch = desired.epoch
+            self._unit.attentions.establish(*POWER_ON)
+        if self._server is not None:
+            self._server.unit = self._unit
 
     def close(self) -> None:
         self.trouble = ""
         if self._server is not None:
             self._server.close()
             self._server = None
+
+
+def _with_state(groups: tuple[PortGroup, ...], here: int, state: int) -> tuple[PortGroup, ...]:
+    own = groups[here]
+    return (*groups[:here], PortGroup(own.group, own.relative_port, state), *groups[here + 1 :])

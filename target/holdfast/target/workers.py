@@ -132,6 +132,10 @@ class Worker:
             log.warning("worker %d does not end: killing it", self.pid)
             self._signal(signal.SIGKILL)
 
+    def kill(self) -> None:
+        """End it now, also if it is stopped. Its successor begins with an empty ring."""
+        self._signal(signal.SIGKILL)
+
     def close(self) -> None:
         """Let go of it, dead or alive."""
         if self.pidfd >= 0:

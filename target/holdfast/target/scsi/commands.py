@@ -10,7 +10,7 @@ from typing import Protocol
 
 from holdfast.base.device import Op
 from holdfast.target.scsi import inquiry, mode, provisioning, state, transfer
-from holdfast.target.scsi.plan import Plan, good, refused
+from holdfast.target.scsi.plan import Answer, Plan, Steps, good, refused
 from holdfast.target.scsi.status import (
     INVALID_FIELD_IN_CDB,
     INVALID_OPCODE,
@@ -39,6 +39,13 @@ class Entry:
     service_action: int | None = None
     despite_attention: bool = False
     """Done although a unit attention waits (SAM-5 5.14)."""
+    any_path: bool = False
+    """Done on a standby or unavailable path too: what LIO's core_alua_state_standby lets pass, and with it
+    REPORT SUPPORTED OPERATION CODES and MODE SENSE (10). Linux asks those when a path is found, and would
+    take a path that refuses for a disk without WRITE SAME. On an unavailable path LIO lets less pass; READ
+    CAPACITY must, or Linux makes a disk of no size of a path that is found while its host is being brought
+    up to date, and never looks again.
+    """
 
 
 _10, _12, _16 = transfer.FIELDS_10, transfer.FIELDS_12, transfer.FIELDS_16
@@ -78,31 +85,31 @@ def _descriptor(entry: Entry, timeouts: bytes) -> bytes:
 
 ENTRIES = (
     Entry(0x00, "000000000004", state.test_unit_ready),
-    Entry(0x03, "03010000ff04", state.request_sense, despite_attention=True),
+    Entry(0x03, "03010000ff04", state.request_sense, despite_attention=True, any_path=True),
     Entry(0x08, "081fffffff04", transfer.transfer_6(_READ)),
     Entry(0x0A, "0a1fffffff04", transfer.transfer_6(_WRITE)),
-    Entry(0x12, "1201ffffff04", inquiry.inquiry, despite_attention=True),
-    Entry(0x15, "15110000ff04", None, mode.mode_select_6),
-    Entry(0x1A, "1a08ffffff04", mode.mode_sense_6),
+    Entry(0x12, "1201ffffff04", inquiry.inquiry, despite_attention=True, any_path=True),
+    Entry(0x15, "15110000ff04", None, mode.mode_select_6, any_path=True),
+    Entry(0x1A, "1a08ffffff04", mode.mode_sense_6, any_path=True),
     Entry(0x1B, "1b010000f304", state.start_stop_unit),
-    Entry(0x25, "25000000000000000004", state.read_capacity_10),
+    Entry(0x25, "25000000000000000004", state.read_capacity_10, any_path=True),
     Entry(0x28, "28f8ffffffff00ffff04", transfer.transfer(_READ, _10)),
     Entry(0x2A, "2af8ffffffff00ffff04", transfer.transfer(_WRITE, _10)),
     Entry(0x2F, "2ff6ffffffff00ffff04", None, partial(transfer.verify, _10)),
     Entry(0x35, "3506ffffffff00ffff04", partial(transfer.synchronize_cache, _10)),
     Entry(0x41, "41fcffffffff00ffff04", None, partial(provisioning.write_same, _10, False)),
     Entry(0x42, "42010000000000ffff04", None, provisioning.unmap),
-    Entry(0x55, "55110000000000ffff04", None, mode.mode_select_10),
-    Entry(0x5A, "5a18ffff000000ffff04", mode.mode_sense_10),
+    Entry(0x55, "55110000000000ffff04", None, mode.mode_select_10, any_path=True),
+    Entry(0x5A, "5a18ffff000000ffff04", mode.mode_sense_10, any_path=True),
     Entry(0x88, "88f8ffffffffffffffffffffffff0004", transfer.transfer(_READ, _16)),
     Entry(0x89, "89f8ffffffffffffffff000000ff0004", transfer.compare_and_write),
     Entry(0x8A, "8af8ffffffffffffffffffffffff0004", transfer.transfer(_WRITE, _16)),
     Entry(0x8F, "8ff6ffffffffffffffffffffffff0004", None, partial(transfer.verify, _16)),
     Entry(0x91, "9106ffffffffffffffffffffffff0004", partial(transfer.synchronize_cache, _16)),
     Entry(0x93, "93f9ffffffffffffffffffffffff0004", None, partial(provisioning.write_same, _16, True)),
-    Entry(0x9E, "9e100000000000000000ffffffff0004", state.read_capacity_16, None, 0x10),
-    Entry(0xA3, "a3ea00000000ffffffff0004", state.report_target_port_groups, None, 0x0A),
-    Entry(0xA3, "a30c87ffffffffffffff0004", _report_supported, None, 0x0C),
+    Entry(0x9E, "9e100000000000000000ffffffff0004", state.read_capacity_16, None, 0x10, any_path=True),
+    Entry(0xA3, "a3ea00000000ffffffff0004", state.report_target_port_groups, None, 0x0A, any_path=True),
+    Entry(0xA3, "a30c87ffffffffffffff0004", _report_supported, None, 0x0C, any_path=True),
     Entry(0xA8, "a8f8ffffffffffffffff0004", transfer.transfer(_READ, _12)),
     Entry(0xAA, "aaf8ffffffffffffffff0004", transfer.transfer(_WRITE, _12)),
 )
@@ -130,6 +137,20 @@ def plan(cdb: bytes, unit: Unit, parameters: Callable[[], bytes]) -> Plan:
         return refused(sense(UNIT_ATTENTION, *attention))
     if entry is None:
         return refused(INVALID_OPCODE)
+    if entry.plan is not None and not unit.path_sense:
+        return entry.plan(cdb, unit)
+    wanted = _planned(entry, cdb, unit, parameters)
+    return wanted if entry.any_path or not unit.path_sense else _on_another_path(wanted, unit)
+
+
+def _on_another_path(wanted: Plan, unit: Unit) -> Plan:
+    """Only what the device itself refuses, and counts, goes on to it: what reads or changes the medium."""
+    if isinstance(wanted, Answer) or (isinstance(wanted, Steps) and not wanted.steps):
+        return refused(unit.path_sense)
+    return wanted
+
+
+def _planned(entry: Entry, cdb: bytes, unit: Unit, parameters: Callable[[], bytes]) -> Plan:
     if entry.plan is not None:
         return entry.plan(cdb, unit)
     assert entry.plan_with_parameters is not None

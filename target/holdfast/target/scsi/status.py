@@ -7,6 +7,7 @@ CHECK_CONDITION = 0x02
 BUSY = 0x08
 
 NO_SENSE = 0x0
+NOT_READY = 0x2
 MEDIUM_ERROR = 0x3
 ILLEGAL_REQUEST = 0x5
 UNIT_ATTENTION = 0x6
@@ -43,6 +44,10 @@ SAVING_NOT_SUPPORTED = sense(ILLEGAL_REQUEST, 0x39, 0x00)
 READ_FAILED = sense(MEDIUM_ERROR, 0x11, 0x00)
 WRITE_FAILED = sense(MEDIUM_ERROR, 0x0C, 0x00)
 WRITE_PROTECTED = sense(DATA_PROTECT, 0x27, 0x00)
+PATH_STANDBY = sense(NOT_READY, 0x04, 0x0B)
+"""LOGICAL UNIT NOT ACCESSIBLE, TARGET PORT IN STANDBY STATE (SPC-4 5.15.2.4.4)."""
+PATH_UNAVAILABLE = sense(NOT_READY, 0x04, 0x0C)
+"""LOGICAL UNIT NOT ACCESSIBLE, TARGET PORT IN UNAVAILABLE STATE (SPC-4 5.15.2.4.5)."""
 NO_SPACE = sense(DATA_PROTECT, 0x27, 0x07)
 """SPACE ALLOCATION FAILED WRITE PROTECT (SBC-3 4.7.3.6)."""
 
@@ -51,6 +56,7 @@ def of_outcome(outcome: Outcome, reading: bool, miscompare_offset: int = 0) -> t
     """The status and sense that an initiator gets for a device's outcome.
 
     STALE_EPOCH is BUSY: the initiator tries again, here in vain or on the host that owns the volume by then.
+    STANDBY sends it to another path; a unit whose path is unavailable says that instead (executor.py).
     """
     if outcome is Outcome.OK:
         return GOOD, b""
@@ -60,6 +66,7 @@ def of_outcome(outcome: Outcome, reading: bool, miscompare_offset: int = 0) -> t
         # SBC-3 5.2: where in the Data-Out Buffer the first difference is.
         return CHECK_CONDITION, sense(MISCOMPARE, 0x1D, 0x00, miscompare_offset)
     return CHECK_CONDITION, {
+        Outcome.STANDBY: PATH_STANDBY,
         Outcome.NO_SPACE: NO_SPACE,
         Outcome.READ_ONLY: WRITE_PROTECTED,
         Outcome.INVALID: LBA_OUT_OF_RANGE,

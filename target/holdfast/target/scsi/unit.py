@@ -1,10 +1,11 @@
 """What a logical unit is, as far as its SCSI commands must know."""
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from holdfast.base import ids
 from holdfast.base.limits import BLOCK_BYTES, KIB, MIB
+from holdfast.target.scsi.status import PATH_STANDBY, PATH_UNAVAILABLE
 
 LOGICAL_BLOCK_BYTES = 512
 BLOCKS_PER_PHYSICAL_EXPONENT = 3
@@ -23,6 +24,10 @@ PARAMETERS_MAX_BYTES = TRANSFER_MAX_BYTES
 ACTIVE_OPTIMIZED = 0x0
 STANDBY = 0x2
 UNAVAILABLE = 0x3
+STATES_CHANGED = (0x2A, 0x06)
+"""ASYMMETRIC ACCESS STATE CHANGED."""
+POWER_ON = (0x29, 0x00)
+"""POWER ON, RESET, OR BUS DEVICE RESET OCCURRED: what was not flushed may be lost."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +42,15 @@ class PortGroup:
 class UnitAttentions:
     """Conditions that the next command reports instead of being done (SAM-5 5.14).
 
-    The ring does not say from which initiator a command came: each condition is told once, to whoever
-    comes first. To tell every initiator, drop the sessions.
+    The ring does not say from which initiator a command came, so each condition is told once, to whoever
+    comes first. With one initiator, which is what a volume has unless `multi_attach` says otherwise, that is
+    exact but for its sessions: it may have several, and one is told. Telling a condition several times does
+    not help: the same initiator may take them all, and Linux starts its path check anew at each.
+
+    Who must not miss it is told otherwise. Of changed states (2A/06) everybody learns at the next command:
+    a standby path refuses with 02/04/0B, and a path checker's TEST UNIT READY or REPORT TARGET PORT GROUPS
+    finds what is so; the attention only makes that sooner. Of a lost cache (29/00) everybody must learn, so
+    the agent ends every session at such a start (lio_plan.py), which an initiator cannot overlook.
     """
 
     MAX = 16
@@ -71,9 +83,20 @@ class Unit:
     attentions: UnitAttentions = field(default_factory=UnitAttentions)
     blocks: int = field(init=False)
     """Logical blocks. Here, not a property: every command asks."""
+    path_sense: bytes = field(init=False)
+    """What a command that needs the active path is refused with here; empty where this path is active."""
 
     def __post_init__(self) -> None:
         self.blocks = self.size_bytes // LOGICAL_BLOCK_BYTES
+        state = self.groups[self.here].state
+        self.path_sense = {STANDBY: PATH_STANDBY, UNAVAILABLE: PATH_UNAVAILABLE}.get(state, b"")
+
+    def with_groups(self, groups: tuple[PortGroup, ...], here: int) -> "Unit":
+        """The unit after a change of roles; the same one if nothing has changed. It shares `attentions`."""
+        if (groups, here) == (self.groups, self.here):
+            return self
+        self.attentions.establish(*STATES_CHANGED)
+        return replace(self, groups=groups, here=here)
 
     @property
     def serial(self) -> bytes:

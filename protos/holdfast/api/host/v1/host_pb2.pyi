@@ -8,6 +8,7 @@ import collections.abc
 import google.protobuf.descriptor
 import google.protobuf.internal.containers
 import google.protobuf.message
+import google.protobuf.timestamp_pb2
 import typing
 
 DESCRIPTOR: google.protobuf.descriptor.FileDescriptor
@@ -26,6 +27,9 @@ class Host(google.protobuf.message.Message):
     VOLUME_COUNT_FIELD_NUMBER: builtins.int
     EXPORTS_FIELD_NUMBER: builtins.int
     EXPORTS_MESSAGE_FIELD_NUMBER: builtins.int
+    LOST_TIME_FIELD_NUMBER: builtins.int
+    DRAINING_FIELD_NUMBER: builtins.int
+    DRAIN_REASON_FIELD_NUMBER: builtins.int
     host_id: builtins.str
     boot_id: builtins.str
     live: builtins.bool
@@ -37,6 +41,13 @@ class Host(google.protobuf.message.Message):
     volume_count: builtins.int
     exports: builtins.bool
     exports_message: builtins.str
+    draining: builtins.bool
+    drain_reason: builtins.str
+    """Why the draining does not go on, one sentence; empty while it does."""
+    @property
+    def lost_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """Its lease was found to be gone then; absent while it lives."""
+
     def __init__(
         self,
         *,
@@ -50,8 +61,12 @@ class Host(google.protobuf.message.Message):
         volume_count: builtins.int = ...,
         exports: builtins.bool = ...,
         exports_message: builtins.str = ...,
+        lost_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        draining: builtins.bool = ...,
+        drain_reason: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["address", b"address", "allocated_bytes", b"allocated_bytes", "boot_id", b"boot_id", "capacity_bytes", b"capacity_bytes", "exports", b"exports", "exports_message", b"exports_message", "host_id", b"host_id", "live", b"live", "portal", b"portal", "volume_count", b"volume_count"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["lost_time", b"lost_time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["address", b"address", "allocated_bytes", b"allocated_bytes", "boot_id", b"boot_id", "capacity_bytes", b"capacity_bytes", "drain_reason", b"drain_reason", "draining", b"draining", "exports", b"exports", "exports_message", b"exports_message", "host_id", b"host_id", "live", b"live", "lost_time", b"lost_time", "portal", b"portal", "volume_count", b"volume_count"]) -> None: ...
 
 global___Host = Host
 
@@ -129,13 +144,19 @@ class DeleteHostRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     HOST_ID_FIELD_NUMBER: builtins.int
+    GONE_FIELD_NUMBER: builtins.int
     host_id: builtins.str
+    gone: builtins.bool
+    """It will never come back: what only waits for it to clean up is forgotten, deletions that wait for it are
+    finished, and copies there that lack writes are given up. IN_USE while a volume needs its copy.
+    """
     def __init__(
         self,
         *,
         host_id: builtins.str = ...,
+        gone: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["host_id", b"host_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["gone", b"gone", "host_id", b"host_id"]) -> None: ...
 
 global___DeleteHostRequest = DeleteHostRequest
 
@@ -153,3 +174,64 @@ class DeleteHostResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["changed", b"changed"]) -> None: ...
 
 global___DeleteHostResponse = DeleteHostResponse
+
+@typing.final
+class DrainHostRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    HOST_ID_FIELD_NUMBER: builtins.int
+    host_id: builtins.str
+    def __init__(
+        self,
+        *,
+        host_id: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["host_id", b"host_id"]) -> None: ...
+
+global___DrainHostRequest = DrainHostRequest
+
+@typing.final
+class DrainHostResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CHANGED_FIELD_NUMBER: builtins.int
+    changed: builtins.bool
+    """False when it was being drained."""
+    def __init__(
+        self,
+        *,
+        changed: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["changed", b"changed"]) -> None: ...
+
+global___DrainHostResponse = DrainHostResponse
+
+@typing.final
+class UndrainHostRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    HOST_ID_FIELD_NUMBER: builtins.int
+    host_id: builtins.str
+    def __init__(
+        self,
+        *,
+        host_id: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["host_id", b"host_id"]) -> None: ...
+
+global___UndrainHostRequest = UndrainHostRequest
+
+@typing.final
+class UndrainHostResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CHANGED_FIELD_NUMBER: builtins.int
+    changed: builtins.bool
+    def __init__(
+        self,
+        *,
+        changed: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["changed", b"changed"]) -> None: ...
+
+global___UndrainHostResponse = UndrainHostResponse

@@ -51,6 +51,16 @@ class HostServiceStub(object):
                 request_serializer=holdfast_dot_api_dot_host_dot_v1_dot_host__pb2.DeleteHostRequest.SerializeToString,
                 response_deserializer=holdfast_dot_api_dot_host_dot_v1_dot_host__pb2.DeleteHostResponse.FromString,
                 _registered_method=True)
+        self.DrainHost = channel.unary_unary(
+                '/holdfast.api.host.v1.HostService/DrainHost',
+                request_serializer=holdfast_dot_api_dot_host_dot_v1_dot_host__pb2.DrainHostRequest.SerializeToString,
+                response_deserializer=holdfast_dot_api_dot_host_dot_v1_dot_host__pb2.DrainHostResponse.FromString,
+                _registered_method=True)
+        self.UndrainHost = channel.unary_unary(
+                '/holdfast.api.host.v1.HostService/UndrainHost',
+                request_serializer=holdfast_dot_api_dot_host_dot_v1_dot_host__pb2.UndrainHostRequest.SerializeToString,
+                response_deserializer=holdfast_dot_api_dot_host_dot_v1_dot_host__pb2.UndrainHostResponse.FromString,
+                _registered_method=True)
 
 
 class HostServiceServicer(object):
@@ -74,8 +84,23 @@ class HostServiceServicer(object):
     def DeleteHost(self, request, context):
         """Errors:
         NOT_FOUND           NOT_FOUND  no such host
-        FAILED_PRECONDITION IN_USE     volumes are assigned to it: move or delete them
+        FAILED_PRECONDITION IN_USE     volumes are assigned to it: drain it, or see `gone`
         FAILED_PRECONDITION ALIVE      its agent still runs: stop it first
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DrainHost(self, request, context):
+        """Move everything off a host, without an I/O error; it gets nothing new. Follow Host.volume_count and
+        drain_reason. NOT_FOUND NOT_FOUND: no such host.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UndrainHost(self, request, context):
+        """Let it hold volumes again. What has moved stays where it is. NOT_FOUND NOT_FOUND: no such host.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -98,6 +123,16 @@ def add_HostServiceServicer_to_server(servicer, server):
                     servicer.DeleteHost,
                     request_deserializer=holdfast_dot_api_dot_host_dot_v1_dot_host__pb2.DeleteHostRequest.FromString,
                     response_serializer=holdfast_dot_api_dot_host_dot_v1_dot_host__pb2.DeleteHostResponse.SerializeToString,
+            ),
+            'DrainHost': grpc.unary_unary_rpc_method_handler(
+                    servicer.DrainHost,
+                    request_deserializer=holdfast_dot_api_dot_host_dot_v1_dot_host__pb2.DrainHostRequest.FromString,
+                    response_serializer=holdfast_dot_api_dot_host_dot_v1_dot_host__pb2.DrainHostResponse.SerializeToString,
+            ),
+            'UndrainHost': grpc.unary_unary_rpc_method_handler(
+                    servicer.UndrainHost,
+                    request_deserializer=holdfast_dot_api_dot_host_dot_v1_dot_host__pb2.UndrainHostRequest.FromString,
+                    response_serializer=holdfast_dot_api_dot_host_dot_v1_dot_host__pb2.UndrainHostResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -183,6 +218,60 @@ class HostService(object):
             '/holdfast.api.host.v1.HostService/DeleteHost',
             holdfast_dot_api_dot_host_dot_v1_dot_host__pb2.DeleteHostRequest.SerializeToString,
             holdfast_dot_api_dot_host_dot_v1_dot_host__pb2.DeleteHostResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DrainHost(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/holdfast.api.host.v1.HostService/DrainHost',
+            holdfast_dot_api_dot_host_dot_v1_dot_host__pb2.DrainHostRequest.SerializeToString,
+            holdfast_dot_api_dot_host_dot_v1_dot_host__pb2.DrainHostResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UndrainHost(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/holdfast.api.host.v1.HostService/UndrainHost',
+            holdfast_dot_api_dot_host_dot_v1_dot_host__pb2.UndrainHostRequest.SerializeToString,
+            holdfast_dot_api_dot_host_dot_v1_dot_host__pb2.UndrainHostResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -40,9 +40,23 @@ class HostServiceStub:
     ]
     """Errors:
       NOT_FOUND           NOT_FOUND  no such host
-      FAILED_PRECONDITION IN_USE     volumes are assigned to it: move or delete them
+      FAILED_PRECONDITION IN_USE     volumes are assigned to it: drain it, or see `gone`
       FAILED_PRECONDITION ALIVE      its agent still runs: stop it first
     """
+
+    DrainHost: grpc.UnaryUnaryMultiCallable[
+        holdfast.api.host.v1.host_pb2.DrainHostRequest,
+        holdfast.api.host.v1.host_pb2.DrainHostResponse,
+    ]
+    """Move everything off a host, without an I/O error; it gets nothing new. Follow Host.volume_count and
+    drain_reason. NOT_FOUND NOT_FOUND: no such host.
+    """
+
+    UndrainHost: grpc.UnaryUnaryMultiCallable[
+        holdfast.api.host.v1.host_pb2.UndrainHostRequest,
+        holdfast.api.host.v1.host_pb2.UndrainHostResponse,
+    ]
+    """Let it hold volumes again. What has moved stays where it is. NOT_FOUND NOT_FOUND: no such host."""
 
 class HostServiceAsyncStub:
     """Storage hosts, as an operator sees them. A host registers itself: its agent does, with a host
@@ -66,9 +80,23 @@ class HostServiceAsyncStub:
     ]
     """Errors:
       NOT_FOUND           NOT_FOUND  no such host
-      FAILED_PRECONDITION IN_USE     volumes are assigned to it: move or delete them
+      FAILED_PRECONDITION IN_USE     volumes are assigned to it: drain it, or see `gone`
       FAILED_PRECONDITION ALIVE      its agent still runs: stop it first
     """
+
+    DrainHost: grpc.aio.UnaryUnaryMultiCallable[
+        holdfast.api.host.v1.host_pb2.DrainHostRequest,
+        holdfast.api.host.v1.host_pb2.DrainHostResponse,
+    ]
+    """Move everything off a host, without an I/O error; it gets nothing new. Follow Host.volume_count and
+    drain_reason. NOT_FOUND NOT_FOUND: no such host.
+    """
+
+    UndrainHost: grpc.aio.UnaryUnaryMultiCallable[
+        holdfast.api.host.v1.host_pb2.UndrainHostRequest,
+        holdfast.api.host.v1.host_pb2.UndrainHostResponse,
+    ]
+    """Let it hold volumes again. What has moved stays where it is. NOT_FOUND NOT_FOUND: no such host."""
 
 class HostServiceServicer(metaclass=abc.ABCMeta):
     """Storage hosts, as an operator sees them. A host registers itself: its agent does, with a host
@@ -98,8 +126,26 @@ class HostServiceServicer(metaclass=abc.ABCMeta):
     ) -> typing.Union[holdfast.api.host.v1.host_pb2.DeleteHostResponse, collections.abc.Awaitable[holdfast.api.host.v1.host_pb2.DeleteHostResponse]]:
         """Errors:
           NOT_FOUND           NOT_FOUND  no such host
-          FAILED_PRECONDITION IN_USE     volumes are assigned to it: move or delete them
+          FAILED_PRECONDITION IN_USE     volumes are assigned to it: drain it, or see `gone`
           FAILED_PRECONDITION ALIVE      its agent still runs: stop it first
         """
+
+    @abc.abstractmethod
+    def DrainHost(
+        self,
+        request: holdfast.api.host.v1.host_pb2.DrainHostRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[holdfast.api.host.v1.host_pb2.DrainHostResponse, collections.abc.Awaitable[holdfast.api.host.v1.host_pb2.DrainHostResponse]]:
+        """Move everything off a host, without an I/O error; it gets nothing new. Follow Host.volume_count and
+        drain_reason. NOT_FOUND NOT_FOUND: no such host.
+        """
+
+    @abc.abstractmethod
+    def UndrainHost(
+        self,
+        request: holdfast.api.host.v1.host_pb2.UndrainHostRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[holdfast.api.host.v1.host_pb2.UndrainHostResponse, collections.abc.Awaitable[holdfast.api.host.v1.host_pb2.UndrainHostResponse]]:
+        """Let it hold volumes again. What has moved stays where it is. NOT_FOUND NOT_FOUND: no such host."""
 
 def add_HostServiceServicer_to_server(servicer: HostServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -77,6 +77,29 @@ HEALTH_STATE_UNAVAILABLE: HealthState.ValueType  # 3
 """Not serving now. `reason` and `message` say why, and what to do."""
 global___HealthState = HealthState
 
+class _VerifyState:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _VerifyStateEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_VerifyState.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    VERIFY_STATE_UNSPECIFIED: _VerifyState.ValueType  # 0
+    VERIFY_STATE_RUNNING: _VerifyState.ValueType  # 1
+    VERIFY_STATE_DONE: _VerifyState.ValueType  # 2
+    """All of it was compared; what differed was repaired."""
+    VERIFY_STATE_FAILED: _VerifyState.ValueType  # 3
+    """It was interrupted: `reason` says by what. Ask again."""
+
+class VerifyState(_VerifyState, metaclass=_VerifyStateEnumTypeWrapper): ...
+
+VERIFY_STATE_UNSPECIFIED: VerifyState.ValueType  # 0
+VERIFY_STATE_RUNNING: VerifyState.ValueType  # 1
+VERIFY_STATE_DONE: VerifyState.ValueType  # 2
+"""All of it was compared; what differed was repaired."""
+VERIFY_STATE_FAILED: VerifyState.ValueType  # 3
+"""It was interrupted: `reason` says by what. Ask again."""
+global___VerifyState = VerifyState
+
 class _AttachmentState:
     ValueType = typing.NewType("ValueType", builtins.int)
     V: typing_extensions.TypeAlias = ValueType
@@ -144,12 +167,18 @@ class _RoleEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeW
     ROLE_UNSPECIFIED: _Role.ValueType  # 0
     ROLE_PRIMARY: _Role.ValueType  # 1
     ROLE_MIRROR: _Role.ValueType  # 2
+    """In sync with the primary."""
+    ROLE_JOINER: _Role.ValueType  # 3
+    """Not in sync: it is brought up to date by the primary, and serves nobody until it is."""
 
 class Role(_Role, metaclass=_RoleEnumTypeWrapper): ...
 
 ROLE_UNSPECIFIED: Role.ValueType  # 0
 ROLE_PRIMARY: Role.ValueType  # 1
 ROLE_MIRROR: Role.ValueType  # 2
+"""In sync with the primary."""
+ROLE_JOINER: Role.ValueType  # 3
+"""Not in sync: it is brought up to date by the primary, and serves nobody until it is."""
 global___Role = Role
 
 @typing.final
@@ -175,7 +204,9 @@ global___NameRecord = NameRecord
 
 @typing.final
 class VolumeHealth(google.protobuf.message.Message):
-    """What the primary's agent last reported. Written when it changes, not on a timer."""
+    """What the primary's agent last reported; or the control plane, while no host can be the primary
+    (reason LAST_COPY_AWAY). Written when it changes, not on a timer.
+    """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -225,6 +256,13 @@ class VolumeRecord(google.protobuf.message.Message):
     BASE_GENERATION_FIELD_NUMBER: builtins.int
     TARGET_IQN_FIELD_NUMBER: builtins.int
     NAA_FIELD_NUMBER: builtins.int
+    NEEDS_MIRROR_FIELD_NUMBER: builtins.int
+    SYNC_REMAINING_BYTES_FIELD_NUMBER: builtins.int
+    SYNC_TOTAL_BYTES_FIELD_NUMBER: builtins.int
+    SYNC_RATE_BYTES_S_FIELD_NUMBER: builtins.int
+    VERIFY_FIELD_NUMBER: builtins.int
+    REPORTED_HEALTH_FIELD_NUMBER: builtins.int
+    REPAIR_REASON_FIELD_NUMBER: builtins.int
     uid: builtins.str
     volume_id: builtins.str
     owner: builtins.str
@@ -243,12 +281,26 @@ class VolumeRecord(google.protobuf.message.Message):
     """The newest COMPLETED snapshot, and the generation that its freeze opened: the next one's base."""
     base_generation: builtins.int
     target_iqn: builtins.str
-    """iqn.…:<uid>, and the NAA identifier in hexadecimal: the same on both hosts."""
+    """iqn.…:<uid>, and the NAA identifier in hexadecimal: the same on all hosts."""
     naa: builtins.str
+    needs_mirror: builtins.bool
+    """Writes are acknowledged only while two hosts are in sync."""
+    sync_remaining_bytes: builtins.int
+    """Of the joiner that is furthest behind: bytes still to be made equal, of how many, and how fast it goes."""
+    sync_total_bytes: builtins.int
+    sync_rate_bytes_s: builtins.int
+    repair_reason: builtins.str
+    """Why a replica that is gone is not being replaced, one sentence; empty while it is, or need not be."""
     @property
     def create_time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
     @property
     def health(self) -> global___VolumeHealth: ...
+    @property
+    def verify(self) -> global___VerifyStatus: ...
+    @property
+    def reported_health(self) -> global___VolumeHealth:
+        """There only while `health` is the control plane's word (no primary can be): what the agent had said."""
+
     def __init__(
         self,
         *,
@@ -268,11 +320,67 @@ class VolumeRecord(google.protobuf.message.Message):
         base_generation: builtins.int = ...,
         target_iqn: builtins.str = ...,
         naa: builtins.str = ...,
+        needs_mirror: builtins.bool = ...,
+        sync_remaining_bytes: builtins.int = ...,
+        sync_total_bytes: builtins.int = ...,
+        sync_rate_bytes_s: builtins.int = ...,
+        verify: global___VerifyStatus | None = ...,
+        reported_health: global___VolumeHealth | None = ...,
+        repair_reason: builtins.str = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["create_time", b"create_time", "health", b"health"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["base_generation", b"base_generation", "base_snapshot_uid", b"base_snapshot_uid", "create_time", b"create_time", "health", b"health", "hydrate_remaining_bytes", b"hydrate_remaining_bytes", "hydrate_total_bytes", b"hydrate_total_bytes", "multi_attach", b"multi_attach", "naa", b"naa", "origin_snapshot_uid", b"origin_snapshot_uid", "owner", b"owner", "reason", b"reason", "size_bytes", b"size_bytes", "state", b"state", "target_iqn", b"target_iqn", "uid", b"uid", "volume_id", b"volume_id"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["create_time", b"create_time", "health", b"health", "reported_health", b"reported_health", "verify", b"verify"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["base_generation", b"base_generation", "base_snapshot_uid", b"base_snapshot_uid", "create_time", b"create_time", "health", b"health", "hydrate_remaining_bytes", b"hydrate_remaining_bytes", "hydrate_total_bytes", b"hydrate_total_bytes", "multi_attach", b"multi_attach", "naa", b"naa", "needs_mirror", b"needs_mirror", "origin_snapshot_uid", b"origin_snapshot_uid", "owner", b"owner", "reason", b"reason", "repair_reason", b"repair_reason", "reported_health", b"reported_health", "size_bytes", b"size_bytes", "state", b"state", "sync_rate_bytes_s", b"sync_rate_bytes_s", "sync_remaining_bytes", b"sync_remaining_bytes", "sync_total_bytes", b"sync_total_bytes", "target_iqn", b"target_iqn", "uid", b"uid", "verify", b"verify", "volume_id", b"volume_id"]) -> None: ...
 
 global___VolumeRecord = VolumeRecord
+
+@typing.final
+class VerifyStatus(google.protobuf.message.Message):
+    """The newest comparison of a volume's replicas."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REQUEST_FIELD_NUMBER: builtins.int
+    STATE_FIELD_NUMBER: builtins.int
+    DONE_BYTES_FIELD_NUMBER: builtins.int
+    TOTAL_BYTES_FIELD_NUMBER: builtins.int
+    DIFFERING_BYTES_FIELD_NUMBER: builtins.int
+    REPAIRED_BYTES_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    START_TIME_FIELD_NUMBER: builtins.int
+    END_TIME_FIELD_NUMBER: builtins.int
+    RATE_BYTES_S_FIELD_NUMBER: builtins.int
+    request: builtins.int
+    """Its number: each request has a higher one."""
+    state: global___VerifyState.ValueType
+    done_bytes: builtins.int
+    total_bytes: builtins.int
+    differing_bytes: builtins.int
+    """Bytes of the extents that differed, and of those that were made equal to the primary's."""
+    repaired_bytes: builtins.int
+    reason: builtins.str
+    rate_bytes_s: builtins.int
+    @property
+    def start_time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
+    @property
+    def end_time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        request: builtins.int = ...,
+        state: global___VerifyState.ValueType = ...,
+        done_bytes: builtins.int = ...,
+        total_bytes: builtins.int = ...,
+        differing_bytes: builtins.int = ...,
+        repaired_bytes: builtins.int = ...,
+        reason: builtins.str = ...,
+        start_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        end_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        rate_bytes_s: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["end_time", b"end_time", "start_time", b"start_time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["differing_bytes", b"differing_bytes", "done_bytes", b"done_bytes", "end_time", b"end_time", "rate_bytes_s", b"rate_bytes_s", "reason", b"reason", "repaired_bytes", b"repaired_bytes", "request", b"request", "start_time", b"start_time", "state", b"state", "total_bytes", b"total_bytes"]) -> None: ...
+
+global___VerifyStatus = VerifyStatus
 
 @typing.final
 class InSync(google.protobuf.message.Message):
@@ -306,13 +414,36 @@ class ReplicaRecord(google.protobuf.message.Message):
     PRIMARY_HOST_ID_FIELD_NUMBER: builtins.int
     IN_SYNC_FIELD_NUMBER: builtins.int
     JOINING_FIELD_NUMBER: builtins.int
+    HOST_IDS_FIELD_NUMBER: builtins.int
+    WANTED_PRIMARY_HOST_ID_FIELD_NUMBER: builtins.int
+    LEAVING_HOST_ID_FIELD_NUMBER: builtins.int
+    PATH_MOVE_TIME_FIELD_NUMBER: builtins.int
+    FORCED_FIELD_NUMBER: builtins.int
     volume_uid: builtins.str
     epoch: builtins.int
     primary_host_id: builtins.str
+    wanted_primary_host_id: builtins.str
+    """A planned switch: who is to be primary. Gone with the next change of primary."""
+    leaving_host_id: builtins.str
+    """It goes as soon as another host has come in sync."""
     @property
     def in_sync(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___InSync]: ...
     @property
-    def joining(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___InSync]: ...
+    def joining(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___InSync]:
+        """Assigned and not in sync. The boot is the last that is known, or empty."""
+
+    @property
+    def host_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """All hosts that the volume is assigned to: two, or three while one is being replaced."""
+
+    @property
+    def path_move_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """When the volume was last moved because an initiator had lost its path to the primary."""
+
+    @property
+    def forced(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ForcedStart]:
+        """Every forced start, oldest first: data was given up, by whom, and what."""
+
     def __init__(
         self,
         *,
@@ -321,10 +452,49 @@ class ReplicaRecord(google.protobuf.message.Message):
         primary_host_id: builtins.str = ...,
         in_sync: collections.abc.Iterable[global___InSync] | None = ...,
         joining: collections.abc.Iterable[global___InSync] | None = ...,
+        host_ids: collections.abc.Iterable[builtins.str] | None = ...,
+        wanted_primary_host_id: builtins.str = ...,
+        leaving_host_id: builtins.str = ...,
+        path_move_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        forced: collections.abc.Iterable[global___ForcedStart] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["epoch", b"epoch", "in_sync", b"in_sync", "joining", b"joining", "primary_host_id", b"primary_host_id", "volume_uid", b"volume_uid"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["path_move_time", b"path_move_time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["epoch", b"epoch", "forced", b"forced", "host_ids", b"host_ids", "in_sync", b"in_sync", "joining", b"joining", "leaving_host_id", b"leaving_host_id", "path_move_time", b"path_move_time", "primary_host_id", b"primary_host_id", "volume_uid", b"volume_uid", "wanted_primary_host_id", b"wanted_primary_host_id"]) -> None: ...
 
 global___ReplicaRecord = ReplicaRecord
+
+@typing.final
+class ForcedStart(google.protobuf.message.Message):
+    """An operator started a volume from a copy that may lack acknowledged writes."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TIME_FIELD_NUMBER: builtins.int
+    BY_FIELD_NUMBER: builtins.int
+    HOST_ID_FIELD_NUMBER: builtins.int
+    LOSS_FIELD_NUMBER: builtins.int
+    EPOCH_FIELD_NUMBER: builtins.int
+    by: builtins.str
+    host_id: builtins.str
+    loss: builtins.str
+    """What was given up, in the operator's words."""
+    epoch: builtins.int
+    """The epoch that began with it."""
+    @property
+    def time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        by: builtins.str = ...,
+        host_id: builtins.str = ...,
+        loss: builtins.str = ...,
+        epoch: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["time", b"time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["by", b"by", "epoch", b"epoch", "host_id", b"host_id", "loss", b"loss", "time", b"time"]) -> None: ...
+
+global___ForcedStart = ForcedStart
 
 @typing.final
 class SealedSecret(google.protobuf.message.Message):
@@ -366,6 +536,7 @@ class AttachmentRecord(google.protobuf.message.Message):
     CHAP_USER_FIELD_NUMBER: builtins.int
     SECRETS_FIELD_NUMBER: builtins.int
     CREATE_TIME_FIELD_NUMBER: builtins.int
+    READY_HOST_IDS_FIELD_NUMBER: builtins.int
     uid: builtins.str
     attachment_id: builtins.str
     owner: builtins.str
@@ -380,7 +551,7 @@ class AttachmentRecord(google.protobuf.message.Message):
     chap_user: builtins.str
     @property
     def portals(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
-        """"address:port", the primary's first."""
+        """"address:port" of every host that the volume is assigned to, the primary's first."""
 
     @property
     def secrets(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___SealedSecret]:
@@ -388,6 +559,10 @@ class AttachmentRecord(google.protobuf.message.Message):
 
     @property
     def create_time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
+    @property
+    def ready_host_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Hosts that export it to the initiator now."""
+
     def __init__(
         self,
         *,
@@ -405,9 +580,10 @@ class AttachmentRecord(google.protobuf.message.Message):
         chap_user: builtins.str = ...,
         secrets: collections.abc.Iterable[global___SealedSecret] | None = ...,
         create_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        ready_host_ids: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["create_time", b"create_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["attachment_id", b"attachment_id", "chap_user", b"chap_user", "create_time", b"create_time", "initiator_iqn", b"initiator_iqn", "lun", b"lun", "owner", b"owner", "portals", b"portals", "reason", b"reason", "secrets", b"secrets", "state", b"state", "target_iqn", b"target_iqn", "uid", b"uid", "volume_id", b"volume_id", "volume_uid", b"volume_uid"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["attachment_id", b"attachment_id", "chap_user", b"chap_user", "create_time", b"create_time", "initiator_iqn", b"initiator_iqn", "lun", b"lun", "owner", b"owner", "portals", b"portals", "ready_host_ids", b"ready_host_ids", "reason", b"reason", "secrets", b"secrets", "state", b"state", "target_iqn", b"target_iqn", "uid", b"uid", "volume_id", b"volume_id", "volume_uid", b"volume_uid"]) -> None: ...
 
 global___AttachmentRecord = AttachmentRecord
 
@@ -581,6 +757,9 @@ class HostRecord(google.protobuf.message.Message):
     EXPORTS_FIELD_NUMBER: builtins.int
     EXPORTS_MESSAGE_FIELD_NUMBER: builtins.int
     NEXT_NBD_PORT_FIELD_NUMBER: builtins.int
+    DRAINING_FIELD_NUMBER: builtins.int
+    DRAIN_REASON_FIELD_NUMBER: builtins.int
+    LOST_TIME_FIELD_NUMBER: builtins.int
     host_id: builtins.str
     boot_id: builtins.str
     address: builtins.str
@@ -596,6 +775,14 @@ class HostRecord(google.protobuf.message.Message):
     exports_message: builtins.str
     next_nbd_port: builtins.int
     """Ports [nbd_port_first, nbd_port_end) are given to volumes in turn."""
+    draining: builtins.bool
+    """An operator wants it empty: it gets nothing new, and what it has moves away."""
+    drain_reason: builtins.str
+    """Why the move does not go on, one sentence; empty while it does."""
+    @property
+    def lost_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """When its lease was found to be gone; absent while it lives."""
+
     def __init__(
         self,
         *,
@@ -609,10 +796,67 @@ class HostRecord(google.protobuf.message.Message):
         exports: builtins.bool = ...,
         exports_message: builtins.str = ...,
         next_nbd_port: builtins.int = ...,
+        draining: builtins.bool = ...,
+        drain_reason: builtins.str = ...,
+        lost_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["address", b"address", "allocated_bytes", b"allocated_bytes", "boot_id", b"boot_id", "capacity_bytes", b"capacity_bytes", "exports", b"exports", "exports_message", b"exports_message", "host_id", b"host_id", "next_nbd_port", b"next_nbd_port", "portal", b"portal", "seal_public_key", b"seal_public_key"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["lost_time", b"lost_time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["address", b"address", "allocated_bytes", b"allocated_bytes", "boot_id", b"boot_id", "capacity_bytes", b"capacity_bytes", "drain_reason", b"drain_reason", "draining", b"draining", "exports", b"exports", "exports_message", b"exports_message", "host_id", b"host_id", "lost_time", b"lost_time", "next_nbd_port", b"next_nbd_port", "portal", b"portal", "seal_public_key", b"seal_public_key"]) -> None: ...
 
 global___HostRecord = HostRecord
+
+@typing.final
+class Replacement(google.protobuf.message.Message):
+    """A full copy that the control plane has begun, on a host that takes the place of another."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    VOLUME_UID_FIELD_NUMBER: builtins.int
+    GONE_HOST_ID_FIELD_NUMBER: builtins.int
+    NEW_HOST_ID_FIELD_NUMBER: builtins.int
+    FROM_HOST_ID_FIELD_NUMBER: builtins.int
+    START_TIME_FIELD_NUMBER: builtins.int
+    volume_uid: builtins.str
+    gone_host_id: builtins.str
+    """Whose place it takes; empty if the volume had only one host."""
+    new_host_id: builtins.str
+    from_host_id: builtins.str
+    """The primary that it is copied from, as of the start."""
+    @property
+    def start_time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        volume_uid: builtins.str = ...,
+        gone_host_id: builtins.str = ...,
+        new_host_id: builtins.str = ...,
+        from_host_id: builtins.str = ...,
+        start_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["start_time", b"start_time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["from_host_id", b"from_host_id", "gone_host_id", b"gone_host_id", "new_host_id", b"new_host_id", "start_time", b"start_time", "volume_uid", b"volume_uid"]) -> None: ...
+
+global___Replacement = Replacement
+
+@typing.final
+class WardenRecord(google.protobuf.message.Message):
+    """warden: the full copies under way. Each that begins changes it, so that no two copies of the service
+    begin more together than the cluster's limit.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REPLACEMENTS_FIELD_NUMBER: builtins.int
+    @property
+    def replacements(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Replacement]: ...
+    def __init__(
+        self,
+        *,
+        replacements: collections.abc.Iterable[global___Replacement] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["replacements", b"replacements"]) -> None: ...
+
+global___WardenRecord = WardenRecord
 
 @typing.final
 class HostLease(google.protobuf.message.Message):
@@ -679,7 +923,7 @@ global___SnapshotClaim = SnapshotClaim
 
 @typing.final
 class Peer(google.protobuf.message.Message):
-    """The other replica, as this host must reach or recognise it."""
+    """Another replica, as this host must reach or recognise it."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -687,10 +931,16 @@ class Peer(google.protobuf.message.Message):
     BOOT_ID_FIELD_NUMBER: builtins.int
     ADDRESS_FIELD_NUMBER: builtins.int
     NBD_PORT_FIELD_NUMBER: builtins.int
+    PORTAL_FIELD_NUMBER: builtins.int
+    PORTAL_GROUP_FIELD_NUMBER: builtins.int
     host_id: builtins.str
     boot_id: builtins.str
+    """Of the boot that is in sync; empty if it is not."""
     address: builtins.str
     nbd_port: builtins.int
+    portal: builtins.str
+    """"address:port" of its iSCSI portal, and the tag of its portal group for this volume."""
+    portal_group: builtins.int
     def __init__(
         self,
         *,
@@ -698,8 +948,10 @@ class Peer(google.protobuf.message.Message):
         boot_id: builtins.str = ...,
         address: builtins.str = ...,
         nbd_port: builtins.int = ...,
+        portal: builtins.str = ...,
+        portal_group: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["address", b"address", "boot_id", b"boot_id", "host_id", b"host_id", "nbd_port", b"nbd_port"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["address", b"address", "boot_id", b"boot_id", "host_id", b"host_id", "nbd_port", b"nbd_port", "portal", b"portal", "portal_group", b"portal_group"]) -> None: ...
 
 global___Peer = Peer
 
@@ -778,7 +1030,6 @@ class Assignment(google.protobuf.message.Message):
     ROLE_FIELD_NUMBER: builtins.int
     EPOCH_FIELD_NUMBER: builtins.int
     BOOT_ID_FIELD_NUMBER: builtins.int
-    PEER_FIELD_NUMBER: builtins.int
     NBD_PORT_FIELD_NUMBER: builtins.int
     INITIALIZED_FIELD_NUMBER: builtins.int
     DELETING_FIELD_NUMBER: builtins.int
@@ -788,16 +1039,25 @@ class Assignment(google.protobuf.message.Message):
     SNAPSHOTS_FIELD_NUMBER: builtins.int
     ORIGIN_SNAPSHOT_UID_FIELD_NUMBER: builtins.int
     KEEP_GENERATION_FIELD_NUMBER: builtins.int
+    PEERS_FIELD_NUMBER: builtins.int
+    PRIMARY_HOST_ID_FIELD_NUMBER: builtins.int
+    PORTAL_GROUP_FIELD_NUMBER: builtins.int
+    YIELD_TO_HOST_ID_FIELD_NUMBER: builtins.int
+    NEEDS_MIRROR_FIELD_NUMBER: builtins.int
+    COLD_FIELD_NUMBER: builtins.int
+    ACCEPT_HALF_SYNCED_FIELD_NUMBER: builtins.int
+    VERIFY_REQUEST_FIELD_NUMBER: builtins.int
+    VERIFY_RATE_BYTES_S_FIELD_NUMBER: builtins.int
     host_id: builtins.str
     volume_uid: builtins.str
     size_bytes: builtins.int
     role: global___Role.ValueType
     epoch: builtins.int
     boot_id: builtins.str
-    """The boot of this host that is in sync. Another boot may not serve."""
+    """The boot of this host that is in sync. Another boot has lost its memory and is not. Empty for a joiner."""
     nbd_port: builtins.int
     initialized: builtins.bool
-    """False: make the store. True: it must be there; an absent one is never made anew."""
+    """False: make the store. True: it must be there, but for a joiner's, which is made anew if it is absent."""
     deleting: builtins.bool
     """Remove the store, then this key."""
     target_iqn: builtins.str
@@ -806,12 +1066,27 @@ class Assignment(google.protobuf.message.Message):
     """Extents not yet here come from this snapshot."""
     keep_generation: builtins.int
     """`changed` generations below this one are needed by no snapshot to come."""
-    @property
-    def peer(self) -> global___Peer: ...
+    primary_host_id: builtins.str
+    portal_group: builtins.int
+    """The tag of this host's portal group for this volume: another on each host."""
+    yield_to_host_id: builtins.str
+    """To the primary: let go, and hand over to this host."""
+    needs_mirror: builtins.bool
+    cold: builtins.bool
+    """To the primary: its epoch began with a copy whose unflushed writes were lost. Initiators are told."""
+    accept_half_synced: builtins.bool
+    """To the primary: an operator has accepted that this copy was not whole."""
+    verify_request: builtins.int
+    """The number of the newest comparison that was asked for; 0: none. And how fast it may read."""
+    verify_rate_bytes_s: builtins.int
     @property
     def attachments(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___AssignedAttachment]: ...
     @property
     def snapshots(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___AssignedSnapshot]: ...
+    @property
+    def peers(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Peer]:
+        """All other hosts that the volume is assigned to."""
+
     def __init__(
         self,
         *,
@@ -821,7 +1096,6 @@ class Assignment(google.protobuf.message.Message):
         role: global___Role.ValueType = ...,
         epoch: builtins.int = ...,
         boot_id: builtins.str = ...,
-        peer: global___Peer | None = ...,
         nbd_port: builtins.int = ...,
         initialized: builtins.bool = ...,
         deleting: builtins.bool = ...,
@@ -831,8 +1105,16 @@ class Assignment(google.protobuf.message.Message):
         snapshots: collections.abc.Iterable[global___AssignedSnapshot] | None = ...,
         origin_snapshot_uid: builtins.str = ...,
         keep_generation: builtins.int = ...,
+        peers: collections.abc.Iterable[global___Peer] | None = ...,
+        primary_host_id: builtins.str = ...,
+        portal_group: builtins.int = ...,
+        yield_to_host_id: builtins.str = ...,
+        needs_mirror: builtins.bool = ...,
+        cold: builtins.bool = ...,
+        accept_half_synced: builtins.bool = ...,
+        verify_request: builtins.int = ...,
+        verify_rate_bytes_s: builtins.int = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["peer", b"peer"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["attachments", b"attachments", "boot_id", b"boot_id", "deleting", b"deleting", "epoch", b"epoch", "host_id", b"host_id", "initialized", b"initialized", "keep_generation", b"keep_generation", "naa", b"naa", "nbd_port", b"nbd_port", "origin_snapshot_uid", b"origin_snapshot_uid", "peer", b"peer", "role", b"role", "size_bytes", b"size_bytes", "snapshots", b"snapshots", "target_iqn", b"target_iqn", "volume_uid", b"volume_uid"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["accept_half_synced", b"accept_half_synced", "attachments", b"attachments", "boot_id", b"boot_id", "cold", b"cold", "deleting", b"deleting", "epoch", b"epoch", "host_id", b"host_id", "initialized", b"initialized", "keep_generation", b"keep_generation", "naa", b"naa", "nbd_port", b"nbd_port", "needs_mirror", b"needs_mirror", "origin_snapshot_uid", b"origin_snapshot_uid", "peers", b"peers", "portal_group", b"portal_group", "primary_host_id", b"primary_host_id", "role", b"role", "size_bytes", b"size_bytes", "snapshots", b"snapshots", "target_iqn", b"target_iqn", "verify_rate_bytes_s", b"verify_rate_bytes_s", "verify_request", b"verify_request", "volume_uid", b"volume_uid", "yield_to_host_id", b"yield_to_host_id"]) -> None: ...
 
 global___Assignment = Assignment

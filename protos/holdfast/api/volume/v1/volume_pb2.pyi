@@ -36,6 +36,16 @@ class Volume(google.protobuf.message.Message):
     PRIMARY_HOST_ID_FIELD_NUMBER: builtins.int
     IN_SYNC_HOST_IDS_FIELD_NUMBER: builtins.int
     TARGET_IQN_FIELD_NUMBER: builtins.int
+    NEEDS_MIRROR_FIELD_NUMBER: builtins.int
+    SYNC_REMAINING_BYTES_FIELD_NUMBER: builtins.int
+    SYNC_TOTAL_BYTES_FIELD_NUMBER: builtins.int
+    SYNC_RATE_BYTES_S_FIELD_NUMBER: builtins.int
+    VERIFY_FIELD_NUMBER: builtins.int
+    REPAIR_REASON_FIELD_NUMBER: builtins.int
+    JOINING_HOST_IDS_FIELD_NUMBER: builtins.int
+    WANTED_PRIMARY_HOST_ID_FIELD_NUMBER: builtins.int
+    LEAVING_HOST_ID_FIELD_NUMBER: builtins.int
+    FORCED_FIELD_NUMBER: builtins.int
     volume_id: builtins.str
     uid: builtins.str
     owner: builtins.str
@@ -49,6 +59,15 @@ class Volume(google.protobuf.message.Message):
     primary_host_id: builtins.str
     """Operators only: which hosts hold it."""
     target_iqn: builtins.str
+    needs_mirror: builtins.bool
+    sync_remaining_bytes: builtins.int
+    """Bytes that the replica which is furthest behind still lacks, of how many, and how fast they come."""
+    sync_total_bytes: builtins.int
+    sync_rate_bytes_s: builtins.int
+    repair_reason: builtins.str
+    """Why a replica that is gone is not being replaced; empty when there is nothing to say."""
+    wanted_primary_host_id: builtins.str
+    leaving_host_id: builtins.str
     @property
     def health(self) -> holdfast.api.records.v1.records_pb2.VolumeHealth: ...
     @property
@@ -57,6 +76,18 @@ class Volume(google.protobuf.message.Message):
     def source_snapshot(self) -> global___SnapshotRef: ...
     @property
     def in_sync_host_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
+    @property
+    def verify(self) -> holdfast.api.records.v1.records_pb2.VerifyStatus:
+        """The newest comparison of the replicas; request 0: none was ever asked for."""
+
+    @property
+    def joining_host_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Operators only: hosts that are being brought up to date, a switch asked for, a host that is to go."""
+
+    @property
+    def forced(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[holdfast.api.records.v1.records_pb2.ForcedStart]:
+        """When data was given up: by whom and where is for operators only."""
+
     def __init__(
         self,
         *,
@@ -76,9 +107,19 @@ class Volume(google.protobuf.message.Message):
         primary_host_id: builtins.str = ...,
         in_sync_host_ids: collections.abc.Iterable[builtins.str] | None = ...,
         target_iqn: builtins.str = ...,
+        needs_mirror: builtins.bool = ...,
+        sync_remaining_bytes: builtins.int = ...,
+        sync_total_bytes: builtins.int = ...,
+        sync_rate_bytes_s: builtins.int = ...,
+        verify: holdfast.api.records.v1.records_pb2.VerifyStatus | None = ...,
+        repair_reason: builtins.str = ...,
+        joining_host_ids: collections.abc.Iterable[builtins.str] | None = ...,
+        wanted_primary_host_id: builtins.str = ...,
+        leaving_host_id: builtins.str = ...,
+        forced: collections.abc.Iterable[holdfast.api.records.v1.records_pb2.ForcedStart] | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["create_time", b"create_time", "health", b"health", "source_snapshot", b"source_snapshot"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["create_time", b"create_time", "epoch", b"epoch", "health", b"health", "hydrate_remaining_bytes", b"hydrate_remaining_bytes", "hydrate_total_bytes", b"hydrate_total_bytes", "in_sync_host_ids", b"in_sync_host_ids", "multi_attach", b"multi_attach", "owner", b"owner", "primary_host_id", b"primary_host_id", "reason", b"reason", "size_bytes", b"size_bytes", "source_snapshot", b"source_snapshot", "state", b"state", "target_iqn", b"target_iqn", "uid", b"uid", "volume_id", b"volume_id"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["create_time", b"create_time", "health", b"health", "source_snapshot", b"source_snapshot", "verify", b"verify"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["create_time", b"create_time", "epoch", b"epoch", "forced", b"forced", "health", b"health", "hydrate_remaining_bytes", b"hydrate_remaining_bytes", "hydrate_total_bytes", b"hydrate_total_bytes", "in_sync_host_ids", b"in_sync_host_ids", "joining_host_ids", b"joining_host_ids", "leaving_host_id", b"leaving_host_id", "multi_attach", b"multi_attach", "needs_mirror", b"needs_mirror", "owner", b"owner", "primary_host_id", b"primary_host_id", "reason", b"reason", "repair_reason", b"repair_reason", "size_bytes", b"size_bytes", "source_snapshot", b"source_snapshot", "state", b"state", "sync_rate_bytes_s", b"sync_rate_bytes_s", "sync_remaining_bytes", b"sync_remaining_bytes", "sync_total_bytes", b"sync_total_bytes", "target_iqn", b"target_iqn", "uid", b"uid", "verify", b"verify", "volume_id", b"volume_id", "wanted_primary_host_id", b"wanted_primary_host_id"]) -> None: ...
 
 global___Volume = Volume
 
@@ -110,6 +151,7 @@ class CreateVolumeRequest(google.protobuf.message.Message):
     SIZE_BYTES_FIELD_NUMBER: builtins.int
     SOURCE_SNAPSHOT_FIELD_NUMBER: builtins.int
     MULTI_ATTACH_FIELD_NUMBER: builtins.int
+    NEEDS_MIRROR_FIELD_NUMBER: builtins.int
     volume_id: builtins.str
     """The caller's own: [a-z0-9] then up to 62 of [a-z0-9._-]."""
     size_bytes: builtins.int
@@ -117,6 +159,8 @@ class CreateVolumeRequest(google.protobuf.message.Message):
     Signed, so that a caller's negative number is refused and not taken for a huge one.
     """
     multi_attach: builtins.bool
+    needs_mirror: builtins.bool
+    """Acknowledge writes only while two hosts hold them: with one, writes wait instead."""
     @property
     def source_snapshot(self) -> global___SnapshotRef: ...
     def __init__(
@@ -126,9 +170,10 @@ class CreateVolumeRequest(google.protobuf.message.Message):
         size_bytes: builtins.int = ...,
         source_snapshot: global___SnapshotRef | None = ...,
         multi_attach: builtins.bool = ...,
+        needs_mirror: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["source_snapshot", b"source_snapshot"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["multi_attach", b"multi_attach", "size_bytes", b"size_bytes", "source_snapshot", b"source_snapshot", "volume_id", b"volume_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["multi_attach", b"multi_attach", "needs_mirror", b"needs_mirror", "size_bytes", b"size_bytes", "source_snapshot", b"source_snapshot", "volume_id", b"volume_id"]) -> None: ...
 
 global___CreateVolumeRequest = CreateVolumeRequest
 
@@ -299,3 +344,139 @@ class DeleteVolumeResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["changed", b"changed"]) -> None: ...
 
 global___DeleteVolumeResponse = DeleteVolumeResponse
+
+@typing.final
+class SwitchPrimaryRequest(google.protobuf.message.Message):
+    """Operators may name any `owner` in the three below; for others it is the caller, or NOT_FOUND."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    VOLUME_ID_FIELD_NUMBER: builtins.int
+    OWNER_FIELD_NUMBER: builtins.int
+    TO_HOST_ID_FIELD_NUMBER: builtins.int
+    EPOCH_FIELD_NUMBER: builtins.int
+    volume_id: builtins.str
+    owner: builtins.str
+    to_host_id: builtins.str
+    """Operators only; empty: any mirror that is in sync."""
+    epoch: builtins.int
+    """The epoch that the caller has seen, so that a repeated request does not switch back; 0: the present one."""
+    def __init__(
+        self,
+        *,
+        volume_id: builtins.str = ...,
+        owner: builtins.str = ...,
+        to_host_id: builtins.str = ...,
+        epoch: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["epoch", b"epoch", "owner", b"owner", "to_host_id", b"to_host_id", "volume_id", b"volume_id"]) -> None: ...
+
+global___SwitchPrimaryRequest = SwitchPrimaryRequest
+
+@typing.final
+class SwitchPrimaryResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CHANGED_FIELD_NUMBER: builtins.int
+    EPOCH_FIELD_NUMBER: builtins.int
+    changed: builtins.bool
+    """False when that was asked for already."""
+    epoch: builtins.int
+    """In which it was asked for: a higher one says that something has come of it."""
+    def __init__(
+        self,
+        *,
+        changed: builtins.bool = ...,
+        epoch: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["changed", b"changed", "epoch", b"epoch"]) -> None: ...
+
+global___SwitchPrimaryResponse = SwitchPrimaryResponse
+
+@typing.final
+class VerifyVolumeRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    VOLUME_ID_FIELD_NUMBER: builtins.int
+    OWNER_FIELD_NUMBER: builtins.int
+    RATE_BYTES_S_FIELD_NUMBER: builtins.int
+    volume_id: builtins.str
+    owner: builtins.str
+    rate_bytes_s: builtins.int
+    """How fast each replica may be read; 0: 64 MiB a second. Signed, as size_bytes is."""
+    def __init__(
+        self,
+        *,
+        volume_id: builtins.str = ...,
+        owner: builtins.str = ...,
+        rate_bytes_s: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["owner", b"owner", "rate_bytes_s", b"rate_bytes_s", "volume_id", b"volume_id"]) -> None: ...
+
+global___VerifyVolumeRequest = VerifyVolumeRequest
+
+@typing.final
+class VerifyVolumeResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REQUEST_FIELD_NUMBER: builtins.int
+    CHANGED_FIELD_NUMBER: builtins.int
+    request: builtins.int
+    """Its number: Volume.verify.request."""
+    changed: builtins.bool
+    """False when one was under way."""
+    def __init__(
+        self,
+        *,
+        request: builtins.int = ...,
+        changed: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["changed", b"changed", "request", b"request"]) -> None: ...
+
+global___VerifyVolumeResponse = VerifyVolumeResponse
+
+@typing.final
+class ForceStartVolumeRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    VOLUME_ID_FIELD_NUMBER: builtins.int
+    OWNER_FIELD_NUMBER: builtins.int
+    HOST_ID_FIELD_NUMBER: builtins.int
+    LOSS_FIELD_NUMBER: builtins.int
+    ACCEPT_HALF_SYNCED_FIELD_NUMBER: builtins.int
+    volume_id: builtins.str
+    owner: builtins.str
+    host_id: builtins.str
+    """Whose copy it starts from."""
+    loss: builtins.str
+    """What is given up, in words, for those who ask later."""
+    accept_half_synced: builtins.bool
+    """Even if that copy was in the middle of being brought up to date: neither its old nor its new content."""
+    def __init__(
+        self,
+        *,
+        volume_id: builtins.str = ...,
+        owner: builtins.str = ...,
+        host_id: builtins.str = ...,
+        loss: builtins.str = ...,
+        accept_half_synced: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["accept_half_synced", b"accept_half_synced", "host_id", b"host_id", "loss", b"loss", "owner", b"owner", "volume_id", b"volume_id"]) -> None: ...
+
+global___ForceStartVolumeRequest = ForceStartVolumeRequest
+
+@typing.final
+class ForceStartVolumeResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    EPOCH_FIELD_NUMBER: builtins.int
+    epoch: builtins.int
+    """The epoch that begins with it."""
+    def __init__(
+        self,
+        *,
+        epoch: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["epoch", b"epoch"]) -> None: ...
+
+global___ForceStartVolumeResponse = ForceStartVolumeResponse

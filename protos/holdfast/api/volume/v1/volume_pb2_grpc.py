@@ -72,6 +72,21 @@ class VolumeServiceStub(object):
                 request_serializer=holdfast_dot_api_dot_volume_dot_v1_dot_volume__pb2.DeleteVolumeRequest.SerializeToString,
                 response_deserializer=holdfast_dot_api_dot_volume_dot_v1_dot_volume__pb2.DeleteVolumeResponse.FromString,
                 _registered_method=True)
+        self.SwitchPrimary = channel.unary_unary(
+                '/holdfast.api.volume.v1.VolumeService/SwitchPrimary',
+                request_serializer=holdfast_dot_api_dot_volume_dot_v1_dot_volume__pb2.SwitchPrimaryRequest.SerializeToString,
+                response_deserializer=holdfast_dot_api_dot_volume_dot_v1_dot_volume__pb2.SwitchPrimaryResponse.FromString,
+                _registered_method=True)
+        self.VerifyVolume = channel.unary_unary(
+                '/holdfast.api.volume.v1.VolumeService/VerifyVolume',
+                request_serializer=holdfast_dot_api_dot_volume_dot_v1_dot_volume__pb2.VerifyVolumeRequest.SerializeToString,
+                response_deserializer=holdfast_dot_api_dot_volume_dot_v1_dot_volume__pb2.VerifyVolumeResponse.FromString,
+                _registered_method=True)
+        self.ForceStartVolume = channel.unary_unary(
+                '/holdfast.api.volume.v1.VolumeService/ForceStartVolume',
+                request_serializer=holdfast_dot_api_dot_volume_dot_v1_dot_volume__pb2.ForceStartVolumeRequest.SerializeToString,
+                response_deserializer=holdfast_dot_api_dot_volume_dot_v1_dot_volume__pb2.ForceStartVolumeResponse.FromString,
+                _registered_method=True)
 
 
 class VolumeServiceServicer(object):
@@ -138,6 +153,51 @@ class VolumeServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SwitchPrimary(self, request, context):
+        """Make a mirror the primary, without an I/O error. It is asked for here; the epoch rises when it is done.
+        Errors:
+        NOT_FOUND           NOT_FOUND      no such volume of the caller
+        PERMISSION_DENIED   OPERATOR_ONLY  to_host_id is for operators: leave it out
+        FAILED_PRECONDITION STALE_EPOCH    the volume has changed since: look again
+        FAILED_PRECONDITION NO_MIRROR      no mirror is in sync and alive: wait until the volume is HEALTHY
+        FAILED_PRECONDITION NOT_ASSIGNED   the volume is not on to_host_id: choose one that holds it
+        FAILED_PRECONDITION NOT_IN_SYNC    to_host_id lacks writes: wait until it has them
+        FAILED_PRECONDITION NOT_LIVE       to_host_id is away: wait, or choose another
+        FAILED_PRECONDITION NOT_AVAILABLE  the volume is being deleted, or could not be made
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def VerifyVolume(self, request, context):
+        """Compare the replicas block by block, with writes going on, and make equal what differs. Follow
+        Volume.verify. While one is under way, the same is answered and nothing new begins.
+        Errors:
+        INVALID_ARGUMENT    BAD_RATE       negative: leave it out
+        NOT_FOUND           NOT_FOUND      no such volume of the caller
+        FAILED_PRECONDITION NOT_AVAILABLE  the volume is not AVAILABLE: wait
+        FAILED_PRECONDITION NO_MIRROR      there is nothing to compare with: wait until it is HEALTHY
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ForceStartVolume(self, request, context):
+        """The last resort of an operator: start a volume from a copy that may lack acknowledged writes. What is
+        given up is recorded for good. It is done at most once: the same again is GOOD_COPY_LIVES.
+        Errors:
+        PERMISSION_DENIED   OPERATOR_ONLY    use an operator's certificate
+        INVALID_ARGUMENT    BAD_LOSS         say in 10 to 500 characters what is given up
+        NOT_FOUND           NOT_FOUND        no such volume
+        FAILED_PRECONDITION GOOD_COPY_LIVES  nothing need be given up: it starts by itself
+        FAILED_PRECONDITION NOT_ASSIGNED     the volume is not on that host
+        FAILED_PRECONDITION NOT_LIVE         that host is away: start its agent
+        FAILED_PRECONDITION NOT_AVAILABLE    the volume is not AVAILABLE: there is no data to start from
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_VolumeServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -165,6 +225,21 @@ def add_VolumeServiceServicer_to_server(servicer, server):
                     servicer.DeleteVolume,
                     request_deserializer=holdfast_dot_api_dot_volume_dot_v1_dot_volume__pb2.DeleteVolumeRequest.FromString,
                     response_serializer=holdfast_dot_api_dot_volume_dot_v1_dot_volume__pb2.DeleteVolumeResponse.SerializeToString,
+            ),
+            'SwitchPrimary': grpc.unary_unary_rpc_method_handler(
+                    servicer.SwitchPrimary,
+                    request_deserializer=holdfast_dot_api_dot_volume_dot_v1_dot_volume__pb2.SwitchPrimaryRequest.FromString,
+                    response_serializer=holdfast_dot_api_dot_volume_dot_v1_dot_volume__pb2.SwitchPrimaryResponse.SerializeToString,
+            ),
+            'VerifyVolume': grpc.unary_unary_rpc_method_handler(
+                    servicer.VerifyVolume,
+                    request_deserializer=holdfast_dot_api_dot_volume_dot_v1_dot_volume__pb2.VerifyVolumeRequest.FromString,
+                    response_serializer=holdfast_dot_api_dot_volume_dot_v1_dot_volume__pb2.VerifyVolumeResponse.SerializeToString,
+            ),
+            'ForceStartVolume': grpc.unary_unary_rpc_method_handler(
+                    servicer.ForceStartVolume,
+                    request_deserializer=holdfast_dot_api_dot_volume_dot_v1_dot_volume__pb2.ForceStartVolumeRequest.FromString,
+                    response_serializer=holdfast_dot_api_dot_volume_dot_v1_dot_volume__pb2.ForceStartVolumeResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -315,6 +390,87 @@ class VolumeService(object):
             '/holdfast.api.volume.v1.VolumeService/DeleteVolume',
             holdfast_dot_api_dot_volume_dot_v1_dot_volume__pb2.DeleteVolumeRequest.SerializeToString,
             holdfast_dot_api_dot_volume_dot_v1_dot_volume__pb2.DeleteVolumeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SwitchPrimary(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/holdfast.api.volume.v1.VolumeService/SwitchPrimary',
+            holdfast_dot_api_dot_volume_dot_v1_dot_volume__pb2.SwitchPrimaryRequest.SerializeToString,
+            holdfast_dot_api_dot_volume_dot_v1_dot_volume__pb2.SwitchPrimaryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def VerifyVolume(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/holdfast.api.volume.v1.VolumeService/VerifyVolume',
+            holdfast_dot_api_dot_volume_dot_v1_dot_volume__pb2.VerifyVolumeRequest.SerializeToString,
+            holdfast_dot_api_dot_volume_dot_v1_dot_volume__pb2.VerifyVolumeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ForceStartVolume(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/holdfast.api.volume.v1.VolumeService/ForceStartVolume',
+            holdfast_dot_api_dot_volume_dot_v1_dot_volume__pb2.ForceStartVolumeRequest.SerializeToString,
+            holdfast_dot_api_dot_volume_dot_v1_dot_volume__pb2.ForceStartVolumeResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -79,6 +79,51 @@ class VolumeServiceStub:
       FAILED_PRECONDITION FROZEN     a snapshot of it is under way: wait for it, or delete it
     """
 
+    SwitchPrimary: grpc.UnaryUnaryMultiCallable[
+        holdfast.api.volume.v1.volume_pb2.SwitchPrimaryRequest,
+        holdfast.api.volume.v1.volume_pb2.SwitchPrimaryResponse,
+    ]
+    """Make a mirror the primary, without an I/O error. It is asked for here; the epoch rises when it is done.
+    Errors:
+      NOT_FOUND           NOT_FOUND      no such volume of the caller
+      PERMISSION_DENIED   OPERATOR_ONLY  to_host_id is for operators: leave it out
+      FAILED_PRECONDITION STALE_EPOCH    the volume has changed since: look again
+      FAILED_PRECONDITION NO_MIRROR      no mirror is in sync and alive: wait until the volume is HEALTHY
+      FAILED_PRECONDITION NOT_ASSIGNED   the volume is not on to_host_id: choose one that holds it
+      FAILED_PRECONDITION NOT_IN_SYNC    to_host_id lacks writes: wait until it has them
+      FAILED_PRECONDITION NOT_LIVE       to_host_id is away: wait, or choose another
+      FAILED_PRECONDITION NOT_AVAILABLE  the volume is being deleted, or could not be made
+    """
+
+    VerifyVolume: grpc.UnaryUnaryMultiCallable[
+        holdfast.api.volume.v1.volume_pb2.VerifyVolumeRequest,
+        holdfast.api.volume.v1.volume_pb2.VerifyVolumeResponse,
+    ]
+    """Compare the replicas block by block, with writes going on, and make equal what differs. Follow
+    Volume.verify. While one is under way, the same is answered and nothing new begins.
+    Errors:
+      INVALID_ARGUMENT    BAD_RATE       negative: leave it out
+      NOT_FOUND           NOT_FOUND      no such volume of the caller
+      FAILED_PRECONDITION NOT_AVAILABLE  the volume is not AVAILABLE: wait
+      FAILED_PRECONDITION NO_MIRROR      there is nothing to compare with: wait until it is HEALTHY
+    """
+
+    ForceStartVolume: grpc.UnaryUnaryMultiCallable[
+        holdfast.api.volume.v1.volume_pb2.ForceStartVolumeRequest,
+        holdfast.api.volume.v1.volume_pb2.ForceStartVolumeResponse,
+    ]
+    """The last resort of an operator: start a volume from a copy that may lack acknowledged writes. What is
+    given up is recorded for good. It is done at most once: the same again is GOOD_COPY_LIVES.
+    Errors:
+      PERMISSION_DENIED   OPERATOR_ONLY    use an operator's certificate
+      INVALID_ARGUMENT    BAD_LOSS         say in 10 to 500 characters what is given up
+      NOT_FOUND           NOT_FOUND        no such volume
+      FAILED_PRECONDITION GOOD_COPY_LIVES  nothing need be given up: it starts by itself
+      FAILED_PRECONDITION NOT_ASSIGNED     the volume is not on that host
+      FAILED_PRECONDITION NOT_LIVE         that host is away: start its agent
+      FAILED_PRECONDITION NOT_AVAILABLE    the volume is not AVAILABLE: there is no data to start from
+    """
+
 class VolumeServiceAsyncStub:
     """A volume is a disk of fixed size, held on two storage hosts, that a compute host logs in to.
     Errors of every call; all but a refused TLS handshake carry google.rpc.ErrorInfo (domain "holdfast"):
@@ -138,6 +183,51 @@ class VolumeServiceAsyncStub:
       NOT_FOUND           NOT_FOUND  no such volume of the caller
       FAILED_PRECONDITION ATTACHED   it has attachments: delete them first
       FAILED_PRECONDITION FROZEN     a snapshot of it is under way: wait for it, or delete it
+    """
+
+    SwitchPrimary: grpc.aio.UnaryUnaryMultiCallable[
+        holdfast.api.volume.v1.volume_pb2.SwitchPrimaryRequest,
+        holdfast.api.volume.v1.volume_pb2.SwitchPrimaryResponse,
+    ]
+    """Make a mirror the primary, without an I/O error. It is asked for here; the epoch rises when it is done.
+    Errors:
+      NOT_FOUND           NOT_FOUND      no such volume of the caller
+      PERMISSION_DENIED   OPERATOR_ONLY  to_host_id is for operators: leave it out
+      FAILED_PRECONDITION STALE_EPOCH    the volume has changed since: look again
+      FAILED_PRECONDITION NO_MIRROR      no mirror is in sync and alive: wait until the volume is HEALTHY
+      FAILED_PRECONDITION NOT_ASSIGNED   the volume is not on to_host_id: choose one that holds it
+      FAILED_PRECONDITION NOT_IN_SYNC    to_host_id lacks writes: wait until it has them
+      FAILED_PRECONDITION NOT_LIVE       to_host_id is away: wait, or choose another
+      FAILED_PRECONDITION NOT_AVAILABLE  the volume is being deleted, or could not be made
+    """
+
+    VerifyVolume: grpc.aio.UnaryUnaryMultiCallable[
+        holdfast.api.volume.v1.volume_pb2.VerifyVolumeRequest,
+        holdfast.api.volume.v1.volume_pb2.VerifyVolumeResponse,
+    ]
+    """Compare the replicas block by block, with writes going on, and make equal what differs. Follow
+    Volume.verify. While one is under way, the same is answered and nothing new begins.
+    Errors:
+      INVALID_ARGUMENT    BAD_RATE       negative: leave it out
+      NOT_FOUND           NOT_FOUND      no such volume of the caller
+      FAILED_PRECONDITION NOT_AVAILABLE  the volume is not AVAILABLE: wait
+      FAILED_PRECONDITION NO_MIRROR      there is nothing to compare with: wait until it is HEALTHY
+    """
+
+    ForceStartVolume: grpc.aio.UnaryUnaryMultiCallable[
+        holdfast.api.volume.v1.volume_pb2.ForceStartVolumeRequest,
+        holdfast.api.volume.v1.volume_pb2.ForceStartVolumeResponse,
+    ]
+    """The last resort of an operator: start a volume from a copy that may lack acknowledged writes. What is
+    given up is recorded for good. It is done at most once: the same again is GOOD_COPY_LIVES.
+    Errors:
+      PERMISSION_DENIED   OPERATOR_ONLY    use an operator's certificate
+      INVALID_ARGUMENT    BAD_LOSS         say in 10 to 500 characters what is given up
+      NOT_FOUND           NOT_FOUND        no such volume
+      FAILED_PRECONDITION GOOD_COPY_LIVES  nothing need be given up: it starts by itself
+      FAILED_PRECONDITION NOT_ASSIGNED     the volume is not on that host
+      FAILED_PRECONDITION NOT_LIVE         that host is away: start its agent
+      FAILED_PRECONDITION NOT_AVAILABLE    the volume is not AVAILABLE: there is no data to start from
     """
 
 class VolumeServiceServicer(metaclass=abc.ABCMeta):
@@ -209,6 +299,57 @@ class VolumeServiceServicer(metaclass=abc.ABCMeta):
           NOT_FOUND           NOT_FOUND  no such volume of the caller
           FAILED_PRECONDITION ATTACHED   it has attachments: delete them first
           FAILED_PRECONDITION FROZEN     a snapshot of it is under way: wait for it, or delete it
+        """
+
+    @abc.abstractmethod
+    def SwitchPrimary(
+        self,
+        request: holdfast.api.volume.v1.volume_pb2.SwitchPrimaryRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[holdfast.api.volume.v1.volume_pb2.SwitchPrimaryResponse, collections.abc.Awaitable[holdfast.api.volume.v1.volume_pb2.SwitchPrimaryResponse]]:
+        """Make a mirror the primary, without an I/O error. It is asked for here; the epoch rises when it is done.
+        Errors:
+          NOT_FOUND           NOT_FOUND      no such volume of the caller
+          PERMISSION_DENIED   OPERATOR_ONLY  to_host_id is for operators: leave it out
+          FAILED_PRECONDITION STALE_EPOCH    the volume has changed since: look again
+          FAILED_PRECONDITION NO_MIRROR      no mirror is in sync and alive: wait until the volume is HEALTHY
+          FAILED_PRECONDITION NOT_ASSIGNED   the volume is not on to_host_id: choose one that holds it
+          FAILED_PRECONDITION NOT_IN_SYNC    to_host_id lacks writes: wait until it has them
+          FAILED_PRECONDITION NOT_LIVE       to_host_id is away: wait, or choose another
+          FAILED_PRECONDITION NOT_AVAILABLE  the volume is being deleted, or could not be made
+        """
+
+    @abc.abstractmethod
+    def VerifyVolume(
+        self,
+        request: holdfast.api.volume.v1.volume_pb2.VerifyVolumeRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[holdfast.api.volume.v1.volume_pb2.VerifyVolumeResponse, collections.abc.Awaitable[holdfast.api.volume.v1.volume_pb2.VerifyVolumeResponse]]:
+        """Compare the replicas block by block, with writes going on, and make equal what differs. Follow
+        Volume.verify. While one is under way, the same is answered and nothing new begins.
+        Errors:
+          INVALID_ARGUMENT    BAD_RATE       negative: leave it out
+          NOT_FOUND           NOT_FOUND      no such volume of the caller
+          FAILED_PRECONDITION NOT_AVAILABLE  the volume is not AVAILABLE: wait
+          FAILED_PRECONDITION NO_MIRROR      there is nothing to compare with: wait until it is HEALTHY
+        """
+
+    @abc.abstractmethod
+    def ForceStartVolume(
+        self,
+        request: holdfast.api.volume.v1.volume_pb2.ForceStartVolumeRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[holdfast.api.volume.v1.volume_pb2.ForceStartVolumeResponse, collections.abc.Awaitable[holdfast.api.volume.v1.volume_pb2.ForceStartVolumeResponse]]:
+        """The last resort of an operator: start a volume from a copy that may lack acknowledged writes. What is
+        given up is recorded for good. It is done at most once: the same again is GOOD_COPY_LIVES.
+        Errors:
+          PERMISSION_DENIED   OPERATOR_ONLY    use an operator's certificate
+          INVALID_ARGUMENT    BAD_LOSS         say in 10 to 500 characters what is given up
+          NOT_FOUND           NOT_FOUND        no such volume
+          FAILED_PRECONDITION GOOD_COPY_LIVES  nothing need be given up: it starts by itself
+          FAILED_PRECONDITION NOT_ASSIGNED     the volume is not on that host
+          FAILED_PRECONDITION NOT_LIVE         that host is away: start its agent
+          FAILED_PRECONDITION NOT_AVAILABLE    the volume is not AVAILABLE: there is no data to start from
         """
 
 def add_VolumeServiceServicer_to_server(servicer: VolumeServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -1,0 +1,59 @@
+"""Copying a range of the primary to another host, in its turn of the order: a step of alignments, resyncs
+and repairs.
+"""
+
+from holdfast.base.device import Op, Outcome, Request
+from holdfast.base.errors import Unavailable
+from holdfast.base.steps import Resume, Starter, Steps
+from holdfast.replicator.local import LocalReplica
+from holdfast.replicator.order import Turn
+from holdfast.replicator.talk import Talk
+
+
+def copy(local: LocalReplica, talk: Talk, offset: int, length: int) -> Steps[None]:
+    """Zeros go as zeros. Raises Unavailable LOCAL_DISK, MIRROR_LOST or MIRROR_REFUSED."""
+    turn: Turn = yield shared_turn(local, offset, length)
+    try:
+        content = yield from read(local, offset, length)
+        yield from send(talk, offset, content)
+    finally:
+        local.order.give_back(turn)
+
+
+def shared_turn(local: LocalReplica, offset: int, length: int) -> Starter:
+    """A step: nothing is written to the range until the turn that this gives is given back."""
+
+    def start(resume: Resume) -> None:
+        local.order.take(offset, offset + length, False, resume)
+
+    return start
+
+
+def read(local: LocalReplica, offset: int, length: int) -> Steps[bytearray]:
+    content = bytearray(length)
+    request = Request(Op.READ, offset, length, _nobody, [memoryview(content)])
+
+    def start(resume: Resume) -> None:
+        local.read(request, resume)
+
+    outcome = yield start
+    if outcome is not Outcome.OK:
+        raise Unavailable(
+            "LOCAL_DISK", f"the primary's disk is in trouble: {local.suspect or 'a read failed'}"
+        )
+    return content
+
+
+def send(talk: Talk, offset: int, content: bytearray) -> Steps[None]:
+    length = len(content)
+    if content.count(0) == length:
+        request = Request(Op.ZERO, offset, length, _nobody)
+    else:
+        request = Request(Op.WRITE, offset, length, _nobody, [memoryview(content)])
+    outcome = yield talk.confirm(request)
+    if outcome is not Outcome.OK:
+        raise Unavailable("MIRROR_REFUSED", f"the mirror answered {outcome.value} to a copy.")
+
+
+def _nobody(_outcome: Outcome) -> None:
+    """A step's requests are ended by the step."""

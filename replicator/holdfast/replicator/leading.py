@@ -1,0 +1,403 @@
+"""A replica as the primary, through its epochs: who must have a write, and who is brought back.
+
+Only an epoch says who is in sync, and epochs come from outside (the agent, from etcd). This says what it
+wants of them: to leave out who is lost, to let in who lacks nothing, to hand over. What is wanted may have
+been recorded without anybody here knowing; so from when it is first said until the next epoch, nothing is
+acknowledged that both outcomes would not allow (I-1, I-4).
+
+    entering an epoch    sessions end; what those left out may lack is made durable (`absent/<host>`), then
+                         the epoch (state.json), then sessions of the new epoch are dialled
+    left out             its unconfirmed writes are marked, and wait for it no longer
+    joining              attach (join.py) → copy (resync.py) → BOUND: it lacks nothing → on its disk, and
+                         written down here that its joining is asked for → asked for
+"""
+
+import logging
+import math
+from collections.abc import Callable, Iterable
+from functools import partial
+
+from holdfast.base.device import Outcome
+from holdfast.base.errors import HoldfastError, Unavailable
+from holdfast.base.limits import BEACON_INTERVAL_S, PATH_AWAY_S, SYNC_MAX_BYTES_S
+from holdfast.base.loop import Loop, Timer
+from holdfast.base.steps import Resume, Steps, run
+from holdfast.replicator import epochs
+from holdfast.replicator.align import align
+from holdfast.replicator.bitmap import Bitmap
+from holdfast.replicator.chores import Chores
+from holdfast.replicator.following import Promise
+from holdfast.replicator.hydrate import Hydrator
+from holdfast.replicator.join import attach
+from holdfast.replicator.link import Link
+from holdfast.replicator.local import LocalReplica
+from holdfast.replicator.messages import Message
+from holdfast.replicator.partner import Partner, Standing
+from holdfast.replicator.primary import Primary
+from holdfast.replicator.settle import settle
+from holdfast.replicator.syncing import Syncing
+from holdfast.replicator.talk import Session
+from holdfast.replicator.wanted import Wanted
+
+log = logging.getLogger(__name__)
+
+Dial = Callable[[str, int, Callable[[Session], None], Callable[[str], None]], Session]
+"""dial(host, epoch, on_ready, on_lost): see link.Dial."""
+
+
+class Leading:
+    """Loop thread only."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        local: LocalReplica,
+        host_id: str,
+        dial: Dial,
+        hydrator: Hydrator,
+        promise: Promise,
+        on_change: Callable[[], None],
+    ) -> None:
+        self._loop = loop
+        self._local = local
+        self._host_id = host_id
+        self._dial = dial
+        self.hydrator = hydrator
+        self._promise = promise
+        self._on_change = on_change
+        self._wanted: Wanted | None = None
+        self._entered = False
+        self._serve_from_s = 0.0
+        self._closed = False
+        self._yielding = False
+        self._standby_at_s = -math.inf
+        self._led = False
+        self.partners: dict[str, Partner] = {}
+        self.primary = Primary(loop, local, hydrator)
+        self.primary.on_trouble = self._disk_trouble
+        self.chores = Chores(loop, self.primary, on_change)
+        self.syncing = Syncing(loop, self.primary, self._may_sync)
+        self.trouble = ""
+        """Why this host should not be the primary, although another could be; empty while it should."""
+        hydrator.on_change = on_change
+        self._timer: Timer = loop.call_later(BEACON_INTERVAL_S, self._tick)
+
+    # Epochs.
+
+    def enter(self, wanted: Wanted) -> Steps[None]:
+        """Be the primary of this epoch. Raises StaleEpoch, Precondition HALF_SYNCED, OSError."""
+        store = self._local.store
+        before = store.state
+        entry = epochs.as_primary(
+            before, wanted.epoch, wanted.members, wanted.peers, wanted.accept_half_synced
+        )
+        self._entered = False
+        self._refresh()
+        for partner in self.partners.values():
+            partner.link.pause("another epoch begins")
+        made: dict[str, Bitmap] = {}
+        for host in entry.make:
+            regions, ranges = self._lacking(host, before.members)
+            work = partial(store.make_absent, host, regions, ranges)
+            made[host] = yield partial(self._local.in_pool, work)
+        yield partial(self._local.in_pool, partial(store.record_entry, entry))
+        store.absent.update(made)
+        for host in entry.drop:
+            store.absent.pop(host).close()
+        left_out = set(before.members) - set(wanted.members)
+        self._serve_from_s = self._promise.over_s if left_out and not before.led else 0.0
+        self._led = True
+        self._take_standings(wanted)
+        if self.primary.alone:
+            yield from self._forget_doubts()
+            yield from self._keep_alone()
+        self._entered = True
+        self._begin()
+
+    def _lacking(self, host: str, members: tuple[str, ...]) -> tuple[Iterable[int], list[tuple[int, int]]]:
+        """Regions and ranges that a host which is left out may lack."""
+        store = self._local.store
+        partner = self.partners.get(host)
+        if host not in members:
+            return (), []
+        if self._led and partner is not None:
+            regions, ranges = partner.doubtful()
+            return regions | store.in_doubt, ranges
+        # Another process led, or another host: all that is intended.
+        return store.intent.set_bits(), []
+
+    def _take_standings(self, wanted: Wanted) -> None:
+        self._wanted = wanted
+        gone = [self.partners.pop(host) for host in sorted(set(self.partners) - set(wanted.peers))]
+        # Said before what waited for those left out ends: alone, that must be on this disk.
+        binding = self._local.store.state.binding
+        self.primary.alone = not any(host in wanted.members or host == binding for host in wanted.peers)
+        self.primary.single = not any(host in wanted.members for host in wanted.peers)
+        for host in wanted.peers:
+            if host not in self.partners:
+                self.partners[host] = Partner(host, self._local.store, self._make_link)
+            partner = self.partners[host]
+            if host in wanted.members:
+                if partner.standing is Standing.JOINING:
+                    partner.become(Standing.AWAY)
+                partner.become(Standing.MEMBER)
+            elif host == self._local.store.state.binding:
+                # Asked for by an earlier process in this very epoch: only another epoch undoes it.
+                partner.become(Standing.BOUND)
+                partner.asked = True
+                partner.link.hopeless = "whether it is in sync is not known after a restart"
+            elif partner.standing is not Standing.AWAY:
+                partner.fall_back()
+        self.primary.partners = [self.partners[host] for host in sorted(self.partners)]
+        self._recount()
+        for partner in gone:
+            partner.dismiss()
+
+    def _recount(self) -> None:
+        self.primary.alone = not any(partner.required for partner in self.partners.values())
+        self.primary.single = not any(p.standing is Standing.MEMBER for p in self.partners.values())
+        self._local.last_copy = self.primary.alone
+        self._lease()
+
+    def _forget_doubts(self) -> Steps[None]:
+        """Whatever others may lack is marked. The regions stay intended until a clean finds them."""
+        doubts = set(self._local.store.in_doubt)
+
+        def adopt(resume: Resume) -> None:
+            self._local.intend(doubts, partial(resume, None), resume)
+
+        if doubts:
+            yield adopt
+        self._local.store.in_doubt -= doubts
+
+    def _keep_alone(self) -> Steps[None]:
+        """What two hosts had in memory, one has now: it must survive that, as what follows will."""
+        try:
+            yield from settle(self._local)
+        except Unavailable as error:
+            # The last copy is served as far as it goes.
+            log.error("%s", error)
+
+    def _begin(self) -> None:
+        for partner in self.partners.values():
+            if not partner.asked:
+                partner.link.renew("another epoch begins")
+        wait_s = self._serve_from_s - self._loop.now()
+        if wait_s > 0:
+            self._loop.call_later(wait_s, self._refresh)
+        self.tune(self._wanted)
+        self._refresh()
+
+    def tune(self, wanted: Wanted | None) -> None:
+        """What changes without an epoch."""
+        if wanted is None or not self._entered:
+            return
+        self._wanted = wanted
+        self.chores.want(wanted.snapshots)
+        self.chores.verify(wanted.verify_request, wanted.verify_rate_bytes_s)
+        self.syncing.most_bytes_s = wanted.sync_max_bytes_s or SYNC_MAX_BYTES_S
+        self._yielding = bool(wanted.yield_to)
+        self.primary.on_quiet = self._on_change if self._yielding else _nothing
+        self._refresh()
+
+    def leave(self) -> Steps[None]:
+        """Be the primary no more: all is answered BUSY, and what was under way has ended (I-6, I-11)."""
+        self._stop()
+        for partner in self.partners.values():
+            # Should this host be the primary again before it is restarted, these are copied.
+            regions, ranges = partner.doubtful()
+            self._local.store.doubt(regions, ranges)
+            partner.link.close()
+        yield self.chores.stop
+        yield self._local.order.when_idle
+
+    def close(self) -> None:
+        """The process ends."""
+        self._stop()
+        for partner in self.partners.values():
+            partner.link.close()
+
+    def _stop(self) -> None:
+        self._closed = True
+        self._entered = False
+        self._timer.cancel()
+        self.hydrator.stop()
+        self._refresh()
+        self.primary.close()
+
+    # What may begin.
+
+    def _refresh(self) -> None:
+        """The one place that says what users' requests may do now."""
+        primary = self.primary
+        if self._entered and self._local.suspect and not primary.alone:
+            self._give_way(f"the disk of this host is not to be trusted: {self._local.suspect}")
+        serving = self._entered and not self.trouble and self._loop.now() >= self._serve_from_s
+        required = [partner for partner in self.partners.values() if partner.required]
+        complete = all(partner.link.up for partner in required)
+        enough = bool(required) or not (self._wanted is not None and self._wanted.needs_mirror)
+        primary.reads = serving and not self._yielding
+        primary.writes = serving and not self._yielding and complete and enough
+        if primary.reads or primary.writes:
+            primary.release_held()
+        if primary.writes:
+            self.hydrator.go_on()
+            self.chores.tick()
+        self._on_change()
+
+    def _lease(self) -> None:
+        leases = [p.link.leased_until_s for p in self.partners.values() if p.required]
+        self.primary.lease_until(min(leases, default=math.inf))
+
+    def _disk_trouble(self, outcome: Outcome) -> None:
+        why = self._local.suspect or "there is no room on it"
+        self._give_way(f"the disk of this host failed a request ({outcome.value}): {why}")
+
+    def _give_way(self, why: str) -> None:
+        if not self.trouble:
+            self.trouble = why
+            log.error("%s", why)
+            self._loop.call_soon(self._refuse)
+
+    def _refuse(self) -> None:
+        self._refresh()
+        self.primary.refuse_all()
+
+    # Sessions.
+
+    def _make_link(self, partner: Partner) -> Link:
+        link = Link(self._loop, partial(self._dial_partner, partner), partial(self._align, partner))
+        link.on_change = partial(self._link_changed, partner)
+        link.on_beat = partial(self._beaten, partner)
+        return link
+
+    def _dial_partner(
+        self, partner: Partner, on_ready: Callable[[Session], None], on_lost: Callable[[str], None]
+    ) -> Session:
+        assert self._wanted is not None
+        return self._dial(partner.host_id, self._wanted.epoch, on_ready, on_lost)
+
+    def _align(self, partner: Partner, link: Link) -> Steps[None]:
+        assert self._wanted is not None
+        if partner.standing is Standing.MEMBER:
+            return align(self._local, self._host_id, self._wanted.epoch, link)
+        return attach(self._local, self._host_id, self._wanted.epoch, partner)
+
+    def _link_changed(self, partner: Partner) -> None:
+        if self._closed or not self._entered:
+            return
+        if partner.link.up:
+            if partner.standing is Standing.AWAY:
+                partner.become(Standing.JOINING)
+        elif partner.standing is Standing.JOINING or (
+            partner.standing is Standing.BOUND and not partner.asked
+        ):
+            others = [one for one in self.partners.values() if one is not partner]
+            self.primary.alone = not any(one.required for one in others)
+            partner.fall_back()
+            self._recount()
+        self._tick_syncing()
+        self._refresh()
+
+    def _beaten(self, partner: Partner, answer: Message) -> None:
+        age_s = answer.get("standby_age_s")
+        if isinstance(age_s, int | float) and 0 <= age_s <= PATH_AWAY_S:
+            self._standby_at_s = max(self._standby_at_s, self._loop.now() - age_s)
+        if partner.required:
+            self._lease()
+
+    # Joining.
+
+    def _may_sync(self) -> bool:
+        return self._wanted is not None and self._wanted.may_sync and self._entered
+
+    def _tick_syncing(self) -> None:
+        for partner in list(self.partners.values()):
+            if partner.standing is Standing.JOINING and partner.link.up:
+                self.syncing.begin(partner, partial(self._synced, partner))
+
+    def _synced(self, partner: Partner) -> None:
+        """It lacks nothing, at this moment of the loop: from here on everything waits for it."""
+        if not self._entered or partner.standing is not Standing.JOINING or self.primary.freezing:
+            return
+        partner.become(Standing.BOUND)
+        self._recount()
+        self._refresh()
+        run(self._ask(partner), lambda _nothing: self._refresh(), partial(self._not_asked, partner))
+
+    def _ask(self, partner: Partner) -> Steps[None]:
+        talk = partner.link.talk()
+        yield talk.ask({"do": "whole"})
+        talk.check()
+        # Before anybody is told: a process that begins anew must know that it may have been done.
+        yield partial(self._local.in_pool, partial(self._local.store.bind, partner.host_id))
+        if partner.standing is Standing.BOUND and partner.link.is_at(talk):
+            partner.asked = True
+
+    def _not_asked(self, partner: Partner, error: Exception) -> None:
+        if not isinstance(error, HoldfastError | OSError):
+            raise error
+        log.warning("host %s did not come in sync, it is tried again: %s", partner.host_id, error)
+        partner.link.start_over(str(error))
+
+    # What is wanted of the agent.
+
+    @property
+    def wants_leave_out(self) -> tuple[str, ...]:
+        if not self._entered:
+            return ()
+        return tuple(host for host, p in sorted(self.partners.items()) if self._is_lost(p))
+
+    @staticmethod
+    def _is_lost(partner: Partner) -> bool:
+        member = partner.standing is Standing.MEMBER
+        return bool((member or partner.asked) and partner.lost)
+
+    @property
+    def wants_join(self) -> tuple[str, str]:
+        """(host, boot) of one that lacks nothing; empty if there is none."""
+        for host, partner in sorted(self.partners.items()):
+            if self._entered and partner.standing is Standing.BOUND and partner.asked and not partner.lost:
+                return host, partner.boot_id
+        return "", ""
+
+    @property
+    def wants_resign(self) -> bool:
+        """Its disk fails it, and another host has it all: also one that it cannot reach, as it is."""
+        members = any(partner.standing is Standing.MEMBER for partner in self.partners.values())
+        return bool(self.trouble) and members
+
+    @property
+    def yielded(self) -> bool:
+        """Nothing is under way that this host could still acknowledge, and nothing will be in this epoch."""
+        if not self._entered:
+            return False
+        if self.wants_resign:
+            return True
+        target = self.partners.get(self._wanted.yield_to) if self._wanted else None
+        ready = target is not None and target.link.up and not target.link.in_doubt
+        return self._yielding and ready and self.primary.quiet
+
+    @property
+    def standby_io_age_s(self) -> float:
+        """Seconds since another host last refused an initiator's I/O; -1 if that is long ago."""
+        age_s = self._loop.now() - self._standby_at_s
+        return float(math.floor(age_s)) if age_s <= PATH_AWAY_S else -1.0
+
+    @property
+    def serving(self) -> bool:
+        return self.primary.writes
+
+    def _tick(self) -> None:
+        self._timer = self._loop.call_later(BEACON_INTERVAL_S, self._tick)
+        if not self._entered:
+            return
+        if self.trouble and self.primary.alone:
+            # Nobody else has it: what can be read is served, and errors are told as they are.
+            self.trouble = ""
+        self._tick_syncing()
+        self._refresh()
+
+
+def _nothing() -> None:
+    """Nobody waits for quiet."""

@@ -1,0 +1,142 @@
+"""Another host of the volume, as its primary sees it: what it may lack, and what must wait for it.
+
+    MEMBER    in sync: nothing is acknowledged without it
+    BOUND     it lacks nothing, and its joining is being recorded: treated as a member (the union of I-1)
+    JOINING   its session is up: writes outside what it lacks go to it too, and wait for it
+    AWAY      what is written is marked in `absent/<host>`
+
+For JOINING and AWAY `absent` holds every extent in which that host may differ from this one, but for writes
+that it has been sent and not yet confirmed. Those end when it confirms them, or are marked when its session
+is lost; only then are they acknowledged. So at any moment, and after a crash with `intent`, what is
+acknowledged and not on that host is marked.
+"""
+
+from collections.abc import Callable
+from enum import Enum
+
+from holdfast.base.device import Op, Outcome, Request
+from holdfast.base.extents import covering
+from holdfast.base.limits import EXTENT_BYTES, LINK_LOST_S, REGION_BYTES
+from holdfast.replicator.bitmap import Bitmap
+from holdfast.replicator.link import Link, Sent
+from holdfast.replicator.store import Store
+
+
+class Standing(Enum):
+    """See the module."""
+
+    MEMBER = "member"
+    BOUND = "bound"
+    JOINING = "joining"
+    AWAY = "away"
+
+
+_MOVES = {
+    Standing.MEMBER: {Standing.AWAY},
+    Standing.BOUND: {Standing.MEMBER, Standing.AWAY},
+    Standing.JOINING: {Standing.BOUND, Standing.AWAY},
+    Standing.AWAY: {Standing.JOINING, Standing.BOUND, Standing.MEMBER},
+}
+
+
+class Partner:
+    """Loop thread only. `on_beat` of the link is its owner's."""
+
+    def __init__(self, host_id: str, store: Store, make_link: Callable[["Partner"], Link]) -> None:
+        self.host_id = host_id
+        self._store = store
+        self.standing = Standing.AWAY
+        self.required = False
+        """MEMBER or BOUND: every request goes to it and waits for it."""
+        self.asked = False
+        """BOUND, and the agent may have been told: only a transaction's outcome can undo it."""
+        self.boot_id = ""
+        """Of its process that the session at hand is with."""
+        self.compare = False
+        """Its copy is of another history: look before copying."""
+        self.link = make_link(self)
+
+    def become(self, standing: Standing) -> None:
+        """The one door. Raises AssertionError for a move that is none."""
+        if standing is not self.standing:
+            assert standing in _MOVES[self.standing], f"{self.standing} to {standing}"
+            self.standing = standing
+        self.required = standing in (Standing.MEMBER, Standing.BOUND)
+        self.asked = False
+
+    @property
+    def absent(self) -> Bitmap:
+        return self._store.absent[self.host_id]
+
+    @property
+    def lost(self) -> str:
+        """Why it is to be left out; empty while it is not."""
+        if self.link.hopeless and not self.link.up:
+            return self.link.hopeless
+        if not self.link.up and self.link.unheard_s() > LINK_LOST_S:
+            return self.link.why_down
+        return ""
+
+    def takes(self, offset: int, length: int) -> bool:
+        """Whether a write there is to be sent to it; if not, it is marked from now on."""
+        if self.required:
+            return True
+        extents = covering(offset, length, EXTENT_BYTES)
+        attached = self.standing is Standing.JOINING and self.link.up
+        if attached and not self.absent.any_in(extents.start, extents.stop):
+            return True
+        self.absent.set_range(extents.start, extents.stop)
+        return False
+
+    def give_up(self, sent: Sent) -> bool:
+        """Its owner waits no longer for a request: a copy may be applied there or not. False if it is
+        confirmed.
+        """
+        if not self.link.holds(sent):
+            return False
+        if not self.required and sent.request.op is not Op.FLUSH:
+            self.mark(sent.request)
+        self.link.forget(sent)
+        return True
+
+    def doubt(self, request: Request) -> None:
+        """It has done what failed here."""
+        if request.op is Op.FLUSH:
+            return
+        if self.required:
+            self.link.doubt(request.offset, request.length)
+        else:
+            self.mark(request)
+
+    def mark(self, request: Request) -> None:
+        extents = covering(request.offset, request.length, EXTENT_BYTES)
+        self.absent.set_range(extents.start, extents.stop)
+
+    def mark_regions(self, regions: set[int]) -> None:
+        for region in regions:
+            extents = covering(region * REGION_BYTES, REGION_BYTES, EXTENT_BYTES)
+            self.absent.set_range(extents.start, min(extents.stop, self._store.extents))
+
+    def fall_back(self) -> None:
+        """It takes part no more: what it has not confirmed is marked, and waits for it no longer."""
+        assert not self.link.up, "its session may still carry what is about to be given up"
+        self.become(Standing.AWAY)
+        taken = self.link.take_unconfirmed()
+        for sent in taken:
+            if sent.request.op is not Op.FLUSH:
+                self.mark(sent.request)
+        self.mark_regions(self.link.in_doubt)
+        self.link.in_doubt.clear()
+        for sent in taken:
+            sent.done(Outcome.OK)
+
+    def dismiss(self) -> None:
+        """The volume is not its any more: nothing waits for it, nor is anything kept for it."""
+        self.link.close()
+        for sent in self.link.take_unconfirmed():
+            sent.done(Outcome.OK)
+
+    def doubtful(self) -> tuple[set[int], list[tuple[int, int]]]:
+        """What a member may lack: regions, and (offset, length) of what it has not confirmed."""
+        ranges = [(r.offset, r.length) for r in self.link.unconfirmed if r.op is not Op.FLUSH]
+        return set(self.link.in_doubt), ranges

@@ -1,0 +1,111 @@
+"""Comparing the replicas of a volume online, by digest, and making equal what differs.
+
+Extent by extent under a turn of the order, so that writes go on and none is met halfway. The primary's copy
+is the one that initiators read, so it is the one that others are made equal to; that they differed at all is
+what an operator must hear of.
+"""
+
+import logging
+from collections.abc import Callable
+
+from holdfast.base.errors import HoldfastError, Unavailable
+from holdfast.base.extents import runs
+from holdfast.base.limits import EXTENT_BYTES
+from holdfast.base.loop import Loop
+from holdfast.base.steps import Steps, run
+from holdfast.replicator import copying
+from holdfast.replicator.budget import Budget
+from holdfast.replicator.partner import Partner
+from holdfast.replicator.primary import Primary
+from holdfast.replicator.resync import PIECE_EXTENTS, differing, sleep
+from holdfast.replicator.talk import Talk
+
+log = logging.getLogger(__name__)
+
+
+class Verification:
+    """One comparison, from its request on. Loop thread only; read its fields at any time."""
+
+    def __init__(
+        self, loop: Loop, primary: Primary, request: int, rate_bytes_s: int, on_change: Callable[[], None]
+    ) -> None:
+        self._loop = loop
+        self._primary = primary
+        self._budget = Budget(loop.now(), rate_bytes_s)
+        self._on_change = on_change
+        self._begun = False
+        self._stopped = False
+        self.request = request
+        self.running = True
+        self.failed = ""
+        """What interrupted it, one sentence."""
+        self.done_bytes = 0
+        self.total_bytes = primary.size_bytes
+        self.differing_bytes = 0
+        self.repaired_bytes = 0
+
+    @property
+    def rate_bytes_s(self) -> int:
+        return int(self._budget.rate_bytes_s)
+
+    def tick(self) -> None:
+        """Begin, as soon as the volume is served by more than one host."""
+        members = [partner for partner in self._primary.partners if partner.required]
+        if not self._begun and members and self._primary.writes:
+            self._begun = True
+            run(self._compare_all(members), self._done, self._failed)
+
+    def stop(self) -> None:
+        self._stopped = True
+        if not self._begun and self.running:
+            self._begun = True
+            self._end("the volume was moved to another host before it could begin")
+
+    def _done(self, _nothing: None) -> None:
+        self._end("")
+
+    def _failed(self, error: Exception) -> None:
+        if not isinstance(error, HoldfastError | OSError):
+            raise error
+        self._end(str(error))
+
+    def _end(self, failed: str) -> None:
+        self.running, self.failed = False, failed
+        self._on_change()
+
+    def _compare_all(self, members: list[Partner]) -> Steps[None]:
+        talks = [partner.link.talk() for partner in members]
+        extents = self._primary.local.store.extents
+        for first in range(0, extents, PIECE_EXTENTS):
+            piece = range(first, min(first + PIECE_EXTENTS, extents))
+            for talk in talks:
+                yield from self._compare(talk, piece)
+            length = len(piece) * EXTENT_BYTES
+            self.done_bytes = min(self.done_bytes + length, self.total_bytes)
+            busy = self._primary.under_way > 0
+            yield sleep(self._loop, self._budget.spend(length, self._loop.now(), busy))
+            if self._stopped:
+                raise Unavailable("INTERRUPTED", "the volume was moved, or is compared anew: ask again.")
+
+    def _compare(self, talk: Talk, piece: range) -> Steps[None]:
+        local = self._primary.local
+        start = piece.start * EXTENT_BYTES
+        stop = min(piece.stop * EXTENT_BYTES, local.store.size_bytes)
+        turn = yield copying.shared_turn(local, start, stop - start)
+        try:
+            talk.check()
+            wrong = yield from differing(local, talk, list(piece))
+            self.differing_bytes += sum(local.store.extent_range(extent)[1] for extent in wrong)
+            here = [extent for extent in wrong if not local.store.missing.get(extent)]
+            missing = sorted(set(wrong) - set(here))
+            for extent in wrong:
+                log.error("extent %d differs between the hosts: it is repaired", extent)
+            if missing:
+                yield talk.ask({"do": "unfill", "extents": missing})
+            for first, end in runs(here):
+                offset = first * EXTENT_BYTES
+                content = yield from copying.read(local, offset, min(end * EXTENT_BYTES, stop) - offset)
+                yield from copying.send(talk, offset, content)
+            self.repaired_bytes += sum(local.store.extent_range(extent)[1] for extent in wrong)
+        finally:
+            local.order.give_back(turn)

@@ -1,0 +1,366 @@
+"""Who is in sync changes: hosts are left out, take over, come back, are compared, and hand over."""
+
+import errno
+
+from holdfast.base.device import Op, Outcome
+from holdfast.base.limits import (
+    BEACON_LEASE_S,
+    BEACON_MARGIN_S,
+    EXTENT_BYTES,
+    HELD_COMMAND_MAX_S,
+    LINK_LOST_S,
+    REGION_BYTES,
+)
+from holdfast.replicator.following import Role
+from holdfast.replicator.testing import FakeSource, Host, Pair
+from holdfast.replicator.testing_disk import Disk
+from holdfast.replicator.testing_rig import MakeRig, Rig
+
+BLOCK = 4096
+
+
+def leave_out_b(rig: Rig) -> None:
+    """The mirror's process is killed, and the primary goes on alone in epoch 2."""
+    pair = rig.pair
+    pair.kill("b")
+    pair.until(lambda: pair.leading.wants_leave_out == ("b",))
+    pair.epoch(2, "a", "a")
+    pair.until(lambda: pair.primary.writes)
+
+
+def bring_back(pair: Pair, name: str, primary: str, epoch: int) -> None:
+    """A joiner until it lacks nothing, then in sync."""
+    leading = pair.leading_of(primary)
+    pair.until(lambda: leading.wants_join[0] == name)
+    assert leading.wants_join[1] == pair.hosts[name].boot_id
+    pair.epoch(epoch, primary, "ab")
+    pair.until(lambda: leading.primary.writes)
+
+
+def sent_to(pair: Pair, name: str) -> list[int]:
+    """Lengths of the writes and zeros that host `name` is sent from here on."""
+    lengths: list[int] = []
+    pair.net.fail = lambda request: lengths.append(request.length) if request.op is not Op.FLUSH else None  # type: ignore[func-returns-value]
+    return lengths
+
+
+def test_a_lost_mirror_is_left_out_and_what_it_lacks_is_all_that_is_copied(rig: Rig) -> None:
+    pair = rig.pair
+    pair.do(Op.WRITE, REGION_BYTES, b"o" * BLOCK)
+    outcomes = [pair.submit(Op.WRITE, i * EXTENT_BYTES, b"x" * BLOCK) for i in range(2)]
+    pair.kill("b")
+    began = pair.clock.now_s
+    pair.until(lambda: pair.leading.wants_leave_out == ("b",))
+    assert pair.clock.now_s - began <= LINK_LOST_S + 1 and not any(outcomes)
+    pair.epoch(2, "a", "a")
+    pair.until(lambda: all(outcomes))
+    assert outcomes == [[Outcome.OK]] * 2
+    assert pair.do(Op.WRITE, 5 * EXTENT_BYTES, b"y" * BLOCK) is Outcome.OK
+    assert rig.disks["a"].durable("data")[5 * EXTENT_BYTES : 5 * EXTENT_BYTES + BLOCK] == b"y" * BLOCK
+    assert not rig.same()
+    pair.start("b", Role.JOINER, 2, "a")
+    lengths = sent_to(pair, "b")
+    bring_back(pair, "b", "a", 3)
+    assert rig.same() and not pair.a.store.absent and not pair.a.store.state.absent
+    # What was written alone, and the regions that the mirror had intended.
+    assert sum(lengths) <= 2 * REGION_BYTES
+    assert pair.do(Op.WRITE, 0, b"z" * BLOCK) is Outcome.OK and rig.same()
+
+
+def test_without_an_epoch_nothing_is_acknowledged(rig: Rig) -> None:
+    pair = rig.pair
+    pair.kill("b")
+    outcome = pair.submit(Op.WRITE, 0, b"x" * BLOCK)
+    pair.until(lambda: bool(outcome))
+    assert outcome == [Outcome.BUSY] and pair.clock.now_s >= HELD_COMMAND_MAX_S
+    assert pair.do(Op.READ, 0, BLOCK) is Outcome.BUSY
+
+
+def test_what_needs_a_mirror_waits_for_one(rig: Rig) -> None:
+    pair = rig.pair
+    pair.kill("b")
+    pair.until(lambda: bool(pair.leading.wants_leave_out))
+    pair.tell("a", Role.PRIMARY, 2, "a", needs_mirror=True)
+    pair.until(lambda: pair.primary.reads)
+    assert pair.read(0, BLOCK) == bytes(BLOCK) and pair.do(Op.WRITE, 0, b"x" * BLOCK) is Outcome.BUSY
+
+
+def test_the_mirror_takes_over_and_the_old_primary_comes_back(rig: Rig) -> None:
+    pair = rig.pair
+    pair.do(Op.WRITE, 0, b"x" * BLOCK)
+    pair.for_s(1)
+    mirror = pair.following
+    assert not mirror.may_take_over
+    pair.kill("a")
+    died = pair.clock.now_s
+    pair.until(lambda: mirror.may_take_over)
+    assert pair.clock.now_s - died >= BEACON_LEASE_S + BEACON_MARGIN_S - 1
+    pair.epoch(2, "b", "b")
+    pair.until(lambda: pair.b.replica is not None and pair.b.replica.report().serving)
+    assert pair.do(Op.WRITE, BLOCK, b"y" * BLOCK, at="b") is Outcome.OK
+    assert pair.read(0, BLOCK, at="b") == b"x" * BLOCK
+    pair.start("a", Role.JOINER, 2, "b")
+    bring_back(pair, "a", "b", 3)
+    assert rig.same()
+
+
+def test_a_mirror_that_was_promised_to_does_not_serve_before_the_promise_is_over(rig: Rig) -> None:
+    """The old primary is cut off, and its mirror is told at once that it is the primary."""
+    pair = rig.pair
+    pair.for_s(1)
+    pair.net.refuse_dial = True
+    pair.net.cut()
+    now = pair.clock.now_s
+    pair.tell("b", Role.PRIMARY, 2, "b")
+    outcome = pair.submit(Op.WRITE, 0, b"new" * 1024, at="b")
+    reads = [pair.submit(Op.READ, 0, BLOCK)]
+    pair.until(lambda: bool(outcome))
+    assert outcome == [Outcome.OK] and pair.clock.now_s - now >= BEACON_LEASE_S - 1
+    reads.append(pair.submit(Op.READ, 0, BLOCK))
+    write = pair.submit(Op.WRITE, 0, b"old" * 1024)
+    pair.until(lambda: all(reads) and bool(write))
+    assert reads[1] == [Outcome.BUSY] and write == [Outcome.BUSY]
+    pair.tell("a", Role.JOINER, 2, "b")
+    pair.net.refuse_dial = False
+    bring_back(pair, "a", "b", 3)
+    assert rig.same() and rig.disks["a"].content("data")[:9] == b"new" * 3
+
+
+def test_a_switch_loses_no_request_and_no_redundancy(rig: Rig) -> None:
+    pair = rig.pair
+    outcomes = [pair.submit(Op.WRITE, i * BLOCK, bytes([i + 1]) * BLOCK) for i in range(10)]
+    pair.tell("a", Role.PRIMARY, 1, "ab", yield_to="b")
+    held = pair.submit(Op.WRITE, 0, b"h" * BLOCK)
+    pair.until(lambda: pair.leading.yielded)
+    assert outcomes == [[Outcome.OK]] * 10 and not held
+    pair.epoch(2, "b", "ab")
+    pair.until(lambda: pair.leading_of("b").primary.writes)
+    assert held == [Outcome.BUSY] and rig.same()
+    assert pair.do(Op.WRITE, 0, b"n" * BLOCK, at="b") is Outcome.OK and rig.same()
+    assert pair.do(Op.READ, 0, BLOCK, at="b") is Outcome.OK
+    front = pair.a.replica.device  # type: ignore[union-attr]
+    assert front.leading is None
+
+
+def test_a_switch_that_is_called_off_goes_on(rig: Rig) -> None:
+    pair = rig.pair
+    pair.tell("a", Role.PRIMARY, 1, "ab", yield_to="b")
+    held = pair.submit(Op.WRITE, 0, b"h" * BLOCK)
+    pair.until(lambda: pair.leading.yielded)
+    pair.tell("a", Role.PRIMARY, 1, "ab")
+    pair.until(lambda: bool(held))
+    assert held == [Outcome.OK] and not pair.leading.yielded
+
+
+def test_a_process_that_has_asked_for_a_joining_dies_and_its_successor_waits_for_the_outcome(
+    rig: Rig,
+) -> None:
+    for joined in (True, False):
+        rig = Rig()
+        pair = rig.pair
+        pair.until_up()
+        leave_out_b(rig)
+        pair.do(Op.WRITE, 0, b"x" * BLOCK)
+        pair.start("b", Role.JOINER, 2, "a")
+        pair.until(lambda: bool(pair.leading.wants_join[0]))  # noqa: B023
+        pair.kill("a")
+        pair.start("a", Role.PRIMARY, 2, "a")
+        outcome = pair.submit(Op.WRITE, BLOCK, b"y" * BLOCK)
+        pair.until(lambda: pair.leading.wants_leave_out == ("b",))  # noqa: B023
+        pair.for_s(3)
+        assert not outcome
+        pair.epoch(3, "a", "ab" if joined else "a")
+        pair.until(lambda: bool(outcome))  # noqa: B023
+        assert outcome == [Outcome.OK] and rig.same() is joined
+        if not joined:
+            bring_back(pair, "b", "a", 4)
+        assert rig.same()
+
+
+def test_a_host_of_another_history_is_compared(rig: Rig) -> None:
+    pair = rig.pair
+    pair.do(Op.WRITE, 0, b"x" * (3 * EXTENT_BYTES))
+    leave_out_b(rig)
+    pair.a.store.track_from("b", 0)
+    rig.disks["b"].inodes["data"].content[2 * EXTENT_BYTES : 2 * EXTENT_BYTES + 3] = b"???"
+    rig.disks["b"].inodes["data"].content[REGION_BYTES : REGION_BYTES + 3] = b"???"
+    pair.start("b", Role.JOINER, 2, "a")
+    lengths = sent_to(pair, "b")
+    bring_back(pair, "b", "a", 3)
+    assert rig.same() and sorted(lengths) == [EXTENT_BYTES, EXTENT_BYTES]
+
+
+def test_a_new_disk_gets_what_is_allocated_and_no_more(make_rig: MakeRig) -> None:
+    rig = make_rig(size_bytes=8 * REGION_BYTES)
+    pair = rig.pair
+    pair.until_up()
+    for at in (0, 3 * REGION_BYTES, 8 * REGION_BYTES - BLOCK):
+        pair.do(Op.WRITE, at, b"x" * BLOCK)
+    leave_out_b(rig)
+    rig.replace_disk("b")
+    pair.start("b", Role.JOINER, 2, "a")
+    lengths = sent_to(pair, "b")
+    bring_back(pair, "b", "a", 3)
+    assert rig.same() and sum(lengths) == 3 * EXTENT_BYTES
+
+
+def test_a_joiner_gets_what_is_missing_and_what_has_changed(make_rig: MakeRig) -> None:
+    size = 20 * EXTENT_BYTES
+    rig = make_rig(origin=FakeSource(b"o" * size), size_bytes=size)
+    pair = rig.pair
+    pair.hydrates = False
+    pair.until_up()
+    pair.do(Op.WRITE, EXTENT_BYTES, b"x" * EXTENT_BYTES)
+    leave_out_b(rig)
+    pair.read(0, 512)
+    pair.do(Op.WRITE, 10 * EXTENT_BYTES, b"y" * EXTENT_BYTES)
+    pair.start("b", Role.JOINER, 2, "a")
+    bring_back(pair, "b", "a", 3)
+    missing = list(pair.a.store.missing.indexes())
+    assert missing and missing == list(pair.b.store.missing.indexes())
+    assert set(pair.a.store.changed.set_bits()) <= set(pair.b.store.changed.set_bits())
+    pair.hydrates = True
+    pair.hydrator.go_on()
+    pair.until(lambda: not pair.a.store.missing.left and not pair.b.store.missing.left)
+    assert rig.same()
+
+
+def test_writes_go_on_while_a_host_is_made_equal(make_rig: MakeRig) -> None:
+    rig = make_rig(size_bytes=4 * REGION_BYTES)
+    pair = rig.pair
+    pair.until_up()
+    pair.do(Op.WRITE, 0, b"x" * REGION_BYTES)
+    leave_out_b(rig)
+    rig.replace_disk("b")
+    pair.start("b", Role.JOINER, 2, "a", sync_max_bytes_s=EXTENT_BYTES * 8)
+    pair.tell("a", Role.PRIMARY, 2, "a", sync_max_bytes_s=EXTENT_BYTES * 8)
+    outcomes = []
+    for i in range(64):
+        outcomes.append(pair.submit(Op.WRITE, i * REGION_BYTES // 16 + 512, bytes([i + 1]) * BLOCK))
+        pair.for_s(0.1)
+    bring_back(pair, "b", "a", 3)
+    pair.until(lambda: all(outcomes))
+    assert all(outcome == [Outcome.OK] for outcome in outcomes) and rig.same()
+
+
+def test_a_joiner_that_is_lost_on_the_way_costs_no_write(rig: Rig) -> None:
+    pair = rig.pair
+    leave_out_b(rig)
+    pair.start("b", Role.JOINER, 2, "a")
+    for i in range(20):
+        outcome = pair.submit(Op.WRITE, i * BLOCK, bytes([i + 1]) * BLOCK)
+        if i % 5 == 0:
+            pair.net.cut()
+        pair.until(lambda: bool(outcome))  # noqa: B023
+        assert outcome == [Outcome.OK]
+    bring_back(pair, "b", "a", 3)
+    assert rig.same()
+
+
+def test_the_last_copy_says_that_its_disk_is_full_and_is_read(rig: Rig) -> None:
+    pair = rig.pair
+    pair.do(Op.WRITE, 0, b"x" * BLOCK)
+    leave_out_b(rig)
+    rig.fail("a", errno.ENOSPC, "write", under="data")
+    assert pair.do(Op.WRITE, 0, b"y" * BLOCK) is Outcome.NO_SPACE
+    assert pair.read(0, BLOCK) == b"x" * BLOCK
+    rig.mend()
+    assert pair.do(Op.WRITE, 0, b"y" * BLOCK) is Outcome.OK
+
+
+def test_the_last_copy_is_read_after_its_disk_failed_a_sync(rig: Rig) -> None:
+    pair = rig.pair
+    pair.do(Op.WRITE, 0, b"x" * BLOCK)
+    leave_out_b(rig)
+    rig.fail("a", errno.EIO, "sync", under="data")
+    assert pair.do(Op.WRITE, BLOCK, b"y" * BLOCK) is Outcome.MEDIUM_ERROR
+    rig.mend()
+    assert pair.do(Op.WRITE, BLOCK, b"y" * BLOCK) is Outcome.MEDIUM_ERROR
+    assert pair.read(0, BLOCK) == b"x" * BLOCK
+
+
+def test_a_half_synced_copy_serves_nobody(rig: Rig) -> None:
+    pair = rig.pair
+    pair.do(Op.WRITE, 0, b"x" * BLOCK)
+    leave_out_b(rig)
+    pair.start("b", Role.JOINER, 2, "a", sync_max_bytes_s=1)
+    pair.tell("a", Role.PRIMARY, 2, "a", may_sync=False)
+    pair.until(lambda: not pair.b.store.state.consistent)
+    pair.kill("a")
+    pair.tell("b", Role.PRIMARY, 3, "b")
+    pair.for_s(5)
+    assert pair.b.replica is not None and pair.b.replica.report().reason == "HALF_SYNCED"
+    assert pair.do(Op.READ, 0, BLOCK, at="b") is not Outcome.OK
+
+
+def test_both_lost_their_memory_and_what_was_in_flight_is_made_equal(rig: Rig) -> None:
+    pair = rig.pair
+    pair.do(Op.WRITE, 0, b"x" * BLOCK)
+    pair.do(Op.FLUSH)
+    for i in range(20):
+        pair.submit(Op.WRITE, i * BLOCK, bytes([i + 1]) * BLOCK)
+    pair.for_s(0.01)
+    for name in "ab":
+        pair.kill(name)
+        rig.disks[name].power_cut()
+        pair.hosts[name].boot += 1
+    pair.start("b", Role.PRIMARY, 2, "b")
+    pair.start("a", Role.JOINER, 2, "b")
+    bring_back(pair, "a", "b", 3)
+    assert rig.same()
+
+
+def test_a_third_host_takes_the_place_of_another_without_a_moment_of_one_copy(rig: Rig) -> None:
+    pair = rig.pair
+    pair.do(Op.WRITE, 0, b"x" * BLOCK)
+    rig.disks["c"] = Disk(pair.chance)
+    pair.hosts["c"] = Host("c", rig.disks["c"].files, pair.clock, pair.chance)
+    pair.start("c", Role.JOINER, 2, "ab")
+    pair.epoch(2, "a", "ab")
+    pair.until(lambda: pair.leading.wants_join[0] == "c")
+    assert pair.do(Op.WRITE, BLOCK, b"y" * BLOCK) is Outcome.OK
+    pair.kill("b")
+    del pair.hosts["b"]
+    pair.epoch(3, "a", "ac")
+    pair.until(lambda: pair.primary.writes)
+    assert pair.do(Op.WRITE, 2 * BLOCK, b"z" * BLOCK) is Outcome.OK
+    assert rig.disks["a"].content("data") == rig.disks["c"].content("data")
+    assert rig.disks["b"].content("data") != rig.disks["c"].content("data")
+
+
+def test_a_comparison_finds_and_repairs(rig: Rig) -> None:
+    pair = rig.pair
+    pair.do(Op.WRITE, 0, b"x" * (3 * EXTENT_BYTES))
+    rig.disks["b"].inodes["data"].content[EXTENT_BYTES : EXTENT_BYTES + 3] = b"???"
+    pair.tell("a", Role.PRIMARY, 1, "ab", verify_request=1)
+    outcomes = [pair.submit(Op.WRITE, i * BLOCK, bytes([i + 1]) * BLOCK) for i in range(10)]
+    found = pair.leading.chores.verification
+    assert found is not None
+    pair.until(lambda: not found.running and all(outcomes))
+    assert (found.failed, found.differing_bytes, found.repaired_bytes) == ("", EXTENT_BYTES, EXTENT_BYTES)
+    assert found.done_bytes == pair.size_bytes and rig.same()
+    pair.tell("a", Role.PRIMARY, 1, "ab", verify_request=1)
+    assert pair.leading.chores.verification is found
+
+
+def test_a_mirror_whose_disk_failed_is_left_out_also_after_its_process_began_anew(rig: Rig) -> None:
+    pair = rig.pair
+    rig.fail("b", errno.EIO, "sync", under="data")
+    pair.submit(Op.FLUSH)
+    pair.until(lambda: pair.leading.wants_leave_out == ("b",))
+    rig.mend()
+    pair.kill("b")
+    pair.start("b", Role.MIRROR)
+    pair.for_s(LINK_LOST_S)
+    assert pair.leading.wants_leave_out == ("b",) and "takes no part" in pair.link.hopeless
+
+
+def test_a_primary_whose_disk_is_not_to_be_trusted_gives_way_before_it_is_asked_anything(rig: Rig) -> None:
+    pair = rig.pair
+    assert pair.a.local is not None
+    pair.a.local.distrust("it looks bad")
+    pair.until(lambda: pair.leading.wants_resign and pair.leading.yielded)
+    pair.net.cut()
+    pair.for_s(2 * LINK_LOST_S)
+    assert pair.leading.wants_resign
+    assert pair.do(Op.READ, 0, BLOCK) is Outcome.BUSY
