@@ -1,0 +1,131 @@
+"""The campaign must be able to fail: its judges see what is wrong."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from blackout import WRITER
+from cases import CASES
+from load import PULSE, read_fio
+from outcome import Outcome
+
+_SIZE = 16 * 4096
+_LIMIT_S = 60
+
+
+@pytest.fixture
+def device() -> Iterator[Path]:
+    """Not in the usual folder for temporary files: that may be in memory, without O_DIRECT."""
+    with tempfile.NamedTemporaryFile(dir="/var/tmp") as file:
+        file.truncate(_SIZE)
+        yield Path(file.name)
+
+
+def _await_bytes(path: Path, process: "subprocess.Popen[bytes]") -> None:
+    """All blocks have been written."""
+    while any(not path.read_bytes()[at : at + 4096].strip(b"\0") for at in range(0, _SIZE, 4096)):
+        assert process.poll() is None
+
+
+def _pulse(device: Path, report: Path, spoil: bool) -> dict[str, list[str]]:
+    device.write_bytes(bytes(_SIZE))
+    words = [sys.executable, str(PULSE), str(device), "0", str(_SIZE), str(report)]
+    with subprocess.Popen(words) as process:
+        _await_bytes(device, process)
+        process.send_signal(signal.SIGSTOP)
+        if spoil:
+            with open(device, "r+b") as file:
+                file.write(os.urandom(_SIZE))
+                os.fsync(file.fileno())
+        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGCONT)
+        assert process.wait(_LIMIT_S) == 0
+    said: dict[str, list[str]] = json.loads(report.read_text())
+    return said
+
+
+def test_the_pulse_finds_bytes_that_it_did_not_write(device: Path, tmp_path: Path) -> None:
+    said = _pulse(device, tmp_path / "sound", spoil=False)
+    assert said["wrong_blocks"] == said["errors"] == [] and len(said["pauses"]) == 5
+    assert len(_pulse(device, tmp_path / "spoilt", spoil=True)["wrong_blocks"]) >= 15
+
+
+def test_the_pulse_finds_an_older_write(device: Path, tmp_path: Path) -> None:
+    """A lost write leaves bytes that once were right."""
+    report = tmp_path / "report"
+    words = [sys.executable, str(PULSE), str(device), "0", str(_SIZE), str(report)]
+    with subprocess.Popen(words) as process:
+        _await_bytes(device, process)
+        older = device.read_bytes()
+        _await_change(device, older, process)
+        process.send_signal(signal.SIGSTOP)
+        with open(device, "r+b") as file:
+            file.write(older)
+            os.fsync(file.fileno())
+        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGCONT)
+        assert process.wait(_LIMIT_S) == 0
+    assert json.loads(report.read_text())["wrong_blocks"]
+
+
+def _await_change(device: Path, older: bytes, process: "subprocess.Popen[bytes]") -> None:
+    """Every block has been written again."""
+    while any(device.read_bytes()[at : at + 4096] == older[at : at + 4096] for at in range(0, _SIZE, 4096)):
+        assert process.poll() is None
+
+
+@pytest.mark.parametrize("spoil", [False, True])
+def test_what_was_flushed_is_counted(spoil: bool, device: Path, tmp_path: Path) -> None:
+    run, notes = str(random.getrandbits(48)), tmp_path / "notes"
+    writer = [sys.executable, str(WRITER)]
+    subprocess.run([*writer, "write", str(device), "0", str(_SIZE), run, str(notes)], check=True)
+    assert notes.read_text() == "1\n"
+    if spoil:
+        with open(device, "r+b") as file:
+            file.seek(4096)
+            file.write(bytes(8192))
+            os.fsync(file.fileno())
+    said = subprocess.run([*writer, "check", str(device), "0", "16", run], capture_output=True, check=True)
+    assert int(said.stdout) == (2 if spoil else 0)
+
+
+def test_what_fio_says() -> None:
+    job = {"error": 0, "read": {"total_ios": 7}}
+
+    def said(error: int) -> str:
+        return json.dumps({"jobs": [{**job, "error": error}]})
+
+    assert read_fio(said(0)).verified == 7
+    assert (read_fio(said(0)).io_errors, read_fio(said(0)).wrong_bytes) == (0, 0)
+    assert (read_fio(said(5)).io_errors, read_fio(said(5)).wrong_bytes) == (1, 0)
+    wrong = read_fio("verify: bad magic header cd1f\nfio: err=84\n" + said(84))
+    assert (wrong.io_errors, wrong.wrong_bytes) == (0, 4096)
+    assert read_fio("killed").io_errors == 1
+
+
+@pytest.mark.parametrize(
+    ("outcome", "trouble"),
+    [
+        (Outcome("case", io_errors=1), "1 I/O errors"),
+        (Outcome("case", wrong_bytes=3), "3 wrong bytes"),
+        (Outcome("case", pause_ms=6001, pause_limit_ms=6000), "paused for 6001 ms"),
+    ],
+)
+def test_what_is_wrong_fails_a_case(outcome: Outcome, trouble: str) -> None:
+    outcome.judge()
+    assert not outcome.passed and trouble in outcome.row() and "FAIL" in outcome.row()
+    sound = Outcome("case", pause_limit_ms=6000, pause_ms=6000)
+    sound.judge()
+    assert sound.passed and sound.row().endswith("PASS")
+
+
+def test_names_are_used_once() -> None:
+    names = [case.name for case in CASES]
+    assert len(names) == len(set(names))

@@ -1,0 +1,539 @@
+"""The judges. They read the bytes of files, the values in etcd and what an initiator was told; of the code
+that they judge they share no line but the simulated disk.
+
+    history    what is read, and what each member holds when a write is acknowledged (history.py)
+    I-1        a write is on every member when it is acknowledged; on disk, if only one is in sync
+    I-2        who answers an initiator was the primary while the command was under way, or nobody is yet
+    I-3        a takeover finds the primary's lease gone; reads are not stale (history)
+    I-4, I-5   only moves of the record that the design knows; a joiner has it all at that moment
+    I-6        nothing of an older session is applied after a newer one has greeted, or its host has served
+    I-7        where two copies of one history differ, a bitmap says so that survives a crash
+    I-8        views (views.py)
+    I-11       what was answered BUSY, or aborted, is not carried out afterwards
+    flush      what was flushed is on every member's disk
+    rest       at the end, all copies are equal, byte for byte
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from typing import Any
+
+from holdfast.base.device import Op as DeviceOp
+from holdfast.base.device import Outcome
+from holdfast.replicator.testing_disk import PAGE_BYTES, ZERO_PAGE, DataInode, Disk
+from holdfast.target.testing import Completion
+
+from .history import SECTOR_BYTES, History, Write, origin_content, value_of
+from .host import Host
+from .initiator import GOOD, Op, Try
+from .kernel import Command
+from .session import ClientSession, Sending
+from .time import Timeline
+from .views import EXTENT_BYTES, Views
+
+REGION_BYTES = 4 * 1024 * 1024
+_PAGES_PER_EXTENT = EXTENT_BYTES // PAGE_BYTES
+_PAGES_PER_REGION = REGION_BYTES // PAGE_BYTES
+PREFIX = "/holdfast/v1/"
+HELD_MAX_S = 13.0
+"""What a worker that runs may hold a command: 10 s and a second by the slowest clock, and some for a disk."""
+_MOMENTS = (b'"hello"', b'"begin"', b'"whole"', b'"synced"', b'"settle"', b'"clean"')
+
+
+class Violation(Exception):
+    """A run has shown something that must not be. Not a HoldfastError: nobody handles it."""
+
+
+class Record:
+    """replicas/<volume>, as JSON has it."""
+
+    def __init__(self, value: bytes) -> None:
+        raw: dict[str, Any] = json.loads(value)
+        self.epoch = int(raw.get("epoch", 0))
+        self.primary = str(raw.get("primary_host_id", ""))
+        self.in_sync = {str(one["host_id"]): str(one["boot_id"]) for one in raw.get("in_sync", [])}
+        self.host_ids = [str(one) for one in raw.get("host_ids", [])]
+        self.forced = len(raw.get("forced", []))
+
+    def __str__(self) -> str:
+        return f"epoch {self.epoch}, primary {self.primary}, in sync {self.in_sync}, hosts {self.host_ids}"
+
+
+class Checks:
+    """Everything that a judge hears of comes here; `violated` raises."""
+
+    def __init__(self, timeline: Timeline, history: History, volume_uid: str, size_bytes: int) -> None:
+        self.history = history
+        self.timeline = timeline
+        self.hosts: dict[str, Host] = {}
+        self.size_bytes = size_bytes
+        self.record: Record | None = None
+        self.cold_starts = 0
+        self.answers: dict[str, int] = {}
+        self.disk_faults = 0
+        self.lost_copy = False
+        """The only good copy was on a disk that failed."""
+        self.note: Callable[[str], None] = lambda _line: None
+        self.moment: Callable[[], None] = lambda: None
+        """A word was said after which much changes."""
+        self.entry: Callable[[str], bytes | None] = lambda _key: None
+        self.views = Views(history, size_bytes, self._live, lambda host: self.hosts[host].disk, self.violated)
+        self._uid = volume_uid
+        self._durable: set[int] = set()
+        self._primaries: list[tuple[int, str]] = []
+        self._finished: dict[int, tuple[int, Try, str, bool]] = {}
+        self._aborted: dict[int, bool] = {}
+        self._hellos: dict[str, int] = {}
+        self._greeted: dict[int, tuple[int, int]] = {}
+        self._served: dict[str, int] = {}
+        self._attentions: dict[str, list[int]] = {}
+
+    def violated(self, what: str) -> None:
+        raise Violation(f"at {self.timeline.now:.3f} s: {what}; the record: {self.record}")
+
+    # etcd.
+
+    def committed(self, changed: list[str]) -> None:
+        for uid in self.views.wanted:
+            snapshot = self.entry(f"{PREFIX}snapshots/{uid}")
+            if snapshot is not None and f"{PREFIX}snapshots/{uid}" in changed:
+                self.views.recorded(uid, snapshot, self._holds_memory)
+        key = f"{PREFIX}replicas/{self._uid}"
+        value = self.entry(key)
+        if key not in changed or value is None:
+            return
+        old, new = self.record, Record(value)
+        self.record = new
+        self.moment()
+        if old is not None:
+            self.note(f"etcd: {new}")
+            self._judge_move(old, new)
+        if old is None or old.primary != new.primary:
+            self._primaries.append((self.history.tick(), new.primary))
+        self._judge_assignments(new)
+        if old is not None:
+            self._judge_memory(old, new)
+
+    def _judge_memory(self, old: Record, new: Record) -> None:
+        """A change may be recorded when whom it names is dead already. That is as if it had died afterwards,
+        unless the primary chose it itself: it must know that its heir lives.
+        """
+        if any(self._holds_memory(host, boot) for host, boot in new.in_sync.items()):
+            return
+        was = old.primary
+        if was not in new.in_sync and self._leased(old) and self._holds_memory(was, old.in_sync[was]):
+            self.violated(f"I-4: {was} resigned, and nobody else holds what is acknowledged")
+        if any(self._holds_memory(host, boot) for host, boot in old.in_sync.items()):
+            self.note("the memory of all members is lost")
+            self.history.forget(self._durable)
+
+    def _leased(self, record: Record) -> bool:
+        """The primary's lease is there, of the boot that is in sync."""
+        value = self.entry(f"{PREFIX}leases/hosts/{record.primary}")
+        return value is not None and json.loads(value).get("boot_id") == record.in_sync[record.primary]
+
+    def _judge_move(self, old: Record, new: Record) -> None:
+        same = (old.in_sync, old.primary, old.host_ids) == (new.in_sync, new.primary, new.host_ids)
+        if new.epoch != old.epoch + 1 and not (same and new.epoch == old.epoch):
+            self.violated(f"I-2: the epoch went from {old.epoch} to {new.epoch}")
+        if not new.in_sync or new.primary not in new.in_sync:
+            self.violated("I-4: the primary is not in sync")
+        kept = {host for host, boot in new.in_sync.items() if old.in_sync.get(host) == boot}
+        added = [host for host in new.in_sync if host not in kept]
+        cold = bool(added) and not kept
+        if cold:
+            self.cold_starts += 1
+            alive = [host for host, boot in old.in_sync.items() if self._holds_memory(host, boot)]
+            if new.forced == old.forced and alive:
+                self.violated(f"I-4: a cold start while {alive} kept their memory")
+            if new.forced == old.forced and any(host not in old.in_sync for host in added):
+                self.violated("I-4: a cold start from a host that was not in sync")
+            return
+        if old.primary not in old.in_sync:
+            self.violated("I-4: the primary was not in sync")
+        if added:
+            if len(added) > 1 or new.primary != old.primary:
+                self.violated(f"I-5: {added} joined, not by the primary")
+            self._judge_join(new, added[0])
+        if new.primary != old.primary:
+            self._judge_new_primary(old, new, kept)
+
+    def _judge_new_primary(self, old: Record, new: Record, kept: set[str]) -> None:
+        if new.primary not in kept:
+            self.violated("I-4: a host became the primary that was not in sync")
+        gone = set(old.in_sync) - set(new.in_sync)
+        if old.primary in gone and old.primary in new.host_ids and not self.disk_faults:
+            self._judge_lease(old)
+        others = gone - {old.primary}
+        if others and old.primary in new.in_sync:
+            self.violated(f"I-4: {sorted(others)} left by a hand-over")
+
+    def _judge_lease(self, old: Record) -> None:
+        """I-3: who takes over finds the lease of the primary's boot gone. (A bad disk may resign.)"""
+        if self._leased(old):
+            self.violated(f"I-3: a takeover while {old.primary} held its lease")
+
+    def _judge_assignments(self, record: Record) -> None:
+        for host in record.host_ids:
+            value = self.entry(f"{PREFIX}assignments/{host}/{self._uid}")
+            if value is None:
+                continue
+            raw = json.loads(value)
+            if int(raw.get("epoch", 0)) != record.epoch:
+                self.violated(f"the assignment of {host} is of epoch {raw.get('epoch')}")
+            if raw.get("boot_id", "") != record.in_sync.get(host, ""):
+                self.violated(f"the assignment of {host} names boot {raw.get('boot_id')}")
+            if (raw.get("role") == "ROLE_PRIMARY") != (host == record.primary):
+                self.violated(f"the assignment of {host} says {raw.get('role')}")
+
+    def _holds_memory(self, host: str, boot: str) -> bool:
+        machine = self.hosts[host]
+        return machine.on and machine.boot_id == boot
+
+    def _judge_join(self, record: Record, joiner: str) -> None:
+        """I-5: it holds everything that is acknowledged, and the primary's bitmaps."""
+        if not self._holds_memory(joiner, record.in_sync[joiner]):
+            return  # It died after it had everything: nobody could know yet.
+        self._judge_bytes(f"I-5: {joiner} joins", joiner)
+        if not self._state(joiner).get("consistent", False):
+            self.violated(f"I-5: {joiner} joins and says of itself that it is not whole")
+        self.views.look(f"I-5: {joiner} joins", joiner)
+
+    # What initiators are told.
+
+    def completed(self, host: str, command: Command, completion: Completion, aborted: bool) -> None:
+        """The kernel has it back from the worker."""
+        assert isinstance(command, Try)
+        status = completion.status
+        held_s = self.timeline.now - max(command.arrived_s, self.hosts[host].steady_since_s)
+        if held_s > HELD_MAX_S:
+            self.violated(f"I-11: {host} held {command} for {held_s:.1f} s")
+        self.note(f"{host}: {command} ended {status:#x}{' (aborted)' if aborted else ''}")
+        kind = f"{command.io.op} {status:#x} {completion.sense[2:3].hex()}{completion.sense[12:14].hex()}"
+        self.answers[kind] = self.answers.get(kind, 0) + 1
+        if status != GOOD:
+            if command.value:
+                self._finished[command.value] = (self.history.tick(), command, host, aborted)
+            return
+        record = self.record
+        assert record is not None
+        now = self.history.tick()
+        command.era = self.history.era
+        self._judge_answerer(host, command)
+        if record.primary == host:
+            self._served[host] = record.epoch
+        if aborted:
+            return
+        # What an old primary may still tell was acknowledged by both, before the other one took over.
+        alone = len(record.in_sync) == 1 and record.primary == host
+        members = [name for name, boot in record.in_sync.items() if self._holds_memory(name, boot)]
+        if command.write is not None:
+            command.write.lost = False
+            for member in members:
+                self._judge_holds(f"I-1: acknowledged by {host}", member, command.write, False)
+                if alone or command.io.fua:
+                    self._judge_holds(f"forced, acknowledged by {host}", member, command.write, True)
+            if alone or command.io.fua:
+                self._durable.add(id(command.write))
+        elif command.io.op == Op.FLUSH:
+            for member in members:
+                self._judge_flushed(host, member, command.began, now)
+
+    def _judge_answerer(self, host: str, command: Try) -> None:
+        """I-2: it was the primary at some moment since the command was sent, or nobody has served since. (Who
+        takes over serves once every lease that it gave is over, so the old one may still answer reads.)
+        """
+        last = ""
+        for tick, primary in self._primaries:
+            if tick <= command.began:
+                last = primary
+            elif primary == host:
+                return
+        record = self.record
+        assert record is not None
+        if last != host and self._served.get(record.primary) == record.epoch:
+            self.violated(f"I-2: {host} answered a {command.io.op} and was not the primary")
+
+    def _judge_holds(self, what: str, host: str, write: Write, durable: bool) -> None:
+        first = write.first * SECTOR_BYTES
+        content = self.bytes_of(host, first, (write.stop - write.first) * SECTOR_BYTES, durable)
+        for index, sector in enumerate(range(write.first, write.stop)):
+            value = value_of(content[index * SECTOR_BYTES : (index + 1) * SECTOR_BYTES])
+            if value == write.value and value is not None:
+                continue
+            known = self.history.writes[sector]
+            if not any(
+                one.value == value
+                and not one.impossible
+                and not (one.ended is not None and one.ended < write.began)
+                for one in known
+            ):
+                where = "on its disk" if durable else "in its memory"
+                self.violated(
+                    f"{what}: {host} holds {value} in sector {sector} {where}, not {write.value}; "
+                    f"{self.history.told(sector)}"
+                )
+
+    def _judge_flushed(self, by: str, host: str, since: int, now: int) -> None:
+        inode = self._data(host)
+        if inode is None:
+            self.violated(f"flush: {host} has no data")
+            return
+        durable = self.hosts[host].disk.durable_names.get("data")
+        if durable is not inode:
+            self.violated(f"flush: the data file of {host} is not on its disk")
+        for page in sorted(inode.content.touched):
+            if inode.content.pages.get(page, ZERO_PAGE) != inode.durable.pages.get(page, ZERO_PAGE):
+                content = self.bytes_of(host, page * PAGE_BYTES, PAGE_BYTES, True)
+                for wrong in self.history.wrong(page * PAGE_BYTES, content, since, now):
+                    self.violated(f"flushed by {by}, on the disk of {host}: {wrong}")
+
+    def read(self, command: Try, content: bytes) -> None:
+        """The initiator has the bytes."""
+        history, offset = self.history, command.io.sector * SECTOR_BYTES
+        now = history.tick()
+        if len(content) != command.io.count * SECTOR_BYTES:
+            self.violated(f"a read of {command.io.count} sectors brought {len(content)} bytes")
+        for wrong in history.wrong(offset, content, command.began, now):
+            self.violated(f"I-3: a read: {wrong}")
+        history.saw(offset, content, command.began, now, command.era)
+
+    def acknowledged(self, command: Try) -> None:
+        history = self.history
+        if command.io.op == Op.FLUSH:
+            for write in history.unflushed():
+                if write.ended is not None and write.ended < command.began:
+                    self._durable.add(id(write))
+        elif command.io.op == Op.COMPARE and command.write is not None:
+            offset, now = command.io.sector * SECTOR_BYTES, history.ticks
+            own = command.write
+            own.ok, own.ended, kept = False, None, (own.ok, own.ended)
+            for wrong in history.wrong(offset, command.expected, command.began, now):
+                self.violated(f"a comparison found what was not there: {wrong}")
+            own.ok, own.ended = kept
+
+    def failed(self, host: str, command: Try, completion: Completion) -> None:
+        """An error that the initiator does not try again."""
+        if not self.disk_faults:
+            self.violated(
+                f"{host} answered a {command.io.op} with {completion.status} {completion.sense.hex()}"
+            )
+
+    def attention(self, host: str, asc: int, ascq: int) -> None:
+        if (asc, ascq) == (0x29, 0x00):
+            self._attentions.setdefault(host, []).append(self.history.tick())
+
+    # I-11.
+
+    def abort_answered(self, host: str, command: Command, by_reset: bool) -> None:
+        """`by_reset`: by the kernel, for a worker that died. The next one drains before it does anything."""
+        assert isinstance(command, Try)
+        self.note(f"{host}: the abort of {command} is answered")
+        if command.value and not by_reset:
+            self._aborted[command.value] = True
+
+    def data_written(self, host: str, name: str, offset: int, content: bytes) -> None:
+        if name != "data":
+            return
+        found = self._finished.get(int.from_bytes(content[:8], "little"))
+        if found is None:
+            return
+        tick, command, by, _aborted = found
+        exact = (offset, len(content)) == (command.io.sector * SECTOR_BYTES, command.io.count * SECTOR_BYTES)
+        if not exact or len(content) % EXTENT_BYTES == 0 or content != content[:8] * (len(content) // 8):
+            return  # A copy of where it is already.
+        if host == by:
+            self.violated(f"I-11: {command.value}, ended at tick {tick}, is applied on {host} afterwards")
+        elif command.value in self._aborted:
+            self.violated(f"I-11: {command.value}, whose abort was answered, is applied on {host} afterwards")
+
+    # Sessions.
+
+    def session_said(self, session: ClientSession, payload: bytes, answer: bytes | None) -> None:
+        """A word was carried out, or not (None)."""
+        word = payload[:24]
+        if any(one in word for one in _MOMENTS):
+            self.moment()
+        if answer is not None and b'"failed"' not in answer and b'"hello"' in word:
+            server = session.hosts[1]
+            self._hellos[server] = self._hellos.get(server, 0) + 1
+            session.number = self._hellos[server]
+            self._greeted[id(session)] = (session.number, self.history.tick())
+
+    def session_applied(self, session: ClientSession, message: Sending, outcome: Outcome) -> None:
+        if outcome is not Outcome.OK or message.op not in (DeviceOp.WRITE, DeviceOp.ZERO):
+            return
+        if session.discarded:
+            return
+        server = session.hosts[1]
+        if session.number < self._hellos.get(server, 0):
+            self.violated(
+                f"I-6: session {session.number} to {server} applied something after session "
+                f"{self._hellos[server]} had greeted"
+            )
+        if session.epoch < self._served.get(server, -1):
+            self.violated(f"I-6: {server} applied a write of epoch {session.epoch} after serving a newer one")
+
+    # Machines.
+
+    def power_lost(self, host: Host) -> None:
+        self.judge_differences(f"{host.name} loses power")
+
+    def power_is_lost(self, host: Host) -> None:
+        self.judge_differences(f"{host.name} has lost power")
+        record = self.record
+        if record is None or record.in_sync.get(host.name) != host.boot_id:
+            return
+        if any(self._holds_memory(name, boot) for name, boot in record.in_sync.items()):
+            return
+        self.note("the memory of all members is lost")
+        self.history.forget(self._durable)
+
+    def worker_ended(self, host: Host) -> None:
+        self.judge_differences(f"the worker of {host.name} ended")
+
+    # Bytes.
+
+    def _data(self, host: str) -> DataInode | None:
+        inode = self.hosts[host].disk.inodes.get("data")
+        return inode if isinstance(inode, DataInode) else None
+
+    def bytes_of(self, host: str, offset: int, length: int, durable: bool) -> bytearray:
+        """The volume as a host has it, or would have it after a power cut at the worst moment."""
+        inode = self._data(host)
+        if inode is None:
+            return bytearray(length)
+        content = (inode.durable if durable else inode.content).read(offset, length)
+        if self.history.has_origin:
+            missing = self._missing(host, durable)
+            origin = origin_content(self.size_bytes // SECTOR_BYTES)
+            for extent in range(offset // EXTENT_BYTES, (offset + length - 1) // EXTENT_BYTES + 1):
+                if missing >> extent & 1:
+                    start, end = (
+                        max(offset, extent * EXTENT_BYTES),
+                        min(offset + length, (extent + 1) * EXTENT_BYTES),
+                    )
+                    content[start - offset : end - offset] = origin[start:end]
+        return content
+
+    def _live(self, host: str, offset: int, length: int) -> bytearray:
+        return self.bytes_of(host, offset, length, False)
+
+    def _missing(self, host: str, durable: bool = False) -> int:
+        if durable:
+            return _number(self.hosts[host].disk.durable("missing"))
+        return self._bits(host, "missing") & ~self._bits(host, "filled")
+
+    def _bits(self, host: str, name: str, durable: bool = False) -> int:
+        disk: Disk = self.hosts[host].disk
+        if name not in (disk.durable_names if durable else disk.inodes):
+            return 0
+        return _number(disk.durable(name) if durable else disk.content(name))
+
+    def _state(self, host: str) -> dict[str, Any]:
+        inode = self.hosts[host].disk.inodes.get("state.json")
+        found: dict[str, Any] = json.loads(bytes(inode.content)) if inode is not None else {}
+        return found
+
+    def _judge_bytes(self, what: str, host: str) -> None:
+        """All that a host holds is right at this moment."""
+        now = self.history.tick()
+        done = 0
+        for sector in self.history.writes:
+            page = sector * SECTOR_BYTES // PAGE_BYTES
+            if done >> page & 1:
+                continue
+            done |= 1 << page
+            content = self.bytes_of(host, page * PAGE_BYTES, PAGE_BYTES, False)
+            for wrong in self.history.wrong(page * PAGE_BYTES, content, now, now):
+                self.violated(f"{what}: {wrong}")
+
+    # I-7.
+
+    def judge_differences(self, when: str) -> None:
+        """Copies of one history differ only where a bitmap will say so after a crash of anything."""
+        names = [name for name in self.hosts if "state.json" in self.hosts[name].disk.inodes]
+        for index, one in enumerate(names):
+            for two in names[index + 1 :]:
+                self._judge_pair(when, one, two)
+
+    def _judge_pair(self, when: str, one: str, two: str) -> None:
+        ours, theirs = self._data(one), self._data(two)
+        if ours is None or theirs is None:
+            return
+        states = self._state(one), self._state(two)
+        if not _one_history(one, two, *states):
+            return
+        covered: tuple[int, int] | None = None
+        for page in self._differing(one, two, ours, theirs):
+            if covered is None:
+                covered = self._covered(one, two)
+            regions, extents = covered
+            if not (regions >> (page // _PAGES_PER_REGION) & 1 or extents >> (page // _PAGES_PER_EXTENT) & 1):
+                sector = page * PAGE_BYTES // SECTOR_BYTES
+                self.violated(
+                    f"I-7: {when}: {one} and {two} differ in page {page} (sector {sector}), and no bitmap "
+                    f"on disk says so; regions {regions:#x}, extents {extents:#x}; states {states}"
+                )
+
+    def _differing(self, one: str, two: str, ours: DataInode, theirs: DataInode) -> Iterator[int]:
+        if not self.history.has_origin:
+            yield from ours.content.differing(theirs.content)
+            return
+        both_miss = self._missing(one) & self._missing(two)
+        for page in sorted(ours.content.pages.keys() | theirs.content.pages.keys()):
+            if both_miss >> (page // _PAGES_PER_EXTENT) & 1:
+                continue
+            at = page * PAGE_BYTES
+            if self.bytes_of(one, at, PAGE_BYTES, False) != self.bytes_of(two, at, PAGE_BYTES, False):
+                yield page
+
+    def _covered(self, one: str, two: str) -> tuple[int, int]:
+        """Regions and extents that are marked, in memory and on disk."""
+        regions = extents = 0
+        for host, other in ((one, two), (two, one)):
+            regions |= self._bits(host, "intent") & self._bits(host, "intent", True)
+            extents |= self._bits(host, f"absent/{other}") & self._bits(host, f"absent/{other}", True)
+        return regions, extents
+
+    def suspect(self, host: str) -> bool:
+        """Its disk failed, by its own word."""
+        return bool(self._state(host).get("suspect"))
+
+    # The end.
+
+    def at_rest(self) -> None:
+        """All is mended and in sync, and nothing is under way."""
+        record = self.record
+        assert record is not None
+        names = [name for name in record.in_sync if self._data(name) is not None]
+        for name in names:
+            self._judge_bytes(f"at rest, {name}", name)
+            self.views.look("at rest", name)
+        for one, two in pairwise(names):
+            ours, theirs = self._data(one), self._data(two)
+            assert ours is not None and theirs is not None
+            for page in self._differing(one, two, ours, theirs):
+                self.violated(f"at rest, {one} and {two} differ in page {page}")
+        self.judge_differences("at rest")
+        self.judge_order()
+
+    def judge_order(self) -> None:
+        for contradiction in self.history.contradictions():
+            self.violated(f"no order explains: {contradiction}")
+
+
+def _number(bits: bytes) -> int:
+    return int.from_bytes(bits, "little")
+
+
+def _one_history(one: str, two: str, ours: dict[str, Any], theirs: dict[str, Any]) -> bool:
+    """Whether what differs between two copies is tracked, and not found out by comparing them."""
+    if not (ours.get("synced_epoch") and theirs.get("synced_epoch")):
+        return False
+    tracked = ours.get("absent", {}).get(two) == theirs["synced_epoch"]
+    tracked = tracked or theirs.get("absent", {}).get(one) == ours["synced_epoch"]
+    both = ours["synced_epoch"] == theirs["synced_epoch"]
+    both = both and two in ours.get("members", ()) and one in theirs.get("members", ())
+    return tracked or both
