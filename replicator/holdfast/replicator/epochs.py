@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from holdfast.base.errors import Precondition, StaleEpoch
 from holdfast.replicator.state import State
 
+FIRST_EPOCH = 1
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -48,8 +50,19 @@ def as_primary(
 
 
 def as_mirror(state: State, epoch: int, members: Collection[str]) -> Entry:
-    """In sync: what it tracked of others when it was the primary is of no use any more."""
+    """In sync: what it tracked of others when it was the primary is of no use any more.
+
+    Raises StaleEpoch, or Precondition NOT_WHOLE for a copy that was made anew, or half replaced, since it
+    said that it was whole: the primary leaves it out when it does not answer.
+    """
     check(state, epoch)
+    # Only in a volume's first epoch is a copy in sync that never was before: there is nothing in any.
+    if not state.consistent or (state.synced_epoch == 0 and epoch > FIRST_EPOCH):
+        raise Precondition(
+            "NOT_WHOLE",
+            f"the copy of volume {state.uid} here is not the one that epoch {epoch} has in sync: it waits to "
+            "be brought up to date.",
+        )
     return Entry(replace(_entered(state, epoch, members), absent={}, led=False), drop=tuple(state.absent))
 
 

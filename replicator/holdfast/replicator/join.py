@@ -79,6 +79,7 @@ def _mark_everything(local: LocalReplica, partner: Partner, talk: Talk, fresh: b
     for offset in range(0, store.size_bytes, _WINDOW_BYTES):
         length = min(_WINDOW_BYTES, store.size_bytes - offset)
         ours = yield partial(_look, local, offset, offset + length)
+        talk.check()
         theirs: list[list[int]] = []
         if not fresh:
             theirs = (yield talk.ask({"do": "allocated", "offset": offset, "length": length}))["runs"]
@@ -86,6 +87,8 @@ def _mark_everything(local: LocalReplica, partner: Partner, talk: Talk, fresh: b
             extents = covering(start, end - start, EXTENT_BYTES)
             partner.absent.set_range(extents.start, min(extents.stop, store.extents))
     yield partial(local.in_pool, partner.absent.sync)
+    # An epoch that began meanwhile may have it in sync: then it is tracked no more.
+    talk.check()
     epoch = store.state.epoch
     yield partial(local.in_pool, partial(store.track_from, partner.host_id, epoch))
 

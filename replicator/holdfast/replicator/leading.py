@@ -71,6 +71,7 @@ class Leading:
         self._closed = False
         self._yielding = False
         self._standby_at_s = -math.inf
+        self._leaving_out: set[str] = set()
         self._led = False
         self.partners: dict[str, Partner] = {}
         self.primary = Primary(loop, local, hydrator)
@@ -107,6 +108,7 @@ class Leading:
         left_out = set(before.members) - set(wanted.members)
         self._serve_from_s = self._promise.over_s if left_out and not before.led else 0.0
         self._led = True
+        self._leaving_out = set()
         self._take_standings(wanted)
         if self.primary.alone:
             yield from self._forget_doubts()
@@ -155,7 +157,8 @@ class Leading:
 
     def _recount(self) -> None:
         self.primary.alone = not any(partner.required for partner in self.partners.values())
-        self.primary.single = not any(p.standing is Standing.MEMBER for p in self.partners.values())
+        members = any(partner.standing is Standing.MEMBER for partner in self.partners.values())
+        self.primary.single = bool(self._leaving_out) or not members
         self._local.last_copy = self.primary.alone
         self._lease()
 
@@ -230,6 +233,8 @@ class Leading:
     def _refresh(self) -> None:
         """The one place that says what users' requests may do now."""
         primary = self.primary
+        if self._entered:
+            self._notice_lost()
         if self._entered and self._local.suspect and not primary.alone:
             self._give_way(f"the disk of this host is not to be trusted: {self._local.suspect}")
         serving = self._entered and not self.trouble and self._loop.now() >= self._serve_from_s
@@ -244,6 +249,15 @@ class Leading:
             self.hydrator.go_on()
             self.chores.tick()
         self._on_change()
+
+    def _notice_lost(self) -> None:
+        """From when it is first said, the record may be of this host alone: what is acknowledged, also if the
+        lost one is back, is on this disk until another epoch tells.
+        """
+        lost = {host for host, partner in self.partners.items() if self._is_lost(partner)}
+        if not lost <= self._leaving_out:
+            self._leaving_out |= lost
+            self._recount()
 
     def _lease(self) -> None:
         leases = [p.link.leased_until_s for p in self.partners.values() if p.required]
@@ -344,9 +358,8 @@ class Leading:
 
     @property
     def wants_leave_out(self) -> tuple[str, ...]:
-        if not self._entered:
-            return ()
-        return tuple(host for host, p in sorted(self.partners.items()) if self._is_lost(p))
+        """Until an epoch tells, also if they are back: it may have been recorded."""
+        return tuple(sorted(self._leaving_out)) if self._entered else ()
 
     @staticmethod
     def _is_lost(partner: Partner) -> bool:

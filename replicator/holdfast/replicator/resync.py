@@ -35,6 +35,8 @@ def resync(
             yield all_of(*(starting(_make_equal(local, partner, talk, piece)) for piece in batch))
             spent = sum(len(piece) for piece in batch) * EXTENT_BYTES
             yield sleep(loop, budget.spend(spent, loop.now(), busy()))
+            # An epoch that began meanwhile may have it in sync: then there is no `absent` any more.
+            talk.check()
 
 
 def sleep(loop: Loop, delay_s: float) -> Starter:
@@ -62,6 +64,7 @@ def _make_equal(local: LocalReplica, partner: Partner, talk: Talk, piece: range)
     stop = min(piece.stop * EXTENT_BYTES, store.size_bytes)
     turn = yield copying.shared_turn(local, start, stop - start)
     try:
+        talk.check()
         # What is missing here is missing there: it was told so, and nothing that is missing was sent.
         wanted = [e for e in piece if partner.absent.get(e) and not store.missing.get(e)]
         if partner.compare and wanted:

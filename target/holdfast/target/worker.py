@@ -11,6 +11,7 @@ its replica: then the ring stays, with nothing behind it, until there is another
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -122,8 +123,10 @@ class Worker:
     def _open_replica(self, desired: Desired) -> None:
         """There is a replica, or a trouble, or a copy is being taken away."""
         if self._local is not None and self._local.suspect and desired.rebuild and not desired.initialized:
+            local = self._local
             self._end_replica()
-            self._keeper.remove(self._again)
+            # What the old copy still had to write down comes first: it must not land in the new one.
+            self._keeper.remove(self._again, partial(local.in_pool, _nothing))
         if self._replica is not None or self._keeper.removing:
             return
         try:
@@ -239,3 +242,7 @@ class Worker:
     def _tick(self) -> None:
         self._changed()
         self._timer = self._loop.call_later(TICK_S, self._tick)
+
+
+def _nothing() -> None:
+    """Work that only waits for its turn."""

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from holdfast.base.errors import HoldfastError
 from holdfast.base.loop import Loop
+from holdfast.base.steps import Starter
 from holdfast.replicator.files import Files
 from holdfast.replicator.store import Store, create, exists
 from holdfast.target.control import Desired
@@ -55,8 +56,10 @@ class StoreKeeper:
         reason = error.reason if isinstance(error, HoldfastError) else ""
         return desired.rebuild and not desired.initialized and reason not in NEVER_REMOVED
 
-    def remove(self, then: Callable[[], None]) -> None:
-        """Take the store, which is closed, away; `then()` whether that worked or not."""
+    def remove(self, then: Callable[[], None], after: Starter | None = None) -> None:
+        """Take the store, which is closed, away; `then()` whether that worked or not. `after`: a step to wait
+        for first.
+        """
         if self.removing:
             return
         self.removing = True
@@ -70,7 +73,13 @@ class StoreKeeper:
             self._failed(error)
             done(None)
 
-        self._loop.in_pool(partial(remove_tree, self._directory), done, failed)
+        def begin(_result: object) -> None:
+            self._loop.in_pool(partial(remove_tree, self._directory), done, failed)
+
+        if after is None:
+            begin(None)
+        else:
+            after(begin)
 
     def _failed(self, error: BaseException) -> None:
         log.error("volume %s: its old copy cannot be removed: %s", self._uid, error)

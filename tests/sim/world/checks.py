@@ -508,8 +508,9 @@ class Checks:
         record = self.record
         assert record is not None
         names = [name for name in record.in_sync if self._data(name) is not None]
+        # The others are compared with the first.
+        self._judge_bytes(f"at rest, {names[0]}", names[0])
         for name in names:
-            self._judge_bytes(f"at rest, {name}", name)
             self.views.look("at rest", name)
         for one, two in pairwise(names):
             ours, theirs = self._data(one), self._data(two)

@@ -76,11 +76,14 @@ class Faults:
     def strike(self) -> None:
         self._chance.choices(self._acts, self._weights)[0]()
 
-    def tempt(self) -> None:
+    def tempt(self, committing: bool) -> None:
         """Something is about to change: now and then, something breaks in the middle of it."""
         if self._over or not self.left or self._chance.random() >= self.temper:
             return
         self.left -= 1
+        if committing and self._chance.random() < 0.5:
+            self._around.timeline.after(0.0, self._lame_commit)
+            return
         delay_s = self._chance.choice((0.0, 0.0005, 0.002, 0.006, 0.03))
         self._around.timeline.after(delay_s, self._strike_sharply)
 
@@ -314,7 +317,14 @@ class Faults:
             etcd.slow = 1.0
 
         self._later(_SHORT, back)
-        self._chance.choice((self._kill_worker, self._kill_worker, self._kill_agent, self._power_cut))()
+        record = self._checks.record
+        if record is not None and self._chance.random() < 0.5:
+            self._note(f"the worker of {record.primary} is killed")
+            self._around.hosts[record.primary].kill_worker()
+        else:
+            self._chance.choice((self._kill_worker, self._kill_agent, self._power_cut))()
+        for _ in range(3):
+            self._around.timeline.after(self._chance.random() * 1.5, self.command)
 
     # Disks.
 

@@ -178,7 +178,8 @@ class Story:
         self.faults.command = self._io
         # Production looks every ten seconds; a story is over by then.
         setattr(chores, "CLEAN_INTERVAL_S", chance.choice((10.0, 1.5, 0.4)))  # noqa: B010
-        self.checks.moment = self.etcd.about_to_commit = self._moment
+        self.checks.moment = partial(self._moment, False)
+        self.etcd.about_to_commit = partial(self._moment, True)
         for name in ("a", "b"):
             self._add_path(name)
         end = 1.0 + chance.choice((3.0, 6.0, 12.0))
@@ -215,12 +216,12 @@ class Story:
         if now is not None and "c" in now.host_ids:
             self._add_path("c")
 
-    def _moment(self) -> None:
+    def _moment(self, committing: bool) -> None:
         """Much is about to change: now and then commands come, or something breaks, in the middle of it."""
         if self._moments and self.chance.random() < 0.2 and not self.initiator.over:
             self._moments -= 1
             self._burst(2)
-        self.faults.tempt()
+        self.faults.tempt(committing)
 
     def _freeze(self, uid: str) -> None:
         """A snapshot is asked for."""
