@@ -1,79 +1,21 @@
 """What people type, against a real service: the commands of the main job, and how they fail."""
 
-import io
-import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
 from pathlib import Path
-from unittest.mock import patch
 
 import pytest
 
 from holdfast.base.tls import TlsFiles
 from holdfast.cli import failures
-from holdfast.cli.main import main
 from holdfast.metadata import pki
 from holdfast.metadata.testing import RunningMetadata, StandInHost
 
-IQN = "iqn.2026-01.com.example:compute1"
+from .conftest import IQN, Person
+
 PROGRAM = [sys.executable, "-m", "holdfast.cli.main"]
-
-
-@dataclass(frozen=True)
-class Typed:
-    """What a command wrote."""
-
-    stdout: str
-    stderr: str
-
-
-@dataclass
-class Person:
-    """Someone who types `holdfast …` in a shell of their own."""
-
-    server: str
-    tls: TlsFiles
-    home: Path
-
-    def environment(self) -> dict[str, str]:
-        return {
-            "PATH": os.environ["PATH"],
-            "HOME": str(self.home),
-            "HOLDFAST_SERVER": self.server,
-            "HOLDFAST_CA": str(self.tls.ca),
-            "HOLDFAST_CERT": str(self.tls.certificate),
-            "HOLDFAST_KEY": str(self.tls.key),
-        }
-
-    def types(self, *words: str, status: int = 0) -> "Typed":
-        """Run the program in this process: Python's start is most of a command's time."""
-        out, err = io.StringIO(), io.StringIO()
-        with (
-            patch.dict(os.environ, self.environment(), clear=True),
-            patch.object(sys, "argv", ["holdfast", *words]),
-            redirect_stdout(out),
-            redirect_stderr(err),
-            pytest.raises(SystemExit) as raised,
-        ):
-            main()
-            raise SystemExit(0)
-        typed = Typed(out.getvalue(), err.getvalue())
-        assert raised.value.code == status, (words, typed)
-        return typed
-
-    def json(self, *words: str) -> dict[str, object]:
-        answer = json.loads(self.types(*words, "--output", "json").stdout)
-        assert isinstance(answer, dict)
-        return answer
-
-
-@pytest.fixture
-def person(metadata: RunningMetadata, tmp_path: Path) -> Callable[..., Person]:
-    return lambda name, role="user": Person(metadata.address, metadata.tls(name, role), tmp_path)
 
 
 def test_volume_and_attachment(person: Callable[..., Person], two_hosts: list[StandInHost]) -> None:

@@ -5,6 +5,7 @@ import click
 from holdfast.api.attachment.v1 import attachment_pb2 as pb
 from holdfast.api.records.v1 import records_pb2 as r
 from holdfast.base.errors import NotFound
+from holdfast.cli import multipath
 from holdfast.cli.iscsi import commands
 from holdfast.cli.session import Session, session
 from holdfast.cli.show import emit, facts, moment, output_option, state_name, table
@@ -59,9 +60,13 @@ def list_(volume_id: str) -> None:
 
 @command.command()
 @click.argument("attachment_id")
+@click.option("--multipath-conf", is_flag=True, help="Print only what belongs in /etc/multipath.conf.")
 @output_option
-def show(attachment_id: str) -> None:
-    """Show one attachment, its CHAP secret, and the commands that log in."""
+def show(attachment_id: str, multipath_conf: bool) -> None:
+    """Show one attachment, its CHAP secret, and what makes the initiator log in, over every path."""
+    if multipath_conf:
+        click.echo(multipath.multipath_conf(), nl=False)
+        return
     with session() as at:
         request = pb.GetAttachmentRequest(attachment_id=attachment_id)
         attachment = at.call(at.client.attachments.GetAttachment, request).attachment
@@ -120,3 +125,6 @@ def _show(attachment: pb.Attachment) -> None:
     click.echo("\n# As root on the initiator:")
     for line in commands(attachment):
         click.echo(line)
+    if len(attachment.portals) > 1:
+        click.echo("\n# With multipath-tools, /etc/multipath.conf, before the first login:")
+        click.echo(multipath.multipath_conf(), nl=False)

@@ -4,7 +4,7 @@ import click
 
 from holdfast.api.host.v1 import host_pb2 as pb
 from holdfast.cli.session import session
-from holdfast.cli.show import emit, facts, output_option, table
+from holdfast.cli.show import emit, facts, moment, output_option, table
 from holdfast.cli.sizes import show_size
 
 
@@ -54,6 +54,8 @@ def show(host_id: str) -> None:
                 ("Capacity", show_size(host.capacity_bytes)),
                 ("Allocated", show_size(host.allocated_bytes)),
                 ("Volumes", str(host.volume_count)),
+                ("Draining", f"yes. {host.drain_reason}".strip() if host.draining else ""),
+                ("Lost since", moment(host.lost_time) if host.HasField("lost_time") else ""),
                 ("Exports", "yes" if host.exports else f"no: {host.exports_message}"),
             ]
         ),
@@ -62,7 +64,24 @@ def show(host_id: str) -> None:
 
 @command.command()
 @click.argument("host_id")
-def delete(host_id: str) -> None:
-    """Forget a host that is gone and holds no volumes."""
+@click.option("--gone", is_flag=True, help="It never comes back: what waits only for it is finished.")
+def delete(host_id: str, gone: bool) -> None:
+    """Forget a host whose agent is gone and that holds no copy that is needed."""
     with session() as at:
-        at.call(at.client.hosts.DeleteHost, pb.DeleteHostRequest(host_id=host_id))
+        at.call(at.client.hosts.DeleteHost, pb.DeleteHostRequest(host_id=host_id, gone=gone))
+
+
+@command.command()
+@click.argument("host_id")
+def drain(host_id: str) -> None:
+    """Move every volume off a host, without an I/O error. `host show` says how far it is."""
+    with session() as at:
+        at.call(at.client.hosts.DrainHost, pb.DrainHostRequest(host_id=host_id))
+
+
+@command.command()
+@click.argument("host_id")
+def undrain(host_id: str) -> None:
+    """Let a host hold volumes again."""
+    with session() as at:
+        at.call(at.client.hosts.UndrainHost, pb.UndrainHostRequest(host_id=host_id))

@@ -21,13 +21,22 @@ def command() -> None:
 @click.option("--size", type=SIZE, default=0, help="e.g. 10GiB. With --from: the snapshot's, if not given.")
 @click.option("--from", "source", metavar="[OWNER/]SNAPSHOT", help="Make it from a snapshot.")
 @click.option("--multi-attach", is_flag=True, help="Several initiators may be attached at a time.")
+@click.option("--needs-mirror", is_flag=True, help="Writes wait while only one host has the volume.")
 @wait_options(default=True)
 @output_option
 def create(
-    volume_id: str, size: int, source: str | None, multi_attach: bool, wait: bool, timeout_s: float
+    volume_id: str,
+    size: int,
+    source: str | None,
+    multi_attach: bool,
+    needs_mirror: bool,
+    wait: bool,
+    timeout_s: float,
 ) -> None:
     """Create a volume, and wait until it can be attached."""
-    request = pb.CreateVolumeRequest(volume_id=volume_id, size_bytes=size, multi_attach=multi_attach)
+    request = pb.CreateVolumeRequest(
+        volume_id=volume_id, size_bytes=size, multi_attach=multi_attach, needs_mirror=needs_mirror
+    )
     if source is not None:
         owner, _, snapshot_id = source.rpartition("/")
         if not snapshot_id:
@@ -112,6 +121,49 @@ def delete(volume_id: str, wait: bool, timeout_s: float) -> None:
             _wait_deleted(at, volume_id, timeout_s)
 
 
+@command.command()
+@click.argument("volume_id")
+@click.option("--owner", default="", help="Somebody else's (operators only).")
+@click.option("--to", "to_host_id", default="", help="This host (operators only); else any that is in sync.")
+@output_option
+def switch(volume_id: str, owner: str, to_host_id: str) -> None:
+    """Make a mirror the primary, without an I/O error. Returns when it is asked for."""
+    request = pb.SwitchPrimaryRequest(volume_id=volume_id, owner=owner, to_host_id=to_host_id)
+    with session() as at:
+        answer = at.call(at.client.volumes.SwitchPrimary, request)
+    emit(answer, lambda: click.echo(f"Asked for in epoch {answer.epoch}."))
+
+
+@command.command()
+@click.argument("volume_id")
+@click.option("--owner", default="", help="Somebody else's (operators only).")
+@click.option("--rate", type=SIZE, default=0, help="Of reading, a second, e.g. 100MiB.")
+@output_option
+def verify(volume_id: str, owner: str, rate: int) -> None:
+    """Compare the replicas with writes going on, and repair. `volume show` says how far it is."""
+    request = pb.VerifyVolumeRequest(volume_id=volume_id, owner=owner, rate_bytes_s=rate)
+    with session() as at:
+        answer = at.call(at.client.volumes.VerifyVolume, request)
+    emit(answer, lambda: click.echo(f"Comparison {answer.request} is under way."))
+
+
+@command.command("force-start")
+@click.argument("volume_id")
+@click.option("--owner", default="", help="Whose it is.")
+@click.option("--host", "host_id", required=True, help="Whose copy it starts from.")
+@click.option("--loss", required=True, help="What is given up, in words: it is recorded for good.")
+@click.option("--accept-half-synced", is_flag=True, help="Even if that copy is between two moments.")
+@output_option
+def force_start(volume_id: str, owner: str, host_id: str, loss: str, accept_half_synced: bool) -> None:
+    """The last resort (operators only): go on with a copy that may lack acknowledged writes."""
+    request = pb.ForceStartVolumeRequest(
+        volume_id=volume_id, owner=owner, host_id=host_id, loss=loss, accept_half_synced=accept_half_synced
+    )
+    with session() as at:
+        answer = at.call(at.client.volumes.ForceStartVolume, request)
+    emit(answer, lambda: click.echo(f"It starts in epoch {answer.epoch}."))
+
+
 def wait_available(at: Session, volume_id: str, timeout_s: float, hydrated: bool = False) -> pb.Volume:
     """The volume once it is AVAILABLE (and all of its source is copied)."""
     narrate = Narrator()
@@ -149,6 +201,24 @@ def _source(volume: pb.Volume) -> str:
     return f"{source.owner}/{source.snapshot_id}" if source.snapshot_id else ""
 
 
+def _syncing(volume: pb.Volume) -> str:
+    """How far the replica that is furthest behind is, and when it will be there."""
+    left, rate = volume.sync_remaining_bytes, volume.sync_rate_bytes_s
+    if not volume.sync_total_bytes:
+        return ""
+    expected = f", about {-(-left // rate)} s" if rate else ""
+    return f"{show_size(left)} of {show_size(volume.sync_total_bytes)} to go{expected}"
+
+
+def _verified(verify: r.VerifyStatus) -> str:
+    if not verify.request:
+        return ""
+    state = state_name(r.VerifyState.Name(verify.state))
+    done = f"{show_size(verify.done_bytes)} of {show_size(verify.total_bytes)}"
+    found = f"{show_size(verify.differing_bytes)} differed, {show_size(verify.repaired_bytes)} repaired"
+    return f"{state} {done}; {found} {verify.reason}".rstrip()
+
+
 def _show(volume: pb.Volume) -> None:
     health = volume.health
     copied = volume.hydrate_total_bytes - volume.hydrate_remaining_bytes
@@ -162,8 +232,12 @@ def _show(volume: pb.Volume) -> None:
             ("Reason", volume.reason),
             (
                 "Health",
-                f"{state_name(r.HealthState.Name(health.state))} {health.message}" if health.state else "",
+                f"{_health(volume)} {health.reason} {health.message}".strip() if health.state else "",
             ),
+            ("Since", moment(health.since_time) if health.state else ""),
+            ("Syncing", _syncing(volume)),
+            ("Repair", volume.repair_reason),
+            ("Verified", _verified(volume.verify)),
             ("Source", _source(volume)),
             (
                 "Copied",
@@ -176,5 +250,8 @@ def _show(volume: pb.Volume) -> None:
             ("Created", moment(volume.create_time)),
             ("Primary", volume.primary_host_id),
             ("In sync", ", ".join(volume.in_sync_host_ids)),
+            ("Joining", ", ".join(volume.joining_host_ids)),
+            ("Writes", "only to two hosts" if volume.needs_mirror else ""),
+            *(("Forced", f"{moment(one.time)} {one.host_id} {one.by} {one.loss}") for one in volume.forced),
         ]
     )
