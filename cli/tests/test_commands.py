@@ -1,6 +1,7 @@
 """What people type, against a real service: the commands of the main job, and how they fail."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -116,7 +117,14 @@ def test_interrupted(person: Callable[..., Person], make_host: Callable[..., Sta
     make_host("host-b", hold=frozenset({"available"}))
     alice = person("alice")
     words = [*PROGRAM, "volume", "create", "slow", "--size", "1GiB"]
-    with subprocess.Popen(words, env=alice.environment(), stderr=subprocess.PIPE, text=True) as running:
+    # A job that a shell put in the background is deaf to ^C, and so would be what it starts.
+    with subprocess.Popen(
+        words,
+        env=alice.environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as running:
         assert running.stderr is not None
         assert "is being made" in running.stderr.readline()
         running.send_signal(2)
