@@ -103,6 +103,7 @@ MISTAKES = (
             "        self.primary.single = not any(host in wanted.members for host in wanted.peers)\n",
             "",
         ),
+        ("bool(self._leaving_out) or not members", "not members"),
     ),
     _mistake(
         "let a joiner go without the outcome of its join",
