@@ -6,6 +6,7 @@ from holdfast.api.attachment.v1 import attachment_pb2 as pb
 from holdfast.api.records.v1 import records_pb2 as r
 from holdfast.base.errors import NotFound
 from holdfast.cli import multipath
+from holdfast.cli.attachment_login import login
 from holdfast.cli.iscsi import commands
 from holdfast.cli.session import Session, session
 from holdfast.cli.show import emit, facts, moment, output_option, state_name, table
@@ -88,6 +89,9 @@ def delete(attachment_id: str, wait: bool, timeout_s: float) -> None:
             until_deleted(at, at.client.attachments.WatchAttachment, request, timeout_s, what)
 
 
+command.add_command(login)
+
+
 def _wait_ready(at: Session, attachment_id: str, timeout_s: float) -> pb.Attachment:
     narrate = Narrator()
 
@@ -114,7 +118,8 @@ def _show(attachment: pb.Attachment) -> None:
             ("State", state_name(r.AttachmentState.Name(attachment.state))),
             ("Reason", attachment.reason),
             ("Initiator", attachment.initiator_iqn),
-            ("Portal", " ".join(attachment.portals)),
+            # The primary's first: that is the active path.
+            *(("Portal", portal) for portal in attachment.portals),
             ("Target", attachment.target_iqn),
             ("LUN", str(attachment.lun)),
             ("CHAP user", attachment.chap_user),

@@ -4,11 +4,15 @@ import click
 
 from holdfast.base.errors import HoldfastError, NotFound, Unavailable
 
-REFUSED, NOT_FOUND, UNREACHABLE, WAITED_IN_VAIN = 1, 3, 4, 5
+REFUSED, NOT_FOUND, UNREACHABLE, WAITED_IN_VAIN, DIFFERED = 1, 3, 4, 5, 6
 
 
 class WaitedInVain(HoldfastError):
     """It did not come about within the time allowed; it may yet."""
+
+
+class Differed(HoldfastError):
+    """The replicas of a volume were not alike. Not REFUSED: a job that compares must tell the two apart."""
 
 
 def exit_code(error: HoldfastError) -> int:
@@ -16,6 +20,8 @@ def exit_code(error: HoldfastError) -> int:
         return NOT_FOUND
     if isinstance(error, Unavailable):
         return UNREACHABLE
+    if isinstance(error, Differed):
+        return DIFFERED
     return WAITED_IN_VAIN if isinstance(error, WaitedInVain) else REFUSED
 
 

@@ -3,9 +3,11 @@
 import click
 
 from holdfast.api.host.v1 import host_pb2 as pb
-from holdfast.cli.session import session
+from holdfast.base.errors import HoldfastError
+from holdfast.cli.session import Session, session
 from holdfast.cli.show import emit, facts, moment, output_option, table
 from holdfast.cli.sizes import show_size
+from holdfast.cli.waiting import Narrator, polled, until, wait_options
 
 
 @click.group("host")
@@ -22,16 +24,17 @@ def list_() -> None:
     rows = [
         [
             one.host_id,
-            "live" if one.live else "gone",
+            _standing(one),
             one.portal,
             show_size(one.capacity_bytes),
             show_size(one.allocated_bytes),
             str(one.volume_count),
             "yes" if one.exports else f"no: {one.exports_message}",
+            one.drain_reason,
         ]
         for one in response.hosts
     ]
-    heads = ["HOST", "AGENT", "PORTAL", "CAPACITY", "ALLOCATED", "VOLUMES", "EXPORTS"]
+    heads = ["HOST", "STANDING", "PORTAL", "CAPACITY", "ALLOCATED", "VOLUMES", "EXPORTS", "REASON"]
     emit(response, lambda: table(heads, rows, "No host has registered: start holdfast-agent on two."))
 
 
@@ -42,24 +45,7 @@ def show(host_id: str) -> None:
     """Show one storage host."""
     with session() as at:
         host = at.call(at.client.hosts.GetHost, pb.GetHostRequest(host_id=host_id)).host
-    emit(
-        host,
-        lambda: facts(
-            [
-                ("Host", host.host_id),
-                ("Agent", "live" if host.live else "gone"),
-                ("Boot", host.boot_id),
-                ("Address", host.address),
-                ("Portal", host.portal),
-                ("Capacity", show_size(host.capacity_bytes)),
-                ("Allocated", show_size(host.allocated_bytes)),
-                ("Volumes", str(host.volume_count)),
-                ("Draining", f"yes. {host.drain_reason}".strip() if host.draining else ""),
-                ("Lost since", moment(host.lost_time) if host.HasField("lost_time") else ""),
-                ("Exports", "yes" if host.exports else f"no: {host.exports_message}"),
-            ]
-        ),
-    )
+    emit(host, lambda: _show(host))
 
 
 @command.command()
@@ -73,15 +59,73 @@ def delete(host_id: str, gone: bool) -> None:
 
 @command.command()
 @click.argument("host_id")
-def drain(host_id: str) -> None:
-    """Move every volume off a host, without an I/O error. `host show` says how far it is."""
+@wait_options(default=False)
+@output_option
+def drain(host_id: str, wait: bool, timeout_s: float) -> None:
+    """Move every volume off a host, without an I/O error; it gets nothing new.
+
+    `host show` says how far it is, and why it does not go on.
+    """
     with session() as at:
         at.call(at.client.hosts.DrainHost, pb.DrainHostRequest(host_id=host_id))
+        if wait:
+            host = _wait_empty(at, host_id, timeout_s)
+        else:
+            host = at.call(at.client.hosts.GetHost, pb.GetHostRequest(host_id=host_id)).host
+    emit(host, lambda: click.echo(f"Host {host_id} is being drained: {_left(host)}."))
 
 
 @command.command()
 @click.argument("host_id")
 def undrain(host_id: str) -> None:
-    """Let a host hold volumes again."""
+    """Let a host hold volumes again. What has moved stays where it is."""
     with session() as at:
         at.call(at.client.hosts.UndrainHost, pb.UndrainHostRequest(host_id=host_id))
+
+
+def _wait_empty(at: Session, host_id: str, timeout_s: float) -> pb.Host:
+    """The host once it holds no volume, stores that are still being removed included."""
+    narrate = Narrator()
+
+    def done(answer: pb.GetHostResponse) -> bool:
+        if answer.host.volume_count and not answer.host.draining:
+            raise HoldfastError(
+                "NOT_DRAINING", f"Somebody let host {host_id!r} hold volumes again: {_left(answer.host)}."
+            )
+        return not answer.host.volume_count
+
+    def show_it(answer: pb.GetHostResponse) -> None:
+        narrate(f"host {host_id}: {_left(answer.host)}. {answer.host.drain_reason}".rstrip())
+
+    request = pb.GetHostRequest(host_id=host_id)
+    what = f"Host {host_id!r} was not emptied"
+    answer = until(at, polled(at.client.hosts.GetHost), request, done, show_it, timeout_s, what)
+    return answer.host  # type: ignore[no-any-return]
+
+
+def _left(host: pb.Host) -> str:
+    count = host.volume_count
+    return f"{count} volume{'s'[: count != 1]} left" if count else "nothing is left on it"
+
+
+def _standing(host: pb.Host) -> str:
+    """As in docs/states/host.md."""
+    return ("live" if host.live else "lost") + (", draining" if host.draining else "")
+
+
+def _show(host: pb.Host) -> None:
+    facts(
+        [
+            ("Host", host.host_id),
+            ("Standing", _standing(host)),
+            ("Lost since", moment(host.lost_time)),
+            ("Boot", host.boot_id),
+            ("Address", host.address),
+            ("Portal", host.portal),
+            ("Capacity", show_size(host.capacity_bytes)),
+            ("Allocated", show_size(host.allocated_bytes)),
+            ("Volumes", str(host.volume_count)),
+            ("Draining", f"{_left(host)}. {host.drain_reason}".rstrip() if host.draining else ""),
+            ("Exports", "yes" if host.exports else f"no: {host.exports_message}"),
+        ]
+    )

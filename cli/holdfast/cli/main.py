@@ -69,7 +69,8 @@ def cli(
 
     \b
     Exit status: 0 done; 1 refused; 2 wrong usage; 3 not found;
-    4 the service cannot be reached; 5 waited in vain; 130 interrupted.
+    4 the service cannot be reached; 5 waited in vain;
+    6 the replicas differed (volume verify --wait); 130 interrupted.
     """
     ctx.obj = Settings(server, ca, cert, key, config, output)
 

@@ -75,3 +75,10 @@ def moment(stamp: Timestamp) -> str:
     if not stamp.seconds:
         return ""
     return stamp.ToDatetime(UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def duration(seconds: float) -> str:
+    """Rounded, for people: 12 s, 3 min, 5 h."""
+    if seconds < 120:
+        return f"{max(1, round(seconds))} s"
+    return f"{round(seconds / 60)} min" if seconds < 2 * 3600 else f"{round(seconds / 3600)} h"

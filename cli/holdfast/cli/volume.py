@@ -5,9 +5,11 @@ import click
 from holdfast.api.records.v1 import records_pb2 as r
 from holdfast.api.volume.v1 import volume_pb2 as pb
 from holdfast.base.errors import BadInput, HoldfastError, NotFound
+from holdfast.cli import volume_moves
 from holdfast.cli.session import Session, session
-from holdfast.cli.show import emit, facts, moment, output_option, state_name, table
+from holdfast.cli.show import emit, output_option, state_name, table
 from holdfast.cli.sizes import SIZE, show_size
+from holdfast.cli.volume_show import health_word, show_volume, source_of
 from holdfast.cli.waiting import Narrator, until, until_deleted, wait_options
 
 
@@ -46,7 +48,7 @@ def create(
         volume = at.call(at.client.volumes.CreateVolume, request).volume
         if wait:
             volume = wait_available(at, volume_id, timeout_s)
-        emit(volume, lambda: _show(volume))
+        emit(volume, lambda: show_volume(volume))
 
 
 @command.command("list")
@@ -62,8 +64,8 @@ def list_(all_owners: bool) -> None:
             one.volume_id,
             show_size(one.size_bytes),
             state_name(r.VolumeState.Name(one.state)),
-            _health(one),
-            _source(one) or "-",
+            health_word(one),
+            source_of(one) or "-",
             one.reason or one.health.message,
         ]
         for one in response.volumes
@@ -85,7 +87,7 @@ def show(volume_id: str, owner: str) -> None:
     with session() as at:
         request = pb.GetVolumeRequest(volume_id=volume_id, owner=owner)
         volume = at.call(at.client.volumes.GetVolume, request).volume
-    emit(volume, lambda: _show(volume))
+    emit(volume, lambda: show_volume(volume))
 
 
 @command.command()
@@ -107,7 +109,7 @@ def wait(volume_id: str, goal: str, timeout_s: float) -> None:
             _wait_deleted(at, volume_id, timeout_s)
             return
         volume = wait_available(at, volume_id, timeout_s, hydrated=goal == "hydrated")
-    emit(volume, lambda: _show(volume))
+    emit(volume, lambda: show_volume(volume))
 
 
 @command.command()
@@ -121,47 +123,9 @@ def delete(volume_id: str, wait: bool, timeout_s: float) -> None:
             _wait_deleted(at, volume_id, timeout_s)
 
 
-@command.command()
-@click.argument("volume_id")
-@click.option("--owner", default="", help="Somebody else's (operators only).")
-@click.option("--to", "to_host_id", default="", help="This host (operators only); else any that is in sync.")
-@output_option
-def switch(volume_id: str, owner: str, to_host_id: str) -> None:
-    """Make a mirror the primary, without an I/O error. Returns when it is asked for."""
-    request = pb.SwitchPrimaryRequest(volume_id=volume_id, owner=owner, to_host_id=to_host_id)
-    with session() as at:
-        answer = at.call(at.client.volumes.SwitchPrimary, request)
-    emit(answer, lambda: click.echo(f"Asked for in epoch {answer.epoch}."))
-
-
-@command.command()
-@click.argument("volume_id")
-@click.option("--owner", default="", help="Somebody else's (operators only).")
-@click.option("--rate", type=SIZE, default=0, help="Of reading, a second, e.g. 100MiB.")
-@output_option
-def verify(volume_id: str, owner: str, rate: int) -> None:
-    """Compare the replicas with writes going on, and repair. `volume show` says how far it is."""
-    request = pb.VerifyVolumeRequest(volume_id=volume_id, owner=owner, rate_bytes_s=rate)
-    with session() as at:
-        answer = at.call(at.client.volumes.VerifyVolume, request)
-    emit(answer, lambda: click.echo(f"Comparison {answer.request} is under way."))
-
-
-@command.command("force-start")
-@click.argument("volume_id")
-@click.option("--owner", default="", help="Whose it is.")
-@click.option("--host", "host_id", required=True, help="Whose copy it starts from.")
-@click.option("--loss", required=True, help="What is given up, in words: it is recorded for good.")
-@click.option("--accept-half-synced", is_flag=True, help="Even if that copy is between two moments.")
-@output_option
-def force_start(volume_id: str, owner: str, host_id: str, loss: str, accept_half_synced: bool) -> None:
-    """The last resort (operators only): go on with a copy that may lack acknowledged writes."""
-    request = pb.ForceStartVolumeRequest(
-        volume_id=volume_id, owner=owner, host_id=host_id, loss=loss, accept_half_synced=accept_half_synced
-    )
-    with session() as at:
-        answer = at.call(at.client.volumes.ForceStartVolume, request)
-    emit(answer, lambda: click.echo(f"It starts in epoch {answer.epoch}."))
+command.add_command(volume_moves.switch)
+command.add_command(volume_moves.verify)
+command.add_command(volume_moves.force_start)
 
 
 def wait_available(at: Session, volume_id: str, timeout_s: float, hydrated: bool = False) -> pb.Volume:
@@ -190,68 +154,3 @@ def _wait_deleted(at: Session, volume_id: str, timeout_s: float) -> None:
     request = pb.WatchVolumeRequest(volume_id=volume_id)
     what = f"Volume {volume_id!r} was not removed"
     until_deleted(at, at.client.volumes.WatchVolume, request, timeout_s, what)
-
-
-def _health(volume: pb.Volume) -> str:
-    return state_name(r.HealthState.Name(volume.health.state)) if volume.health.state else "-"
-
-
-def _source(volume: pb.Volume) -> str:
-    source = volume.source_snapshot
-    return f"{source.owner}/{source.snapshot_id}" if source.snapshot_id else ""
-
-
-def _syncing(volume: pb.Volume) -> str:
-    """How far the replica that is furthest behind is, and when it will be there."""
-    left, rate = volume.sync_remaining_bytes, volume.sync_rate_bytes_s
-    if not volume.sync_total_bytes:
-        return ""
-    expected = f", about {-(-left // rate)} s" if rate else ""
-    return f"{show_size(left)} of {show_size(volume.sync_total_bytes)} to go{expected}"
-
-
-def _verified(verify: r.VerifyStatus) -> str:
-    if not verify.request:
-        return ""
-    state = state_name(r.VerifyState.Name(verify.state))
-    done = f"{show_size(verify.done_bytes)} of {show_size(verify.total_bytes)}"
-    found = f"{show_size(verify.differing_bytes)} differed, {show_size(verify.repaired_bytes)} repaired"
-    return f"{state} {done}; {found} {verify.reason}".rstrip()
-
-
-def _show(volume: pb.Volume) -> None:
-    health = volume.health
-    copied = volume.hydrate_total_bytes - volume.hydrate_remaining_bytes
-    facts(
-        [
-            ("Volume", volume.volume_id),
-            ("Owner", volume.owner),
-            ("Uid", volume.uid),
-            ("Size", f"{show_size(volume.size_bytes)} ({volume.size_bytes} bytes)"),
-            ("State", state_name(r.VolumeState.Name(volume.state))),
-            ("Reason", volume.reason),
-            (
-                "Health",
-                f"{_health(volume)} {health.reason} {health.message}".strip() if health.state else "",
-            ),
-            ("Since", moment(health.since_time) if health.state else ""),
-            ("Syncing", _syncing(volume)),
-            ("Repair", volume.repair_reason),
-            ("Verified", _verified(volume.verify)),
-            ("Source", _source(volume)),
-            (
-                "Copied",
-                f"{show_size(copied)} of {show_size(volume.hydrate_total_bytes)}"
-                if volume.hydrate_remaining_bytes
-                else "",
-            ),
-            ("Target", volume.target_iqn),
-            ("Attach", "several initiators" if volume.multi_attach else "one initiator"),
-            ("Created", moment(volume.create_time)),
-            ("Primary", volume.primary_host_id),
-            ("In sync", ", ".join(volume.in_sync_host_ids)),
-            ("Joining", ", ".join(volume.joining_host_ids)),
-            ("Writes", "only to two hosts" if volume.needs_mirror else ""),
-            *(("Forced", f"{moment(one.time)} {one.host_id} {one.by} {one.loss}") for one in volume.forced),
-        ]
-    )

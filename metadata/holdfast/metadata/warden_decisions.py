@@ -286,7 +286,9 @@ def _settle(sight: Sight, replica: r.ReplicaRecord) -> Action | None:
     leaving, primary = replica.leaving_host_id, replica.primary_host_id
     lost = [host_id for host_id in replica.host_ids if host_id not in sight.leases]
     may_stay = leaving in sight.leases and leaving in sight.hosts and not sight.hosts[leaving].draining
-    if may_stay and boot_of(replica, leaving):
+    # Of three in sync one must go: a mirror that is to leave does not get its place back.
+    too_late = len(replica.in_sync) > 2 and leaving != primary
+    if may_stay and boot_of(replica, leaving) and not too_late:
         return Stay(replica.volume_uid, leaving)
     if leaving and leaving != primary and len([one for one in in_sync_ids(replica) if one != leaving]) >= 2:
         return LetGo(replica.volume_uid)
