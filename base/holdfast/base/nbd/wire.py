@@ -153,6 +153,8 @@ _ERRORS = {
     # "If the client receives an ESHUTDOWN error it MUST initiate a soft disconnect": what a session of
     # an epoch that is over has to do.
     Outcome.STALE_EPOCH: ESHUTDOWN,
+    # No export has a path that is not the active one; if one had, it would not support what was asked.
+    Outcome.STANDBY: ENOTSUP,
     Outcome.READ_ONLY: EPERM,
     Outcome.INVALID: EINVAL,
 }
@@ -164,7 +166,7 @@ _OUTCOMES = {
     EINVAL: Outcome.INVALID,
     ENOSPC: Outcome.NO_SPACE,
     EOVERFLOW: Outcome.INVALID,
-    ENOTSUP: Outcome.INVALID,
+    ENOTSUP: Outcome.STANDBY,
     ESHUTDOWN: Outcome.STALE_EPOCH,
 }
 
