@@ -5,6 +5,7 @@ import signal
 from collections.abc import Sequence
 from pathlib import Path
 
+from holdfast.cli.multipath import multipath_conf
 from holdfast.lab import multipath
 from holdfast.lab.cluster import STORAGE_NAMES, Cluster
 from holdfast.lab.disk_faults import free_disk
@@ -47,7 +48,7 @@ class Stage:
         for name in self.storage_names:
             self.start_agent(name)
         cluster.await_hosts()
-        multipath.start(self.compute)
+        multipath.start(self.compute, multipath_conf())
 
     def down(self) -> None:
         self.lab.down()

@@ -13,8 +13,6 @@ DEFAULTS = (
     ("max_polling_interval", "2"),
 )
 DEVICE = (
-    ("vendor", '"HOLDFAST"'),
-    ("product", '"VOLUME"'),
     ("path_grouping_policy", "group_by_prio"),
     ("prio", "alua"),
     ("hardware_handler", '"0"'),
@@ -32,9 +30,9 @@ ISCSID = (
 )
 
 
-def multipath_conf() -> str:
-    """/etc/multipath.conf of a compute host that has no other."""
-    device = _lines(DEVICE, 8)
+def multipath_conf(vendor: str = "HOLDFAST", product: str = "VOLUME") -> str:
+    """/etc/multipath.conf of a compute host that has no other; `vendor`, `product`: regular expressions."""
+    device = _lines((("vendor", f'"{vendor}"'), ("product", f'"{product}"'), *DEVICE), 8)
     return f"defaults {{\n{_lines(DEFAULTS, 4)}}}\ndevices {{\n    device {{\n{device}    }}\n}}\n"
 
 

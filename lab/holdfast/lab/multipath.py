@@ -1,46 +1,21 @@
 """One disk by several ways: multipathd in a compute guest, over a session with each portal.
 
-The settings are those with which a failover was seen to cost no error and about the lease's time: Linux's
-own would wait 120 s for a dead host before another path is tried. There is no hardware handler because a
-guest's kernel has none for ALUA; multipathd asks for the states itself (`prio alua`).
+The settings are what users are told (cli/multipath.py): with them a failover was seen to cost no error and
+about the lease's time. There is no hardware handler because a guest's kernel has none for ALUA; multipathd
+asks for the states itself (`prio alua`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from holdfast.cli.multipath import iscsid_settings, multipath_conf
 from holdfast.lab.guest import Guest
 from holdfast.lab.guest_process import GuestProcess
 from holdfast.lab.initiator import Login, log_in, log_out, node
 
-# One setting a line: multipathd's parser stops at a second one without a word.
-MULTIPATH_CONF = """\
-defaults {
-    find_multipaths no
-    user_friendly_names no
-    polling_interval 1
-    max_polling_interval 2
-}
-devices {
-    device {
-        vendor ".*"
-        product ".*"
-        path_grouping_policy group_by_prio
-        prio alua
-        hardware_handler "0"
-        path_checker tur
-        path_selector "service-time 0"
-        no_path_retry queue
-        failback immediate
-        fast_io_fail_tmo 2
-    }
-}
-"""
-ISCSID_SETTINGS = {
-    "node.session.timeo.replacement_timeout": "2",
-    "node.conn[0].timeo.noop_out_interval": "1",
-    "node.conn[0].timeo.noop_out_timeout": "1",
-    "node.conn[0].timeo.login_timeout": "5",
-}
+MULTIPATH_CONF = multipath_conf(".*", ".*")
+"""What users are told for a volume, for whatever a test exports."""
+ISCSID_SETTINGS = iscsid_settings()
 _WAIT_S = 60
 _MODULES = ("dm_multipath", "dm_round_robin", "dm_service_time", "dm_queue_length")
 
@@ -57,15 +32,11 @@ class Map:
         return f"/dev/mapper/{self.name}"
 
 
-def start(
-    guest: Guest,
-    conf_text: str = MULTIPATH_CONF,
-    iscsid_settings: Mapping[str, str] = ISCSID_SETTINGS,
-) -> GuestProcess:
+def start(guest: Guest, conf_text: str = MULTIPATH_CONF) -> GuestProcess:
     """Start multipathd; nodes made from now on have these settings. Once for each boot of the guest."""
     guest.run(["tee", "/etc/multipath.conf"], input=conf_text)
     # iscsiadm copies these into each node that it makes; the last line of a name counts.
-    lines = "".join(f"{name} = {value}\n" for name, value in iscsid_settings.items())
+    lines = "".join(f"{name} = {value}\n" for name, value in ISCSID_SETTINGS.items())
     guest.run(["tee", "-a", "/etc/iscsi/iscsid.conf"], input=lines)
     guest.run(["modprobe", "-a", *_MODULES])
     daemon = guest.spawn(["multipathd", "-d", "-v2"], log_name="multipathd.log")

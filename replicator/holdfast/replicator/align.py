@@ -14,8 +14,8 @@ from functools import partial
 from typing import cast
 
 from holdfast.base.errors import Unavailable
-from holdfast.base.extents import covering, runs
-from holdfast.base.limits import EXTENT_BYTES, MIB, REGION_BYTES
+from holdfast.base.extents import runs
+from holdfast.base.limits import EXTENT_BYTES, MIB
 from holdfast.base.steps import Resume, Steps
 from holdfast.replicator.bitmap import Bitmap
 from holdfast.replicator.bits import pages_of
@@ -59,7 +59,9 @@ def equal(local: LocalReplica, talk: Talk, link: Link, answer: Message) -> Steps
     theirs = yield from fetch_bits(talk, "doubt", store.regions)
     doubtful = link.in_doubt | store.in_doubt | set(theirs.set_bits())
     yield partial(_adopt, local, doubtful)
-    unfilled = [extent for region in sorted(doubtful) for extent in _missing_in(store, region)]
+    unfilled = [
+        extent for region in sorted(doubtful) for extent in store.missing.among(store.extents_of(region))
+    ]
     for first in range(0, len(unfilled), INDEXES_MAX):
         yield talk.ask({"do": "unfill", "extents": unfilled[first : first + INDEXES_MAX]})
     talk.check()
@@ -104,22 +106,13 @@ def _adopt(local: LocalReplica, regions: set[int], resume: Resume) -> None:
     local.intend(regions, partial(resume, None), failed)
 
 
-def _missing_in(store: Store, region: int) -> list[int]:
-    return store.missing.among(_extents_of(store, region))
-
-
-def _extents_of(store: Store, region: int) -> range:
-    extents = covering(region * REGION_BYTES, REGION_BYTES, EXTENT_BYTES)
-    return range(extents.start, min(extents.stop, store.extents))
-
-
 def pieces_to_copy(store: Store, regions: set[int]) -> Iterator[tuple[int, int]]:
     """(offset, length) of what `regions` hold here, in whole extents, at most COPY_BYTES each.
 
     Extents that are missing here are left out: they are missing at the mirror too (unfill).
     """
     for region in sorted(regions):
-        here = [e for e in _extents_of(store, region) if not store.missing.get(e)]
+        here = [e for e in store.extents_of(region) if not store.missing.get(e)]
         for first, end in runs(here):
             stop = min(end * EXTENT_BYTES, store.size_bytes)
             for offset in range(first * EXTENT_BYTES, stop, COPY_BYTES):

@@ -2,8 +2,12 @@
 and repairs.
 """
 
+from collections.abc import Iterable
+
 from holdfast.base.device import Op, Outcome, Request
 from holdfast.base.errors import Unavailable
+from holdfast.base.extents import runs
+from holdfast.base.limits import EXTENT_BYTES
 from holdfast.base.steps import Resume, Starter, Steps
 from holdfast.replicator.local import LocalReplica
 from holdfast.replicator.order import Turn
@@ -18,6 +22,20 @@ def copy(local: LocalReplica, talk: Talk, offset: int, length: int) -> Steps[Non
         yield from send(talk, offset, content)
     finally:
         local.order.give_back(turn)
+
+
+def copy_extents(local: LocalReplica, talk: Talk, extents: Iterable[int]) -> Steps[None]:
+    """As `copy`, of ascending extents whose turn the caller holds; neighbours go together."""
+    for first, end in runs(extents):
+        offset = first * EXTENT_BYTES
+        length = min(end * EXTENT_BYTES, local.store.size_bytes) - offset
+        yield from send(talk, offset, (yield from read(local, offset, length)))
+
+
+def turn_of(local: LocalReplica, extents: range) -> Starter:
+    """A shared turn on all of `extents`."""
+    start = extents.start * EXTENT_BYTES
+    return shared_turn(local, start, min(extents.stop * EXTENT_BYTES, local.store.size_bytes) - start)
 
 
 def shared_turn(local: LocalReplica, offset: int, length: int) -> Starter:

@@ -65,7 +65,7 @@ def _attach_again(local: LocalReplica, partner: Partner, talk: Talk, answer: Mes
 
 def _mark_known(local: LocalReplica, partner: Partner, talk: Talk, answer: Message) -> Steps[None]:
     doubt = yield from fetch_bits(talk, "doubt", local.store.regions)
-    partner.mark_regions(set(doubt.set_bits()))
+    local.store.cover_regions(partner.absent, doubt.set_bits())
     if answer["tracks"]:
         tracked = yield from fetch_bits(talk, "absent", local.store.extents)
         partner.absent.or_with(tracked)

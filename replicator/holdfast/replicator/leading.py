@@ -29,10 +29,10 @@ from holdfast.replicator.chores import Chores
 from holdfast.replicator.following import Promise
 from holdfast.replicator.hydrate import Hydrator
 from holdfast.replicator.join import attach
-from holdfast.replicator.link import Link
+from holdfast.replicator.link import Link, Sent
 from holdfast.replicator.local import LocalReplica
 from holdfast.replicator.messages import Message
-from holdfast.replicator.partner import Partner, Standing
+from holdfast.replicator.partner import Partner, Standing, let_go
 from holdfast.replicator.primary import Primary
 from holdfast.replicator.settle import settle
 from holdfast.replicator.syncing import Syncing
@@ -68,11 +68,8 @@ class Leading:
         self._wanted: Wanted | None = None
         self._entered = False
         self._serve_from_s = 0.0
-        self._closed = False
-        self._yielding = False
         self._standby_at_s = -math.inf
         self._leaving_out: set[str] = set()
-        self._led = False
         self.partners: dict[str, Partner] = {}
         self.primary = Primary(loop, local, hydrator)
         self.primary.on_trouble = self._disk_trouble
@@ -107,7 +104,6 @@ class Leading:
             store.absent.pop(host).close()
         left_out = set(before.members) - set(wanted.members)
         self._serve_from_s = self._promise.over_s if left_out and not before.led else 0.0
-        self._led = True
         self._leaving_out = set()
         self._take_standings(wanted)
         if self.primary.alone:
@@ -122,7 +118,8 @@ class Leading:
         partner = self.partners.get(host)
         if host not in members:
             return (), []
-        if self._led and partner is not None:
+        if self._wanted is not None and partner is not None:
+            # This very process has led before.
             regions, ranges = partner.doubtful()
             return regions | store.in_doubt, ranges
         # Another process led, or another host: all that is intended.
@@ -130,11 +127,9 @@ class Leading:
 
     def _take_standings(self, wanted: Wanted) -> None:
         self._wanted = wanted
-        gone = [self.partners.pop(host) for host in sorted(set(self.partners) - set(wanted.peers))]
-        # Said before what waited for those left out ends: alone, that must be on this disk.
-        binding = self._local.store.state.binding
-        self.primary.alone = not any(host in wanted.members or host == binding for host in wanted.peers)
-        self.primary.single = not any(host in wanted.members for host in wanted.peers)
+        released: list[Sent] = []
+        for host in sorted(set(self.partners) - set(wanted.peers)):
+            released += self.partners.pop(host).dismiss()
         for host in wanted.peers:
             if host not in self.partners:
                 self.partners[host] = Partner(host, self._local.store, self._make_link)
@@ -149,16 +144,16 @@ class Leading:
                 partner.asked = True
                 partner.link.hopeless = "whether it is in sync is not known after a restart"
             elif partner.standing is not Standing.AWAY:
-                partner.fall_back()
+                released += partner.fall_back()
         self.primary.partners = [self.partners[host] for host in sorted(self.partners)]
+        # Counted before what waited for those left out ends: alone, that must be on this disk.
         self._recount()
-        for partner in gone:
-            partner.dismiss()
+        let_go(released)
 
     def _recount(self) -> None:
         self.primary.alone = not any(partner.required for partner in self.partners.values())
         members = any(partner.standing is Standing.MEMBER for partner in self.partners.values())
-        self.primary.single = bool(self._leaving_out) or not members
+        self.primary.hardens = bool(self._leaving_out) or not members
         self._local.last_copy = self.primary.alone
         self._lease()
 
@@ -189,7 +184,6 @@ class Leading:
         if wait_s > 0:
             self._loop.call_later(wait_s, self._refresh)
         self.tune(self._wanted)
-        self._refresh()
 
     def tune(self, wanted: Wanted | None) -> None:
         """What changes without an epoch."""
@@ -199,8 +193,7 @@ class Leading:
         self.chores.want(wanted.snapshots)
         self.chores.verify(wanted.verify_request, wanted.verify_rate_bytes_s)
         self.syncing.most_bytes_s = wanted.sync_max_bytes_s or SYNC_MAX_BYTES_S
-        self._yielding = bool(wanted.yield_to)
-        self.primary.on_quiet = self._on_change if self._yielding else _nothing
+        self.primary.on_quiet = self._on_change if wanted.yield_to else _nothing
         self._refresh()
 
     def leave(self) -> Steps[None]:
@@ -221,7 +214,6 @@ class Leading:
             partner.link.close()
 
     def _stop(self) -> None:
-        self._closed = True
         self._entered = False
         self._timer.cancel()
         self.hydrator.stop()
@@ -241,8 +233,8 @@ class Leading:
         required = [partner for partner in self.partners.values() if partner.required]
         complete = all(partner.link.up for partner in required)
         enough = bool(required) or not (self._wanted is not None and self._wanted.needs_mirror)
-        primary.reads = serving and not self._yielding
-        primary.writes = serving and not self._yielding and complete and enough
+        primary.reads = serving and not self._yield_to
+        primary.writes = primary.reads and complete and enough
         if primary.reads or primary.writes:
             primary.release_held()
         if primary.writes:
@@ -298,7 +290,7 @@ class Leading:
         return attach(self._local, self._host_id, self._wanted.epoch, partner)
 
     def _link_changed(self, partner: Partner) -> None:
-        if self._closed or not self._entered:
+        if not self._entered:
             return
         if partner.link.up:
             if partner.standing is Standing.AWAY:
@@ -306,10 +298,9 @@ class Leading:
         elif partner.standing is Standing.JOINING or (
             partner.standing is Standing.BOUND and not partner.asked
         ):
-            others = [one for one in self.partners.values() if one is not partner]
-            self.primary.alone = not any(one.required for one in others)
-            partner.fall_back()
+            released = partner.fall_back()
             self._recount()
+            let_go(released)
         self._tick_syncing()
         self._refresh()
 
@@ -387,9 +378,14 @@ class Leading:
             return False
         if self.wants_resign:
             return True
-        target = self.partners.get(self._wanted.yield_to) if self._wanted else None
+        target = self.partners.get(self._yield_to)
         ready = target is not None and target.link.up and not target.link.in_doubt
-        return self._yielding and ready and self.primary.quiet
+        return ready and self.primary.quiet
+
+    @property
+    def _yield_to(self) -> str:
+        """The heir of a planned switch; empty while there is none."""
+        return self._wanted.yield_to if self._wanted is not None else ""
 
     @property
     def standby_io_age_s(self) -> float:

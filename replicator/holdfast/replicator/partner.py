@@ -11,12 +11,12 @@ is lost; only then are they acknowledged. So at any moment, and after a crash wi
 acknowledged and not on that host is marked.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from enum import Enum
 
 from holdfast.base.device import Op, Outcome, Request
 from holdfast.base.extents import covering
-from holdfast.base.limits import EXTENT_BYTES, LINK_LOST_S, REGION_BYTES
+from holdfast.base.limits import EXTENT_BYTES, LINK_LOST_S
 from holdfast.replicator.bitmap import Bitmap
 from holdfast.replicator.link import Link, Sent
 from holdfast.replicator.store import Store
@@ -95,7 +95,7 @@ class Partner:
         if not self.link.holds(sent):
             return False
         if not self.required and sent.request.op is not Op.FLUSH:
-            self.mark(sent.request)
+            self._mark(sent.request.offset, sent.request.length)
         self.link.forget(sent)
         return True
 
@@ -106,37 +106,38 @@ class Partner:
         if self.required:
             self.link.doubt(request.offset, request.length)
         else:
-            self.mark(request)
+            self._mark(request.offset, request.length)
 
-    def mark(self, request: Request) -> None:
-        extents = covering(request.offset, request.length, EXTENT_BYTES)
+    def _mark(self, offset: int, length: int) -> None:
+        extents = covering(offset, length, EXTENT_BYTES)
         self.absent.set_range(extents.start, extents.stop)
 
-    def mark_regions(self, regions: set[int]) -> None:
-        for region in regions:
-            extents = covering(region * REGION_BYTES, REGION_BYTES, EXTENT_BYTES)
-            self.absent.set_range(extents.start, min(extents.stop, self._store.extents))
+    def fall_back(self) -> list[Sent]:
+        """It takes part no more: what it has not confirmed is marked, and waits for it no longer.
 
-    def fall_back(self) -> None:
-        """It takes part no more: what it has not confirmed is marked, and waits for it no longer."""
+        Returns that: to be ended with `let_go`, once it is known what a write now needs.
+        """
         assert not self.link.up, "its session may still carry what is about to be given up"
+        regions, ranges = self.doubtful()
         self.become(Standing.AWAY)
-        taken = self.link.take_unconfirmed()
-        for sent in taken:
-            if sent.request.op is not Op.FLUSH:
-                self.mark(sent.request)
-        self.mark_regions(self.link.in_doubt)
+        self._store.cover_regions(self.absent, regions)
+        for offset, length in ranges:
+            self._mark(offset, length)
         self.link.in_doubt.clear()
-        for sent in taken:
-            sent.done(Outcome.OK)
+        return self.link.take_unconfirmed()
 
-    def dismiss(self) -> None:
-        """The volume is not its any more: nothing waits for it, nor is anything kept for it."""
+    def dismiss(self) -> list[Sent]:
+        """The volume is not its any more, and nothing is kept for it. Returns what waited for it."""
         self.link.close()
-        for sent in self.link.take_unconfirmed():
-            sent.done(Outcome.OK)
+        return self.link.take_unconfirmed()
 
     def doubtful(self) -> tuple[set[int], list[tuple[int, int]]]:
         """What a member may lack: regions, and (offset, length) of what it has not confirmed."""
         ranges = [(r.offset, r.length) for r in self.link.unconfirmed if r.op is not Op.FLUSH]
         return set(self.link.in_doubt), ranges
+
+
+def let_go(released: Iterable[Sent]) -> None:
+    """End what waits no longer for a host."""
+    for sent in released:
+        sent.done(Outcome.OK)

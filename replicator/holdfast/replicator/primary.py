@@ -58,7 +58,7 @@ class Primary:
     """holdfast.base.device.Device over a local replica and its partners. Loop thread only.
 
     What may be acknowledged, and when, is said by its owner (leading.py) through `partners`, `alone`,
-    `reads`, `writes` and `leased_until_s`.
+    `hardens`, `reads`, `writes` and `leased_until_s`.
     """
 
     def __init__(self, loop: Loop, local: LocalReplica, hydrator: Hydrator) -> None:
@@ -76,8 +76,8 @@ class Primary:
         self.partners: Sequence[Partner] = ()
         self.alone = False
         """Nobody else is in sync, or about to be."""
-        self.single = False
-        """No other host is recorded as in sync: what has only one that is about to be may be lost with us."""
+        self.hardens = False
+        """A write is on this disk before it is acknowledged: perhaps no other host is recorded as in sync."""
         self.reads = False
         """Reads may begin."""
         self.writes = False
@@ -301,7 +301,7 @@ class Primary:
         job.waiting -= 1
         if job.waiting:
             return
-        if self.single and not (job.hard or job.fill or job.forgotten):
+        if self.hardens and not (job.hard or job.fill or job.forgotten):
             # Nobody else has it, or nobody knows of it: it must survive this host's memory.
             # (What fills brought, the origin has.)
             job.hard = True

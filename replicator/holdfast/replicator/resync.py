@@ -60,19 +60,14 @@ def _pieces(partner: Partner) -> Iterator[range]:
 
 def _make_equal(local: LocalReplica, partner: Partner, talk: Talk, piece: range) -> Steps[None]:
     store = local.store
-    start = piece.start * EXTENT_BYTES
-    stop = min(piece.stop * EXTENT_BYTES, store.size_bytes)
-    turn = yield copying.shared_turn(local, start, stop - start)
+    turn = yield copying.turn_of(local, piece)
     try:
         talk.check()
         # What is missing here is missing there: it was told so, and nothing that is missing was sent.
         wanted = [e for e in piece if partner.absent.get(e) and not store.missing.get(e)]
         if partner.compare and wanted:
             wanted = yield from differing(local, talk, wanted)
-        for first, end in runs(wanted):
-            offset = first * EXTENT_BYTES
-            content = yield from copying.read(local, offset, min(end * EXTENT_BYTES, stop) - offset)
-            yield from copying.send(talk, offset, content)
+        yield from copying.copy_extents(local, talk, wanted)
         talk.check()
         partner.absent.clear_range(piece.start, piece.stop)
     finally:

@@ -125,7 +125,7 @@ class Store:
         """
         self.files.remove(f"{ABSENT}/{host}")
         bitmap = _bits(self.files, f"{ABSENT}/{host}", self.extents, make=True)
-        self._cover_regions(bitmap, regions)
+        self.cover_regions(bitmap, regions)
         for offset, length in ranges:
             covered = covering(offset, length, EXTENT_BYTES)
             bitmap.set_range(covered.start, covered.stop)
@@ -182,16 +182,22 @@ class Store:
                 # Lost: that host is compared with us block by block.
                 bitmap = _bits(self.files, f"{ABSENT}/{host}", self.extents, make=True)
                 self.track_from(host, 0)
-            self._cover_regions(bitmap, self.intent.set_bits())
+            self.cover_regions(bitmap, self.intent.set_bits())
             bitmap.sync()
             self.absent[host] = bitmap
         for name in set(self.files.names(ABSENT)) - known.keys():
             self.files.remove(f"{ABSENT}/{name}")
 
-    def _cover_regions(self, bitmap: Bitmap, regions: Iterable[int]) -> None:
+    def extents_of(self, region: int) -> range:
+        """The extents of a region; the last region may be short."""
+        extents = covering(region * REGION_BYTES, REGION_BYTES, EXTENT_BYTES)
+        return range(extents.start, min(extents.stop, self.extents))
+
+    def cover_regions(self, bitmap: Bitmap, regions: Iterable[int]) -> None:
+        """Set the extents of all of `regions`."""
         for region in regions:
-            covered = covering(region * REGION_BYTES, REGION_BYTES, EXTENT_BYTES)
-            bitmap.set_range(covered.start, min(covered.stop, self.extents))
+            extents = self.extents_of(region)
+            bitmap.set_range(extents.start, extents.stop)
 
     def _recover_views(self, same_boot: bool) -> None:
         recovered = self.state
@@ -215,7 +221,7 @@ class Store:
             other = self._made_bitmap(generation)
             current.or_with(other)
             other.close()
-        self._cover_regions(current, self.intent.set_bits())
+        self.cover_regions(current, self.intent.set_bits())
         current.sync()
         for generation in newer:
             self.files.remove(f"{CHANGED}/{generation}")

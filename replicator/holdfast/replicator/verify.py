@@ -9,7 +9,6 @@ import logging
 from collections.abc import Callable
 
 from holdfast.base.errors import HoldfastError, Unavailable
-from holdfast.base.extents import runs
 from holdfast.base.limits import EXTENT_BYTES
 from holdfast.base.loop import Loop
 from holdfast.base.steps import Steps, run
@@ -43,10 +42,6 @@ class Verification:
         self.total_bytes = primary.size_bytes
         self.differing_bytes = 0
         self.repaired_bytes = 0
-
-    @property
-    def rate_bytes_s(self) -> int:
-        return int(self._budget.rate_bytes_s)
 
     def tick(self) -> None:
         """Begin, as soon as the volume is served by more than one host."""
@@ -89,23 +84,19 @@ class Verification:
 
     def _compare(self, talk: Talk, piece: range) -> Steps[None]:
         local = self._primary.local
-        start = piece.start * EXTENT_BYTES
-        stop = min(piece.stop * EXTENT_BYTES, local.store.size_bytes)
-        turn = yield copying.shared_turn(local, start, stop - start)
+        turn = yield copying.turn_of(local, piece)
         try:
             talk.check()
             wrong = yield from differing(local, talk, list(piece))
-            self.differing_bytes += sum(local.store.extent_range(extent)[1] for extent in wrong)
-            here = [extent for extent in wrong if not local.store.missing.get(extent)]
-            missing = sorted(set(wrong) - set(here))
+            length = sum(local.store.extent_range(extent)[1] for extent in wrong)
+            self.differing_bytes += length
+            missing = local.store.missing.among(wrong)
             for extent in wrong:
                 log.error("extent %d differs between the hosts: it is repaired", extent)
             if missing:
                 yield talk.ask({"do": "unfill", "extents": missing})
-            for first, end in runs(here):
-                offset = first * EXTENT_BYTES
-                content = yield from copying.read(local, offset, min(end * EXTENT_BYTES, stop) - offset)
-                yield from copying.send(talk, offset, content)
-            self.repaired_bytes += sum(local.store.extent_range(extent)[1] for extent in wrong)
+            here = [extent for extent in wrong if extent not in missing]
+            yield from copying.copy_extents(local, talk, here)
+            self.repaired_bytes += length
         finally:
             local.order.give_back(turn)

@@ -69,11 +69,8 @@ class Checks:
         self.hosts: dict[str, Host] = {}
         self.size_bytes = size_bytes
         self.record: Record | None = None
-        self.cold_starts = 0
         self.answers: dict[str, int] = {}
         self.disk_faults = 0
-        self.lost_copy = False
-        """The only good copy was on a disk that failed."""
         self.note: Callable[[str], None] = lambda _line: None
         self.moment: Callable[[], None] = lambda: None
         """A word was said after which much changes."""
@@ -143,7 +140,6 @@ class Checks:
         added = [host for host in new.in_sync if host not in kept]
         cold = bool(added) and not kept
         if cold:
-            self.cold_starts += 1
             alive = [host for host, boot in old.in_sync.items() if self._holds_memory(host, boot)]
             if new.forced == old.forced and alive:
                 self.violated(f"I-4: a cold start while {alive} kept their memory")

@@ -219,10 +219,6 @@ class Host:
             self._graveyard.append(self.worker)
             self.worker = None
 
-    def worker_crashed(self, error: BaseException) -> None:
-        """A broken invariant ends a worker (base/loop.py)."""
-        raise error
-
     def tell_worker(self, desired: Desired) -> None:
         worker = self.worker
         if worker is not None:

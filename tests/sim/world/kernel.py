@@ -207,7 +207,3 @@ class HostKernel:
     def closed(self, uio: Uio) -> None:
         if uio is self._uio:
             self._uio = None
-
-    def is_memory(self, memory: object) -> bool:
-        """Whether bytes lie in the ring that is served."""
-        return self._ring is not None and memory is self._ring.memory

@@ -94,14 +94,14 @@ MISTAKES = (
     _mistake(
         "alone, acknowledge from memory",
         _REPLICATOR + "primary",
-        ("if self.single and not (job.hard", "if False and not (job.hard"),
+        ("if self.hardens and not (job.hard", "if False and not (job.hard"),
     ),
     _mistake(
         "alone, tell what waited before it is on disk",
         _REPLICATOR + "leading",
         (
-            "        self.primary.single = not any(host in wanted.members for host in wanted.peers)\n",
-            "",
+            "        self._recount()\n        let_go(released)\n\n    def",
+            "        let_go(released)\n        self._recount()\n\n    def",
         ),
         ("bool(self._leaving_out) or not members", "not members"),
     ),
@@ -258,10 +258,10 @@ MISTAKES = (
         "clear a bit of absent early",
         _REPLICATOR + "resync",
         (
-            "    turn = yield copying.shared_turn(local, start, stop - start)\n",
+            "    turn = yield copying.turn_of(local, piece)\n",
             "    wanted = [e for e in piece if partner.absent.get(e) and not store.missing.get(e)]\n"
             "    partner.absent.clear_range(piece.start, piece.stop)\n"
-            "    turn = yield copying.shared_turn(local, start, stop - start)\n",
+            "    turn = yield copying.turn_of(local, piece)\n",
         ),
         (
             "        wanted = [e for e in piece if partner.absent.get(e) and not store.missing.get(e)]\n        if partner.compare",
@@ -271,7 +271,7 @@ MISTAKES = (
     _mistake(
         "leave out what the joiner intended",
         _REPLICATOR + "join",
-        ("    partner.mark_regions(set(doubt.set_bits()))\n", ""),
+        ("    local.store.cover_regions(partner.absent, doubt.set_bits())\n", ""),
     ),
     _mistake(
         "leave writes in flight out of absent",
@@ -284,8 +284,8 @@ MISTAKES = (
         also=(
             (
                 _REPLICATOR + "partner",
-                "        for sent in taken:\n            if sent.request.op is not Op.FLUSH:\n                self.mark(sent.request)\n        self.mark_regions",
-                "        self.mark_regions",
+                "        for offset, length in ranges:\n            self._mark(offset, length)\n",
+                "",
             ),
         ),
     ),

@@ -101,7 +101,6 @@ class ClientSession:
         self._unsent: list[Sending] = []
         self._open = True
         self._ready = False
-        self._sent_at = self._answered_at = 0.0
         self._timer = client.call_later(CONNECT_MAX_S, partial(self._lost, "no answer"))
         self.connection.there.send(self._accept)
 
