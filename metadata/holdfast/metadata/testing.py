@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from holdfast.api.records.v1 import records_pb2 as r
-from holdfast.base.errors import HoldfastError
+from holdfast.base.errors import HoldfastError, Unavailable
 from holdfast.base.limits import GIB
 from holdfast.base.tls import TlsFiles
 from holdfast.metadata import keys, pki
@@ -26,6 +26,7 @@ from holdfast.metadata.seal import public_key, read_private_key
 from holdfast.metadata.server import MetadataServer
 
 LOOPBACK = "127.0.0.1"
+RETRY_S = 0.05
 
 
 def low_port() -> int:
@@ -149,7 +150,16 @@ class StandInHost:
             for event in events:
                 uid, assignment = assignment_of(event)
                 if assignment is not None:
-                    self._converge(uid, assignment)
+                    self._converge_while_etcd_is_away(uid, assignment)
+
+    def _converge_while_etcd_is_away(self, uid: str, assignment: r.Assignment) -> None:
+        """As an agent does: what etcd could not be asked or told is repeated, no event comes for it."""
+        while not self._stop.is_set():
+            try:
+                self._converge(uid, assignment)
+                return
+            except Unavailable:
+                self._stop.wait(RETRY_S)
 
     def _converge(self, uid: str, assignment: r.Assignment) -> None:
         if assignment.deleting:
@@ -200,7 +210,7 @@ class StandInHost:
             return
         try:
             action()
+        except Unavailable:
+            raise
         except HoldfastError:
-            # Stale, gone, or etcd is away: the next event says what to do.
-            if self._stop.is_set():
-                return
+            pass  # stale or gone: the next event says what to do
