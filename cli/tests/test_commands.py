@@ -47,7 +47,11 @@ def test_snapshot_and_grant(person: Callable[..., Person], two_hosts: list[Stand
     late = alice.types("snapshot", "wait", "s1", "--timeout", "0.2", status=failures.WAITED_IN_VAIN)
     assert "[TIMEOUT]" in late.stderr
     assert "bob" in alice.types("grant", "create", "s1", "bob").stdout
-    assert "bob" in alice.types("grant", "list", "s1").stdout
+    listed = alice.types("grant", "list", "s1").stdout
+    assert "bob" in listed and "make-volumes" in listed and "read-blocks" not in listed
+    alice.types("grant", "create", "s1", "*", "--permit", "read-blocks")
+    assert "read-blocks" in alice.types("grant", "list", "s1").stdout
+    alice.types("grant", "delete", "s1", "*")
     assert "alice/s1" in bob.types("snapshot", "list", "--granted").stdout
     refused = bob.types("volume", "create", "copy", "--from", "alice/s1", status=failures.NOT_FOUND)
     assert "[NOT_FOUND]" in refused.stderr

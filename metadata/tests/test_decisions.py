@@ -26,6 +26,7 @@ from holdfast.metadata import (
 )
 from holdfast.metadata.cas import run
 from holdfast.metadata.memory_store import MemoryStore
+from holdfast.metadata.permissions import MAKE_VOLUMES
 from holdfast.metadata.records import M, decode
 from holdfast.metadata.seal import public_key
 from holdfast.metadata.snapshot_changes import Claimant, Uploaded
@@ -205,9 +206,8 @@ class History:
 
     def grant(self, owner: str, own_id: str, user: str, give: bool) -> None:
         if give:
-            self.attempt(
-                lambda draft: snapshot_decisions.create_grant(draft, owner, own_id, user, 1.0)[1], False
-            )
+            new = snapshot_decisions.NewGrant(owner, own_id, user, (MAKE_VOLUMES,), 1.0)
+            self.attempt(lambda draft: snapshot_decisions.create_grant(draft, new)[1], False)
         else:
             self.attempt(lambda draft: snapshot_decisions.delete_grant(draft, owner, own_id, user), False)
 

@@ -1,6 +1,7 @@
 """Every error table of the protos, walked: the status, the reason, and that nothing was changed."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -345,6 +346,9 @@ def test_grants(metadata: RunningMetadata, two_hosts: list[StandInHost]) -> None
             (client.grants.DeleteGrant, gb.DeleteGrantRequest(snapshot_id=snapshot_id, user="bob")),
         ]:
             refused(etcd, method, wanted, "NOT_FOUND", "NOT_FOUND")
+    strange: Any = gb.CreateGrantRequest(snapshot_id="s", user="bob")
+    strange.permissions.append(99)
+    refused(etcd, alice.grants.CreateGrant, strange, "INVALID_ARGUMENT", "BAD_PERMISSION")
     grant = gb.CreateGrantRequest(snapshot_id="s", user="bob")
     assert alice.grants.CreateGrant(grant).created and not alice.grants.CreateGrant(grant).created
     alice.grants.CreateGrant(gb.CreateGrantRequest(snapshot_id="s", user="*"))
@@ -360,6 +364,28 @@ def test_grants(metadata: RunningMetadata, two_hosts: list[StandInHost]) -> None
     assert not bob.snapshots.ListSnapshots(sb.ListSnapshotsRequest(granted=True)).snapshots
     look = sb.GetSnapshotRequest(snapshot_id="s", owner="alice")
     refused(etcd, bob.snapshots.GetSnapshot, look, "NOT_FOUND", "NOT_FOUND")
+
+
+def test_what_a_grant_permits(metadata: RunningMetadata, two_hosts: list[StandInHost]) -> None:
+    alice, bob, etcd = metadata.client("alice"), metadata.client("bob"), metadata.etcd
+    made_volume(alice, "v")
+    made_snapshot(metadata, alice, "s", "v")
+    create = vb.CreateVolumeRequest(
+        volume_id="copy", source_snapshot=vb.SnapshotRef(owner="alice", snapshot_id="s")
+    )
+    both = [r.GRANT_PERMISSION_READ_BLOCKS, r.GRANT_PERMISSION_MAKE_VOLUMES]
+    only = gb.CreateGrantRequest(snapshot_id="s", user="bob", permissions=both[:1])
+    assert alice.grants.CreateGrant(only).grant.permissions == both[:1]
+    assert not alice.grants.CreateGrant(only).created
+    plain = gb.CreateGrantRequest(snapshot_id="s", user="bob")
+    refused(etcd, alice.grants.CreateGrant, plain, "ALREADY_EXISTS", "ALREADY_EXISTS")
+    refused(etcd, bob.volumes.CreateVolume, create, "PERMISSION_DENIED", "NOT_GRANTED")
+    everyone = gb.CreateGrantRequest(snapshot_id="s", user="*")
+    assert alice.grants.CreateGrant(everyone).grant.permissions == both[1:]
+    assert bob.volumes.CreateVolume(create).created, "both grants together permit both"
+    alice.grants.DeleteGrant(gb.DeleteGrantRequest(snapshot_id="s", user="bob"))
+    wide = gb.CreateGrantRequest(snapshot_id="s", user="bob", permissions=[*both, *both])
+    assert alice.grants.CreateGrant(wide).grant.permissions == sorted(both)
 
 
 def test_hosts(metadata: RunningMetadata, two_hosts: list[StandInHost]) -> None:

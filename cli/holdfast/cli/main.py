@@ -13,7 +13,7 @@ from holdfast.cli.settings import Settings
 _GROUPS = {
     "volume": ("holdfast.cli.volume", "Disks, each held on two storage hosts."),
     "snapshot": ("holdfast.cli.snapshot", "Volumes' content at one instant, in the object store."),
-    "grant": ("holdfast.cli.grant", "Who else may make volumes from a snapshot."),
+    "grant": ("holdfast.cli.grant", "Who else may make volumes from a snapshot, or read its blocks."),
     "attachment": ("holdfast.cli.attachment", "Which initiator may log in to a volume, and how."),
     "host": ("holdfast.cli.host", "Storage hosts (operators only)."),
     "pki": ("holdfast.cli.pki", "A development authority and its certificates."),

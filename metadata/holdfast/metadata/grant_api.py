@@ -8,6 +8,7 @@ from holdfast.metadata import keys, snapshot_decisions
 from holdfast.metadata.caller import Caller
 from holdfast.metadata.lookups import EVERYONE, is_name, snapshot_of
 from holdfast.metadata.pages import fill, page_size, read_token
+from holdfast.metadata.permissions import check_permissions
 from holdfast.metadata.records import decode
 from holdfast.metadata.rpc import unary
 from holdfast.metadata.service import Service
@@ -26,12 +27,14 @@ class GrantServicer(grant_pb2_grpc.GrantServiceServicer):
 
     @unary
     def CreateGrant(self, request: pb.CreateGrantRequest, caller: Caller) -> pb.CreateGrantResponse:
-        user, now_s = check_user(request.user), self._service.clock()
-        grant, created = self._service.run(
-            lambda draft: snapshot_decisions.create_grant(
-                draft, caller.name, request.snapshot_id, user, now_s
-            )
+        new = snapshot_decisions.NewGrant(
+            caller.name,
+            request.snapshot_id,
+            check_user(request.user),
+            tuple(check_permissions(request.permissions)),
+            self._service.clock(),
         )
+        grant, created = self._service.run(lambda draft: snapshot_decisions.create_grant(draft, new))
         return pb.CreateGrantResponse(grant=grant_view(grant), created=created)
 
     @unary

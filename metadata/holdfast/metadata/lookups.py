@@ -8,6 +8,7 @@ from holdfast.base.errors import BadInput, NotFound
 from holdfast.base.ids import check_name
 from holdfast.metadata import keys
 from holdfast.metadata.cas import Draft
+from holdfast.metadata.permissions import Permission, not_granted, permit
 
 EVERYONE = "*"
 
@@ -50,19 +51,31 @@ def snapshot_of(draft: Draft, owner: str, snapshot_id: str) -> r.SnapshotRecord:
     return snapshot
 
 
-def is_granted(draft: Draft, snapshot_uid: str, user: str) -> bool:
-    return any(
-        draft.get(keys.grant(snapshot_uid, grantee), r.GrantRecord) is not None
-        for grantee in (user, EVERYONE)
-    )
+def grants_of(draft: Draft, snapshot_uid: str, user: str) -> list[r.GrantRecord]:
+    """What is granted to `user`: to them by name, and to everyone."""
+    found = [draft.get(keys.grant(snapshot_uid, one), r.GrantRecord) for one in (user, EVERYONE)]
+    return [grant for grant in found if grant is not None]
 
 
 def visible_snapshot(draft: Draft, caller: str, owner: str, snapshot_id: str) -> r.SnapshotRecord:
     """A snapshot that the caller owns or is granted. An empty owner is the caller."""
     owner = owner or caller
     snapshot = snapshot_of(draft, owner, snapshot_id)
-    if owner != caller and not is_granted(draft, snapshot.uid, caller):
+    if owner != caller and not grants_of(draft, snapshot.uid, caller):
         raise not_found("snapshot", snapshot_id)
+    return snapshot
+
+
+def usable_snapshot(
+    draft: Draft, caller: str, owner: str, snapshot_id: str, permission: Permission
+) -> r.SnapshotRecord:
+    """A snapshot that the caller owns or is granted for this use. An empty owner is the caller.
+
+    Raises NotFound if the caller may not see it, Denied NOT_GRANTED if they may, and may not use it so.
+    """
+    snapshot = visible_snapshot(draft, caller, owner, snapshot_id)
+    if snapshot.owner != caller and not permit(grants_of(draft, snapshot.uid, caller), permission):
+        raise not_granted(snapshot_id, permission)
     return snapshot
 
 

@@ -9,7 +9,7 @@ from holdfast.api.snapshot.v1 import snapshot_pb2_grpc
 from holdfast.base.ids import check_name, new_uid
 from holdfast.metadata import keys, snapshot_decisions
 from holdfast.metadata.caller import Caller
-from holdfast.metadata.lookups import EVERYONE, is_granted, visible_snapshot
+from holdfast.metadata.lookups import EVERYONE, grants_of, visible_snapshot
 from holdfast.metadata.pages import fill, page_size, read_token
 from holdfast.metadata.rpc import stream, unary
 from holdfast.metadata.service import AtEnd, Service
@@ -102,4 +102,4 @@ class SnapshotServicer(snapshot_pb2_grpc.SnapshotServiceServicer):
     def _shows(self, snapshot: r.SnapshotRecord | None, user: str) -> bool:
         if snapshot is None or snapshot.state == r.SNAPSHOT_STATE_DELETED or snapshot.owner == user:
             return False
-        return self._service.look(lambda draft: is_granted(draft, snapshot.uid, user))
+        return bool(self._service.look(lambda draft: grants_of(draft, snapshot.uid, user)))

@@ -8,6 +8,7 @@ from holdfast.metadata import keys, snapshot_changes
 from holdfast.metadata.assigned import Assignments, timestamp
 from holdfast.metadata.cas import Changed, Draft
 from holdfast.metadata.lookups import snapshot_of, volume_of
+from holdfast.metadata.permissions import Permission, of_grant
 
 UNDER_WAY_MAX = 4
 """Snapshots of one volume that are not yet uploaded: each costs copy-before-write on both hosts."""
@@ -94,24 +95,39 @@ def delete(draft: Draft, owner: str, snapshot_id: str) -> bool:
     return True
 
 
-def create_grant(
-    draft: Draft, owner: str, snapshot_id: str, user: str, now_s: float
-) -> tuple[r.GrantRecord, bool]:
-    """The grant, and whether it is new."""
-    snapshot = snapshot_of(draft, owner, snapshot_id)
-    key = keys.grant(snapshot.uid, user)
+@dataclass(frozen=True)
+class NewGrant:
+    """A validated request."""
+
+    owner: str
+    snapshot_id: str
+    user: str
+    permissions: tuple[Permission, ...]
+    now_s: float
+
+
+def create_grant(draft: Draft, new: NewGrant) -> tuple[r.GrantRecord, bool]:
+    """The grant, and whether it is new. Errors: GrantService.CreateGrant."""
+    snapshot = snapshot_of(draft, new.owner, new.snapshot_id)
+    key = keys.grant(snapshot.uid, new.user)
     existing = draft.get(key, r.GrantRecord)
     if existing is not None:
+        if tuple(of_grant(existing)) != new.permissions:
+            raise AlreadyExists(
+                "ALREADY_EXISTS",
+                f"{new.user!r} is granted other permissions on {new.snapshot_id!r}: delete that grant first.",
+            )
         return existing, False
     grant = r.GrantRecord(
         snapshot_uid=snapshot.uid,
-        snapshot_id=snapshot_id,
-        owner=owner,
-        user=user,
-        create_time=timestamp(now_s),
+        snapshot_id=new.snapshot_id,
+        owner=new.owner,
+        user=new.user,
+        permissions=new.permissions,
+        create_time=timestamp(new.now_s),
     )
     draft.put(key, grant)
-    draft.put(keys.granted(user, snapshot.uid), r.NameRecord(uid=snapshot.uid))
+    draft.put(keys.granted(new.user, snapshot.uid), r.NameRecord(uid=snapshot.uid))
     return grant, True
 
 

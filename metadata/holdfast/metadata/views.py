@@ -6,6 +6,7 @@ from holdfast.api.host.v1.host_pb2 import Host
 from holdfast.api.records.v1 import records_pb2 as r
 from holdfast.api.snapshot.v1.snapshot_pb2 import Snapshot
 from holdfast.api.volume.v1.volume_pb2 import SnapshotRef, Volume
+from holdfast.metadata.permissions import of_grant
 
 
 def volume_view(
@@ -82,7 +83,11 @@ def snapshot_view(snapshot: r.SnapshotRecord) -> Snapshot:
 
 def grant_view(grant: r.GrantRecord) -> Grant:
     return Grant(
-        snapshot_id=grant.snapshot_id, owner=grant.owner, user=grant.user, create_time=grant.create_time
+        snapshot_id=grant.snapshot_id,
+        owner=grant.owner,
+        user=grant.user,
+        create_time=grant.create_time,
+        permissions=of_grant(grant),
     )
 
 

@@ -9,7 +9,8 @@ from holdfast.metadata import keys
 from holdfast.metadata.assigned import Assignments, timestamp
 from holdfast.metadata.cas import Changed, Draft
 from holdfast.metadata.derived import write
-from holdfast.metadata.lookups import not_found, visible_snapshot, volume_of
+from holdfast.metadata.lookups import not_found, usable_snapshot, volume_of
+from holdfast.metadata.permissions import MAKE_VOLUMES
 from holdfast.metadata.placement import candidate_of, next_port, place
 
 
@@ -104,7 +105,7 @@ def _check_same(draft: Draft, new: NewVolume, volume: r.VolumeRecord) -> None:
 def _source(draft: Draft, new: NewVolume) -> r.SnapshotRecord | None:
     if not new.source_id:
         return None
-    snapshot = visible_snapshot(draft, new.owner, new.source_owner, new.source_id)
+    snapshot = usable_snapshot(draft, new.owner, new.source_owner, new.source_id, MAKE_VOLUMES)
     if snapshot.state != r.SNAPSHOT_STATE_COMPLETED:
         if snapshot.owner != new.owner:
             raise not_found("snapshot", new.source_id)

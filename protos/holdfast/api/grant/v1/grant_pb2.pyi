@@ -9,6 +9,7 @@ import google.protobuf.descriptor
 import google.protobuf.internal.containers
 import google.protobuf.message
 import google.protobuf.timestamp_pb2
+import holdfast.api.records.v1.records_pb2
 import typing
 
 DESCRIPTOR: google.protobuf.descriptor.FileDescriptor
@@ -21,12 +22,17 @@ class Grant(google.protobuf.message.Message):
     OWNER_FIELD_NUMBER: builtins.int
     USER_FIELD_NUMBER: builtins.int
     CREATE_TIME_FIELD_NUMBER: builtins.int
+    PERMISSIONS_FIELD_NUMBER: builtins.int
     snapshot_id: builtins.str
     owner: builtins.str
     user: builtins.str
     """"*" is everyone."""
     @property
     def create_time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
+    @property
+    def permissions(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[holdfast.api.records.v1.records_pb2.GrantPermission.ValueType]:
+        """Never empty."""
+
     def __init__(
         self,
         *,
@@ -34,9 +40,10 @@ class Grant(google.protobuf.message.Message):
         owner: builtins.str = ...,
         user: builtins.str = ...,
         create_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        permissions: collections.abc.Iterable[holdfast.api.records.v1.records_pb2.GrantPermission.ValueType] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["create_time", b"create_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["create_time", b"create_time", "owner", b"owner", "snapshot_id", b"snapshot_id", "user", b"user"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["create_time", b"create_time", "owner", b"owner", "permissions", b"permissions", "snapshot_id", b"snapshot_id", "user", b"user"]) -> None: ...
 
 global___Grant = Grant
 
@@ -46,15 +53,21 @@ class CreateGrantRequest(google.protobuf.message.Message):
 
     SNAPSHOT_ID_FIELD_NUMBER: builtins.int
     USER_FIELD_NUMBER: builtins.int
+    PERMISSIONS_FIELD_NUMBER: builtins.int
     snapshot_id: builtins.str
     user: builtins.str
+    @property
+    def permissions(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[holdfast.api.records.v1.records_pb2.GrantPermission.ValueType]:
+        """Empty is MAKE_VOLUMES alone."""
+
     def __init__(
         self,
         *,
         snapshot_id: builtins.str = ...,
         user: builtins.str = ...,
+        permissions: collections.abc.Iterable[holdfast.api.records.v1.records_pb2.GrantPermission.ValueType] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["snapshot_id", b"snapshot_id", "user", b"user"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["permissions", b"permissions", "snapshot_id", b"snapshot_id", "user", b"user"]) -> None: ...
 
 global___CreateGrantRequest = CreateGrantRequest
 

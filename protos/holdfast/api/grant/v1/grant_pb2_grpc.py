@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class GrantServiceStub(object):
-    """A grant lets a user make volumes from a snapshot that is not theirs.
+    """A grant lets a user make volumes from a snapshot that is not theirs, or read its blocks, or both.
+    Whoever is granted anything may see the snapshot. What is granted to a user and to everyone adds up.
     Errors of every call: see VolumeService.
     """
 
@@ -54,14 +55,17 @@ class GrantServiceStub(object):
 
 
 class GrantServiceServicer(object):
-    """A grant lets a user make volumes from a snapshot that is not theirs.
+    """A grant lets a user make volumes from a snapshot that is not theirs, or read its blocks, or both.
+    Whoever is granted anything may see the snapshot. What is granted to a user and to everyone adds up.
     Errors of every call: see VolumeService.
     """
 
     def CreateGrant(self, request, context):
         """Errors:
-        INVALID_ARGUMENT BAD_USER   neither a user's name nor "*": correct it
-        NOT_FOUND        NOT_FOUND  no such snapshot of the caller
+        INVALID_ARGUMENT BAD_USER        neither a user's name nor "*": correct it
+        INVALID_ARGUMENT BAD_PERMISSION  a permission that is not known here: leave it out
+        NOT_FOUND        NOT_FOUND       no such snapshot of the caller
+        ALREADY_EXISTS   ALREADY_EXISTS  the user is granted other permissions: delete that grant first
         The same request again changes nothing, and created=false.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -109,7 +113,8 @@ def add_GrantServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class GrantService(object):
-    """A grant lets a user make volumes from a snapshot that is not theirs.
+    """A grant lets a user make volumes from a snapshot that is not theirs, or read its blocks, or both.
+    Whoever is granted anything may see the snapshot. What is granted to a user and to everyone adds up.
     Errors of every call: see VolumeService.
     """
 

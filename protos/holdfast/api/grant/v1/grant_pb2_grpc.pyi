@@ -18,7 +18,8 @@ class _ServicerContext(grpc.ServicerContext, grpc.aio.ServicerContext):  # type:
     ...
 
 class GrantServiceStub:
-    """A grant lets a user make volumes from a snapshot that is not theirs.
+    """A grant lets a user make volumes from a snapshot that is not theirs, or read its blocks, or both.
+    Whoever is granted anything may see the snapshot. What is granted to a user and to everyone adds up.
     Errors of every call: see VolumeService.
     """
 
@@ -28,8 +29,10 @@ class GrantServiceStub:
         holdfast.api.grant.v1.grant_pb2.CreateGrantResponse,
     ]
     """Errors:
-      INVALID_ARGUMENT BAD_USER   neither a user's name nor "*": correct it
-      NOT_FOUND        NOT_FOUND  no such snapshot of the caller
+      INVALID_ARGUMENT BAD_USER        neither a user's name nor "*": correct it
+      INVALID_ARGUMENT BAD_PERMISSION  a permission that is not known here: leave it out
+      NOT_FOUND        NOT_FOUND       no such snapshot of the caller
+      ALREADY_EXISTS   ALREADY_EXISTS  the user is granted other permissions: delete that grant first
     The same request again changes nothing, and created=false.
     """
 
@@ -46,7 +49,8 @@ class GrantServiceStub:
     """Stops new use; harms no volume already made. NOT_FOUND NOT_FOUND: no such snapshot of the caller."""
 
 class GrantServiceAsyncStub:
-    """A grant lets a user make volumes from a snapshot that is not theirs.
+    """A grant lets a user make volumes from a snapshot that is not theirs, or read its blocks, or both.
+    Whoever is granted anything may see the snapshot. What is granted to a user and to everyone adds up.
     Errors of every call: see VolumeService.
     """
 
@@ -55,8 +59,10 @@ class GrantServiceAsyncStub:
         holdfast.api.grant.v1.grant_pb2.CreateGrantResponse,
     ]
     """Errors:
-      INVALID_ARGUMENT BAD_USER   neither a user's name nor "*": correct it
-      NOT_FOUND        NOT_FOUND  no such snapshot of the caller
+      INVALID_ARGUMENT BAD_USER        neither a user's name nor "*": correct it
+      INVALID_ARGUMENT BAD_PERMISSION  a permission that is not known here: leave it out
+      NOT_FOUND        NOT_FOUND       no such snapshot of the caller
+      ALREADY_EXISTS   ALREADY_EXISTS  the user is granted other permissions: delete that grant first
     The same request again changes nothing, and created=false.
     """
 
@@ -73,7 +79,8 @@ class GrantServiceAsyncStub:
     """Stops new use; harms no volume already made. NOT_FOUND NOT_FOUND: no such snapshot of the caller."""
 
 class GrantServiceServicer(metaclass=abc.ABCMeta):
-    """A grant lets a user make volumes from a snapshot that is not theirs.
+    """A grant lets a user make volumes from a snapshot that is not theirs, or read its blocks, or both.
+    Whoever is granted anything may see the snapshot. What is granted to a user and to everyone adds up.
     Errors of every call: see VolumeService.
     """
 
@@ -84,8 +91,10 @@ class GrantServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[holdfast.api.grant.v1.grant_pb2.CreateGrantResponse, collections.abc.Awaitable[holdfast.api.grant.v1.grant_pb2.CreateGrantResponse]]:
         """Errors:
-          INVALID_ARGUMENT BAD_USER   neither a user's name nor "*": correct it
-          NOT_FOUND        NOT_FOUND  no such snapshot of the caller
+          INVALID_ARGUMENT BAD_USER        neither a user's name nor "*": correct it
+          INVALID_ARGUMENT BAD_PERMISSION  a permission that is not known here: leave it out
+          NOT_FOUND        NOT_FOUND       no such snapshot of the caller
+          ALREADY_EXISTS   ALREADY_EXISTS  the user is granted other permissions: delete that grant first
         The same request again changes nothing, and created=false.
         """
 

@@ -158,6 +158,28 @@ SNAPSHOT_STATE_DELETED: SnapshotState.ValueType  # 5
 """Its owner deleted it. It is no longer shown; a volume that still copies from it goes on."""
 global___SnapshotState = SnapshotState
 
+class _GrantPermission:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _GrantPermissionEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_GrantPermission.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    GRANT_PERMISSION_UNSPECIFIED: _GrantPermission.ValueType  # 0
+    GRANT_PERMISSION_MAKE_VOLUMES: _GrantPermission.ValueType  # 1
+    """Make volumes from the snapshot."""
+    GRANT_PERMISSION_READ_BLOCKS: _GrantPermission.ValueType  # 2
+    """Read its bytes without a volume: through BlockService, or as an NBD export."""
+
+class GrantPermission(_GrantPermission, metaclass=_GrantPermissionEnumTypeWrapper):
+    """What a grant lets its user do. The owner may do all of it."""
+
+GRANT_PERMISSION_UNSPECIFIED: GrantPermission.ValueType  # 0
+GRANT_PERMISSION_MAKE_VOLUMES: GrantPermission.ValueType  # 1
+"""Make volumes from the snapshot."""
+GRANT_PERMISSION_READ_BLOCKS: GrantPermission.ValueType  # 2
+"""Read its bytes without a volume: through BlockService, or as an NBD export."""
+global___GrantPermission = GrantPermission
+
 class _Role:
     ValueType = typing.NewType("ValueType", builtins.int)
     V: typing_extensions.TypeAlias = ValueType
@@ -721,12 +743,17 @@ class GrantRecord(google.protobuf.message.Message):
     OWNER_FIELD_NUMBER: builtins.int
     USER_FIELD_NUMBER: builtins.int
     CREATE_TIME_FIELD_NUMBER: builtins.int
+    PERMISSIONS_FIELD_NUMBER: builtins.int
     snapshot_uid: builtins.str
     snapshot_id: builtins.str
     owner: builtins.str
     user: builtins.str
     @property
     def create_time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
+    @property
+    def permissions(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[global___GrantPermission.ValueType]:
+        """Ascending. None is MAKE_VOLUMES alone."""
+
     def __init__(
         self,
         *,
@@ -735,9 +762,10 @@ class GrantRecord(google.protobuf.message.Message):
         owner: builtins.str = ...,
         user: builtins.str = ...,
         create_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        permissions: collections.abc.Iterable[global___GrantPermission.ValueType] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["create_time", b"create_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["create_time", b"create_time", "owner", b"owner", "snapshot_id", b"snapshot_id", "snapshot_uid", b"snapshot_uid", "user", b"user"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["create_time", b"create_time", "owner", b"owner", "permissions", b"permissions", "snapshot_id", b"snapshot_id", "snapshot_uid", b"snapshot_uid", "user", b"user"]) -> None: ...
 
 global___GrantRecord = GrantRecord
 

@@ -45,6 +45,7 @@ class VolumeServiceStub:
       INVALID_ARGUMENT    SIZE_TOO_SMALL   smaller than the source snapshot: ask for more
       ALREADY_EXISTS      ALREADY_EXISTS   the caller has another volume of that id
       NOT_FOUND           NOT_FOUND        the source snapshot does not exist, or is not granted
+      PERMISSION_DENIED   NOT_GRANTED      the grant is for other uses of the source: ask its owner
       FAILED_PRECONDITION NOT_COMPLETED    the source snapshot is not COMPLETED (owner only): wait
       RESOURCE_EXHAUSTED  NO_ROOM          no two live hosts have room now: add hosts or delete
       FAILED_PRECONDITION NO_SECOND_HOST   there are not two live hosts: start another
@@ -151,6 +152,7 @@ class VolumeServiceAsyncStub:
       INVALID_ARGUMENT    SIZE_TOO_SMALL   smaller than the source snapshot: ask for more
       ALREADY_EXISTS      ALREADY_EXISTS   the caller has another volume of that id
       NOT_FOUND           NOT_FOUND        the source snapshot does not exist, or is not granted
+      PERMISSION_DENIED   NOT_GRANTED      the grant is for other uses of the source: ask its owner
       FAILED_PRECONDITION NOT_COMPLETED    the source snapshot is not COMPLETED (owner only): wait
       RESOURCE_EXHAUSTED  NO_ROOM          no two live hosts have room now: add hosts or delete
       FAILED_PRECONDITION NO_SECOND_HOST   there are not two live hosts: start another
@@ -259,6 +261,7 @@ class VolumeServiceServicer(metaclass=abc.ABCMeta):
           INVALID_ARGUMENT    SIZE_TOO_SMALL   smaller than the source snapshot: ask for more
           ALREADY_EXISTS      ALREADY_EXISTS   the caller has another volume of that id
           NOT_FOUND           NOT_FOUND        the source snapshot does not exist, or is not granted
+          PERMISSION_DENIED   NOT_GRANTED      the grant is for other uses of the source: ask its owner
           FAILED_PRECONDITION NOT_COMPLETED    the source snapshot is not COMPLETED (owner only): wait
           RESOURCE_EXHAUSTED  NO_ROOM          no two live hosts have room now: add hosts or delete
           FAILED_PRECONDITION NO_SECOND_HOST   there are not two live hosts: start another
