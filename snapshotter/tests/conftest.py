@@ -9,7 +9,10 @@ from hypothesis import HealthCheck, settings
 
 from holdfast.lab.etcd import EtcdServer
 from holdfast.lab.fixtures import etcd_server, installed, local_host, swift_server
+from holdfast.lab.servers import LocalHost
+from holdfast.lab.snapshotters import World
 from holdfast.lab.swift import SwiftServer
+from holdfast.metadata import pki
 from holdfast.metadata.etcd import Etcd
 from holdfast.metadata.testing import clear
 from holdfast.snapshotter.objects import ObjectStore
@@ -73,3 +76,20 @@ def etcd(etcd_server: EtcdServer) -> Iterator[Etcd]:
     clear(client)
     yield client
     client.close()
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of an authority that the whole run shares."""
+    folder = tmp_path_factory.mktemp("pki")
+    pki.init(folder)
+    return folder
+
+
+@pytest.fixture
+def world(
+    etcd: Etcd, etcd_server: EtcdServer, authority: Path, s3_url: str, local_host: LocalHost, tmp_path: Path
+) -> Iterator[World]:
+    made = World(etcd, etcd_server.endpoint, authority, s3_url, local_host, tmp_path)
+    yield made
+    made.close()

@@ -7,8 +7,9 @@ from holdfast.base.errors import NotFound, Unavailable
 from holdfast.base.tls import PeerIdentity
 from holdfast.metadata import keys
 from holdfast.metadata.etcd import Entry
+from holdfast.metadata.permissions import MAKE_VOLUMES, READ_BLOCKS, Permission
 from holdfast.metadata.records import encode
-from holdfast.snapshotter.access import FRESH_S, STALE_S, Access
+from holdfast.snapshotter.access import FRESH_S, STALE_S, USER_FRESH_S, Access
 
 UID, OTHER, VOLUME = "1" * 24, "2" * 24, "a" * 24
 EXPORT = f"snapshot:{UID}"
@@ -23,12 +24,19 @@ class Records:
         self.reachable = True
         self.asked = 0
         self.now_s = 1000.0
-        snapshot = r.SnapshotRecord(
-            uid=UID, size_bytes=4096, state=r.SNAPSHOT_STATE_COMPLETED, manifest="m", manifest_sha256="s"
-        )
-        self.values[keys.snapshot(UID)] = encode(snapshot)
+        self.snapshot(r.SNAPSHOT_STATE_COMPLETED)
         self.assign("host-a", UID)
         self.access = Access(self, lambda: self.now_s)
+
+    def snapshot(self, state: "r.SnapshotState.ValueType") -> None:
+        record = r.SnapshotRecord(
+            uid=UID, owner="alice", size_bytes=4096, state=state, manifest="m", manifest_sha256="s"
+        )
+        self.values[keys.snapshot(UID)] = encode(record)
+
+    def grant(self, user: str, permissions: list[Permission]) -> None:
+        record = r.GrantRecord(snapshot_uid=UID, owner="alice", user=user, permissions=permissions)
+        self.values[keys.grant(UID, user)] = encode(record)
 
     def assign(self, host_id: str, origin: str) -> None:
         record = r.Assignment(host_id=host_id, volume_uid=VOLUME, origin_snapshot_uid=origin)
@@ -70,6 +78,7 @@ def test_a_host_reads_the_origin_of_its_volume(records: Records) -> None:
         (EXPORT, None),
         (EXPORT, PeerIdentity("host-b", "host")),
         (EXPORT, PeerIdentity("host-a", "user")),
+        (EXPORT, PeerIdentity("*", "user")),
         (EXPORT, PeerIdentity("host-a", "service")),
         (EXPORT, PeerIdentity("host-a", "")),
         (f"snapshot:{OTHER}", HOST),
@@ -89,6 +98,32 @@ def test_whatever_may_not_be_read_does_not_exist(
 
 def test_an_operator_reads_any(records: Records) -> None:
     assert records.access.open(EXPORT, PeerIdentity("x", "operator")).size_bytes == 4096
+
+
+def test_an_owner_reads_their_own_while_it_is_there(records: Records) -> None:
+    owner = PeerIdentity("alice", "user")
+    assert records.access.open(EXPORT, owner).size_bytes == 4096
+    with pytest.raises(NotFound):
+        records.access.open(EXPORT, PeerIdentity("alice", "service"))
+    records.now_s += USER_FRESH_S
+    records.snapshot(r.SNAPSHOT_STATE_DELETED)
+    with pytest.raises(NotFound):
+        records.access.open(EXPORT, owner)
+    assert records.access.open(EXPORT, HOST), "a volume made from it goes on"
+
+
+@pytest.mark.parametrize("grantee", ["bob", "*"])
+def test_a_user_reads_what_they_are_granted_to_read(records: Records, grantee: str) -> None:
+    bob = PeerIdentity("bob", "user")
+    records.grant(grantee, [])
+    with pytest.raises(NotFound):
+        records.access.open(EXPORT, bob)
+    records.grant(grantee, [MAKE_VOLUMES, READ_BLOCKS])
+    assert records.access.open(EXPORT, bob).manifest == "m"
+    del records.values[keys.grant(UID, grantee)]
+    records.now_s += USER_FRESH_S
+    with pytest.raises(NotFound):
+        records.access.open(EXPORT, bob)
 
 
 def test_a_uid_elsewhere_in_an_assignment_is_no_origin(records: Records) -> None:

@@ -1,9 +1,9 @@
 """Who may read a snapshot as an NBD export: decided by what etcd says, remembered for a little while.
 
 A host may read the origin of a volume that is assigned to it, and nothing else: it is the volume, not the
-grant or the snapshot's being shown, that lets it. An operator may read any. Whatever may not be read
-does not exist (I-10). If etcd is out of reach, what was allowed a while ago still is, so that hydration
-goes on through an outage of etcd.
+grant or the snapshot's being shown, that lets it. An operator may read any. A user may read what they own
+or are granted to read, for as long as that is so. Whatever may not be read does not exist (I-10). If etcd
+is out of reach, what was allowed a while ago still is, so that hydration goes on through an outage of etcd.
 """
 
 import threading
@@ -18,10 +18,14 @@ from holdfast.base.ids import is_uid
 from holdfast.base.tls import PeerIdentity
 from holdfast.metadata import keys
 from holdfast.metadata.etcd import Entry
-from holdfast.metadata.records import decode
+from holdfast.metadata.lookups import EVERYONE
+from holdfast.metadata.permissions import READ_BLOCKS, permit
+from holdfast.metadata.records import M, decode
 
 FRESH_S = 3.0
 """How long an answer of etcd's is not asked for again."""
+USER_FRESH_S = 1.0
+"""The same for users: so soon a grant that is taken back is of no more use."""
 STALE_S = 3600.0
 """How long it still counts while etcd is out of reach."""
 REMEMBERED_MAX = 4096
@@ -62,7 +66,7 @@ class Access:
         with self._lock:
             known, asked_s = self._remembered.get((uid, peer), (None, 0.0))
         age_s = self._clock() - asked_s
-        if known is not None and age_s < FRESH_S:
+        if known is not None and age_s < (USER_FRESH_S if peer.role == "user" else FRESH_S):
             return known
         try:
             found = self._ask(uid, peer)
@@ -76,14 +80,25 @@ class Access:
         return found
 
     def _ask(self, uid: str, peer: PeerIdentity) -> Readable | None:
-        if peer.role != "operator" and not (peer.role == "host" and self._is_origin(uid, peer.name)):
-            return None
-        entry = self._etcd.get(keys.snapshot(uid))
-        snapshot = decode(r.SnapshotRecord, entry.value) if entry else None
-        # DELETED too: it is no longer shown, and volumes that still copy from it go on.
-        if snapshot is None or not snapshot.manifest:
+        snapshot = self._record(keys.snapshot(uid), r.SnapshotRecord)
+        if snapshot is None or not snapshot.manifest or not self._may_read(snapshot, peer):
             return None
         return Readable(uid, snapshot.size_bytes, snapshot.manifest, snapshot.manifest_sha256)
+
+    def _may_read(self, snapshot: r.SnapshotRecord, peer: PeerIdentity) -> bool:
+        if peer.role == "user":
+            if snapshot.state != r.SNAPSHOT_STATE_COMPLETED:
+                return False
+            grants = (
+                self._record(keys.grant(snapshot.uid, one), r.GrantRecord) for one in (peer.name, EVERYONE)
+            )
+            return snapshot.owner == peer.name or permit(grants, READ_BLOCKS)
+        # DELETED too: it is no longer shown, and volumes that still copy from it go on.
+        return peer.role == "operator" or (peer.role == "host" and self._is_origin(snapshot.uid, peer.name))
+
+    def _record(self, key: str, message_type: type[M]) -> M | None:
+        entry = self._etcd.get(key)
+        return decode(message_type, entry.value) if entry else None
 
     def _is_origin(self, snapshot_uid: str, host_id: str) -> bool:
         raw = snapshot_uid.encode()

@@ -57,12 +57,12 @@ def plan_fetches(entries: Iterable[Entry]) -> list[Fetch]:
 class Fetcher:
     """Plain extents by their entries; for many threads. `close` ends its own."""
 
-    def __init__(self, store: ObjectStore, cache_bytes: int = EXTENTS_CACHE_BYTES) -> None:
+    def __init__(self, store: ObjectStore, cache_bytes: int = EXTENTS_CACHE_BYTES, gets: int = GETS) -> None:
         self._store = store
         self._cache: Cache[Entry, bytes] = Cache(cache_bytes)
         self._lock = threading.Lock()
         self._coming: dict[Entry, Future[bytes]] = {}
-        self._pool = ThreadPoolExecutor(GETS, thread_name_prefix="fetch")
+        self._pool = ThreadPoolExecutor(gets, thread_name_prefix="fetch")
 
     def start(self, entries: Iterable[Entry]) -> dict[Entry, "Future[bytes]"]:
         """The extents at `entries`, each as a future: there already, on its way, or asked for now.

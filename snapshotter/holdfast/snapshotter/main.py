@@ -1,4 +1,4 @@
-"""`holdfast-snapshotter`: uploads frozen snapshots, and serves snapshots over NBD to hosts that hydrate."""
+"""`holdfast-snapshotter`: uploads frozen snapshots, and serves snapshots to hosts and to users."""
 
 import logging
 import os
@@ -24,8 +24,10 @@ from holdfast.metadata.etcd import Etcd
 from holdfast.metadata.health import HealthKeeper
 from holdfast.metadata.snapshotter_actions import SNAPSHOTTER_LEASE_TTL_S, SnapshotterActions
 from holdfast.snapshotter.access import Access
+from holdfast.snapshotter.exports import open_export
+from holdfast.snapshotter.guests import Guests
 from holdfast.snapshotter.objects_url import open_store
-from holdfast.snapshotter.serve import Readers, open_export
+from holdfast.snapshotter.serve import Readers
 from holdfast.snapshotter.service import Service
 from holdfast.snapshotter.task import nbd_views
 from holdfast.snapshotter.upload import Settings
@@ -134,7 +136,8 @@ class Process:
         self._etcd_for_access = Etcd(endpoints, etcd_tls, ETCD_ASK_TIMEOUT_S)
         self._loop = Loop()
         self._readers = Readers(self._store)
-        exports = open_export(self._loop, Access(self._etcd_for_access), self._readers)
+        self._guests = Guests(self._store)
+        exports = open_export(self._loop, Access(self._etcd_for_access), self._readers, self._guests)
         self._nbd = Server(self._loop, exports, connections_max=NBD_CONNECTIONS_MAX)
         self.nbd_port = self._nbd.listen_tcp(*split_address(listen_nbd), tls=server_context(tls))
         self._health = HealthKeeper(self._etcd, [])
@@ -164,6 +167,7 @@ class Process:
         self._health.stop()
         self._grpc.stop(None).wait()
         self._nbd.close()
+        self._guests.close()
         self._readers.close()
         self._loop.close()
         for one in (self._etcd, self._etcd_for_access, self._store):

@@ -1,20 +1,20 @@
-"""Snapshots as read-only NBD exports, `snapshot:<uid>`, for hosts that hydrate and operators that look.
+"""Snapshots as read-only NBD exports, `snapshot:<uid>`.
 
 The loop's thread only hands out; fetching, checking and decompressing is done in the loop's pool.
 """
 
 import logging
+from concurrent.futures import Executor
 from functools import partial
 
 from holdfast.base.device import Op, Outcome, Request
 from holdfast.base.errors import DataLoss, HoldfastError
 from holdfast.base.limits import MIB
 from holdfast.base.loop import Loop
-from holdfast.base.nbd.export import ControlDone, Export, OpenExport, Served, StatusDone
-from holdfast.base.tls import PeerIdentity
-from holdfast.snapshotter.access import Access, Readable
+from holdfast.base.nbd.export import ControlDone, Served, StatusDone
+from holdfast.snapshotter.access import Readable
 from holdfast.snapshotter.cache import Cache
-from holdfast.snapshotter.fetch import Fetcher
+from holdfast.snapshotter.fetch import EXTENTS_CACHE_BYTES, GETS, Fetcher
 from holdfast.snapshotter.frozen import ALLOCATION
 from holdfast.snapshotter.index import Index, load_manifest, new_shard_cache
 from holdfast.snapshotter.objects import ObjectStore
@@ -30,9 +30,9 @@ _REF_BYTES = 256
 class Readers:
     """One reader per snapshot, shared by all connections; opened when first read. For many threads."""
 
-    def __init__(self, store: ObjectStore) -> None:
+    def __init__(self, store: ObjectStore, gets: int = GETS, cache_bytes: int = EXTENTS_CACHE_BYTES) -> None:
         self._store = store
-        self._fetcher = Fetcher(store)
+        self._fetcher = Fetcher(store, cache_bytes, gets)
         self._shards = new_shard_cache(SHARDS_CACHE_BYTES)
         self._readers: Cache[str, SnapshotReader] = Cache(MANIFESTS_CACHE_BYTES)
 
@@ -53,16 +53,19 @@ def _reader_bytes(reader: SnapshotReader) -> int:
 
 
 class SnapshotExport:
-    """An Export of one snapshot."""
+    """An Export of one snapshot. It reads in `pool`, or in the loop's."""
 
     read_only = True
     private = False
     contexts: tuple[str, ...] = (ALLOCATION,)
 
-    def __init__(self, loop: Loop, readers: Readers, snapshot: Readable) -> None:
+    def __init__(
+        self, loop: Loop, readers: Readers, snapshot: Readable, pool: Executor | None = None
+    ) -> None:
         self._loop = loop
         self._readers = readers
         self._snapshot = snapshot
+        self._pool = pool
         self.size_bytes = snapshot.size_bytes
 
     def opened(self, connection: Served) -> None:
@@ -79,36 +82,32 @@ class SnapshotExport:
             partial(self._read, request),
             lambda _nothing: request.done(Outcome.OK),
             lambda error: request.done(self._outcome(error)),
+            self._pool,
         )
 
     def block_status(self, context: str, offset: int, length: int, done: StatusDone) -> None:
         self._loop.in_pool(
-            lambda: self._readers.get(self._snapshot).allocation(offset, length),
+            lambda: self._reader().allocation(offset, length),
             done,
             lambda error: done(self._outcome(error)),
+            self._pool,
         )
 
     def control(self, payload: bytes, done: ControlDone) -> None:
         done(Outcome.INVALID, b"")
 
     def _read(self, request: Request) -> None:
-        data = memoryview(self._readers.get(self._snapshot).read(request.offset, request.length))
+        data = memoryview(self._reader().read(request.offset, request.length))
         at = 0
         for buffer in request.buffers:
             buffer[:] = data[at : at + len(buffer)]
             at += len(buffer)
+
+    def _reader(self) -> SnapshotReader:
+        return self._readers.get(self._snapshot)
 
     def _outcome(self, error: BaseException) -> Outcome:
         if isinstance(error, HoldfastError):
             _LOG.error("snapshot %s cannot be read: %s", self._snapshot.snapshot_uid, error.message)
             return Outcome.MEDIUM_ERROR if isinstance(error, DataLoss) else Outcome.BUSY
         raise error
-
-
-def open_export(loop: Loop, access: Access, readers: Readers) -> OpenExport:
-    """What an NBD server is given. Each opening asks etcd, on the loop's thread, for some milliseconds."""
-
-    def opened(name: str, peer: PeerIdentity | None) -> Export:
-        return SnapshotExport(loop, readers, access.open(name, peer))
-
-    return opened
