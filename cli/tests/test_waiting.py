@@ -73,10 +73,9 @@ def test_reconnects(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtu
 
 
 def test_iscsi_commands() -> None:
-    attachment = Attachment(
-        target_iqn="iqn.2026-11.io.holdfast:0", portals=["[::1]:3260"], chap_user="u", chap_secret="se cret"
-    )
-    lines = commands(attachment)
+    attachment = Attachment(target_iqn="iqn.2026-11.io.holdfast:0", chap_user="u", chap_secret="se cret")
+    attachment.paths.add(portal="[::1]:3260")
+    lines = commands(attachment, with_multipath=False)
     node = ["iscsiadm", "-m", "node", "-T", attachment.target_iqn, "-p", "[::1]:3260"]
     assert [shlex.split(line)[7:] for line in lines[:-1]] == [
         ["-o", "new"],

@@ -372,4 +372,4 @@ def test_on_a_real_etcd(
     last = volume()
     assert len(last.in_sync_host_ids) == 2 and drained not in last.in_sync_host_ids
     shown = alice.attachments.GetAttachment(ab.GetAttachmentRequest(attachment_id="x")).attachment
-    assert len(shown.portals) == 2 and shown.chap_secret
+    assert len(shown.paths) == 2 and shown.chap_secret

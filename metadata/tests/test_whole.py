@@ -57,7 +57,7 @@ def test_first_user_to_second_user(metadata: RunningMetadata, two_hosts: list[St
     attached = alice.attachments.CreateAttachment(
         ab.CreateAttachmentRequest(attachment_id="a1", volume_id="disk", initiator_iqn=IQN)
     ).attachment
-    assert len(attached.chap_secret) == 16 and attached.portals and attached.lun == 0
+    assert len(attached.chap_secret) == 16 and attached.paths and attached.lun == 0
     watch_a1 = ab.WatchAttachmentRequest(attachment_id="a1")
     for answer in alice.attachments.WatchAttachment(watch_a1, timeout=20):
         if answer.attachment.state == r.ATTACHMENT_STATE_READY:

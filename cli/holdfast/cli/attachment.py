@@ -7,7 +7,7 @@ from holdfast.api.records.v1 import records_pb2 as r
 from holdfast.base.errors import NotFound
 from holdfast.cli import multipath
 from holdfast.cli.attachment_login import login
-from holdfast.cli.iscsi import commands
+from holdfast.cli.iscsi import how_to_log_in
 from holdfast.cli.session import Session, session
 from holdfast.cli.show import emit, facts, moment, output_option, state_name, table
 from holdfast.cli.waiting import Narrator, until, until_deleted, wait_options
@@ -50,7 +50,7 @@ def list_(volume_id: str) -> None:
             one.volume_id,
             one.initiator_iqn,
             state_name(r.AttachmentState.Name(one.state)),
-            " ".join(one.portals),
+            " ".join(path.portal for path in one.paths),
             one.reason,
         ]
         for one in response.attachments
@@ -118,8 +118,7 @@ def _show(attachment: pb.Attachment) -> None:
             ("State", state_name(r.AttachmentState.Name(attachment.state))),
             ("Reason", attachment.reason),
             ("Initiator", attachment.initiator_iqn),
-            # The primary's first: that is the active path.
-            *(("Portal", portal) for portal in attachment.portals),
+            *(("Path", _path(attachment, path)) for path in attachment.paths),
             ("Target", attachment.target_iqn),
             ("LUN", str(attachment.lun)),
             ("CHAP user", attachment.chap_user),
@@ -127,9 +126,10 @@ def _show(attachment: pb.Attachment) -> None:
             ("Created", moment(attachment.create_time)),
         ]
     )
-    click.echo("\n# As root on the initiator:")
-    for line in commands(attachment):
+    for line in how_to_log_in(attachment):
         click.echo(line)
-    if len(attachment.portals) > 1:
-        click.echo("\n# With multipath-tools, /etc/multipath.conf, before the first login:")
-        click.echo(multipath.multipath_conf(), nl=False)
+
+
+def _path(attachment: pb.Attachment, path: pb.AttachmentPath) -> str:
+    kind = "active" if path == attachment.paths[0] else "standby"
+    return f"{path.portal} ({kind}, {'ready' if path.ready else 'not ready yet'})"

@@ -32,12 +32,12 @@ class Login:
         return [
             cls(
                 attachment["target_iqn"],
-                portal,
+                path["portal"],
                 int(attachment.get("lun", 0)),
                 attachment["chap_user"],
                 attachment["chap_secret"],
             )
-            for portal in attachment["portals"]
+            for path in attachment["paths"]
         ]
 
     @property

@@ -1,6 +1,6 @@
 """AttachmentService: see attachment.proto for each method's contract and errors."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from holdfast.api.attachment.v1 import attachment_pb2 as pb
 from holdfast.api.attachment.v1 import attachment_pb2_grpc
@@ -58,7 +58,8 @@ class AttachmentServicer(attachment_pb2_grpc.AttachmentServiceServicer):
         size, after = page_size(request.page_size), read_token(request.page_token)
         prefix = keys.names("attachments", caller.name)
         attachments, token = self._service.page(prefix, size, after, resolve)
-        views = [attachment_view(one) for one in attachments]
+        hosts = self._ready_hosts(attachments)
+        views = [attachment_view(one, hosts) for one in attachments]
         return pb.ListAttachmentsResponse(attachments=views, next_page_token=token)
 
     @stream
@@ -91,5 +92,11 @@ class AttachmentServicer(attachment_pb2_grpc.AttachmentServiceServicer):
         for sealed in attachment.secrets:
             if sealed.recipient == SERVICE:
                 secret = unseal(sealed, self._service.seal_key, attachment.uid)
-                return attachment_view(attachment, secret.decode())
+                return attachment_view(attachment, self._ready_hosts([attachment]), secret.decode())
         raise DataLoss("NO_SECRET", f"Attachment {attachment.attachment_id!r} has no secret for the service.")
+
+    def _ready_hosts(self, attachments: Sequence[r.AttachmentRecord]) -> dict[str, r.HostRecord]:
+        """The hosts that export any of these now."""
+        ids = sorted({host_id for one in attachments for host_id in one.ready_host_ids})
+        found = self._service.records([keys.host(host_id) for host_id in ids], r.HostRecord)
+        return {host_id: host for host_id, host in zip(ids, found, strict=True) if host is not None}

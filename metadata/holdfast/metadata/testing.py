@@ -113,6 +113,7 @@ class StandInHost:
         capacity_bytes: int = 100 * GIB,
         hold: frozenset[str] = frozenset(),
         boot_id: str = "",
+        portal: str = f"{LOOPBACK}:3260",
     ) -> None:
         pki.init(directory)
         pki.issue(directory, "host", host_id, [LOOPBACK])
@@ -121,7 +122,7 @@ class StandInHost:
             host_id=host_id,
             boot_id=boot_id or f"boot-of-{host_id}",
             address=LOOPBACK,
-            portal=f"{LOOPBACK}:3260",
+            portal=portal,
             capacity_bytes=capacity_bytes,
             seal_public_key=public_key(self.seal_key),
             exports=True,

@@ -1,6 +1,8 @@
 """Records as what a caller is shown. Pure."""
 
-from holdfast.api.attachment.v1.attachment_pb2 import Attachment
+from collections.abc import Mapping
+
+from holdfast.api.attachment.v1.attachment_pb2 import Attachment, AttachmentPath
 from holdfast.api.grant.v1.grant_pb2 import Grant
 from holdfast.api.host.v1.host_pb2 import Host
 from holdfast.api.records.v1 import records_pb2 as r
@@ -91,7 +93,11 @@ def grant_view(grant: r.GrantRecord) -> Grant:
     )
 
 
-def attachment_view(attachment: r.AttachmentRecord, chap_secret: str = "") -> Attachment:
+def attachment_view(
+    attachment: r.AttachmentRecord, hosts: Mapping[str, r.HostRecord], chap_secret: str = ""
+) -> Attachment:
+    """`hosts`: the records of its `ready_host_ids`, as far as there are any."""
+    ready = {hosts[host_id].portal for host_id in attachment.ready_host_ids if host_id in hosts}
     return Attachment(
         attachment_id=attachment.attachment_id,
         uid=attachment.uid,
@@ -101,11 +107,11 @@ def attachment_view(attachment: r.AttachmentRecord, chap_secret: str = "") -> At
         state=attachment.state,
         reason=attachment.reason,
         target_iqn=attachment.target_iqn,
-        portals=attachment.portals,
         lun=attachment.lun,
         chap_user=attachment.chap_user,
         chap_secret=chap_secret,
         create_time=attachment.create_time,
+        paths=[AttachmentPath(portal=portal, ready=portal in ready) for portal in attachment.portals],
     )
 
 

@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from holdfast.api.records.v1 import records_pb2 as holdfast_dot_api_dot_records_dot_v1_dot_records__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+holdfast/api/attachment/v1/attachment.proto\x12\x1aholdfast.api.attachment.v1\x1a google/protobuf/descriptor.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a%holdfast/api/records/v1/records.proto\"\xc3\x02\n\nAttachment\x12\x15\n\rattachment_id\x18\x01 \x01(\t\x12\x0b\n\x03uid\x18\x02 \x01(\t\x12\r\n\x05owner\x18\x03 \x01(\t\x12\x11\n\tvolume_id\x18\x04 \x01(\t\x12\x15\n\rinitiator_iqn\x18\x05 \x01(\t\x12\x37\n\x05state\x18\x06 \x01(\x0e\x32(.holdfast.api.records.v1.AttachmentState\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12\x12\n\ntarget_iqn\x18\x08 \x01(\t\x12\x0f\n\x07portals\x18\t \x03(\t\x12\x0b\n\x03lun\x18\n \x01(\r\x12\x11\n\tchap_user\x18\x0b \x01(\t\x12\x19\n\x0b\x63hap_secret\x18\x0c \x01(\tB\x04\x88\xb5\x18\x01\x12/\n\x0b\x63reate_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"Z\n\x17\x43reateAttachmentRequest\x12\x15\n\rattachment_id\x18\x01 \x01(\t\x12\x11\n\tvolume_id\x18\x02 \x01(\t\x12\x15\n\rinitiator_iqn\x18\x03 \x01(\t\"g\n\x18\x43reateAttachmentResponse\x12:\n\nattachment\x18\x01 \x01(\x0b\x32&.holdfast.api.attachment.v1.Attachment\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x08\"-\n\x14GetAttachmentRequest\x12\x15\n\rattachment_id\x18\x01 \x01(\t\"S\n\x15GetAttachmentResponse\x12:\n\nattachment\x18\x01 \x01(\x0b\x32&.holdfast.api.attachment.v1.Attachment\"R\n\x16ListAttachmentsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x11\n\tvolume_id\x18\x03 \x01(\t\"o\n\x17ListAttachmentsResponse\x12;\n\x0b\x61ttachments\x18\x01 \x03(\x0b\x32&.holdfast.api.attachment.v1.Attachment\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"/\n\x16WatchAttachmentRequest\x12\x15\n\rattachment_id\x18\x01 \x01(\t\"f\n\x17WatchAttachmentResponse\x12:\n\nattachment\x18\x01 \x01(\x0b\x32&.holdfast.api.attachment.v1.Attachment\x12\x0f\n\x07\x64\x65leted\x18\x02 \x01(\x08\"0\n\x17\x44\x65leteAttachmentRequest\x12\x15\n\rattachment_id\x18\x01 \x01(\t\"+\n\x18\x44\x65leteAttachmentResponse\x12\x0f\n\x07\x63hanged\x18\x01 \x01(\x08\x32\x81\x05\n\x11\x41ttachmentService\x12}\n\x10\x43reateAttachment\x12\x33.holdfast.api.attachment.v1.CreateAttachmentRequest\x1a\x34.holdfast.api.attachment.v1.CreateAttachmentResponse\x12t\n\rGetAttachment\x12\x30.holdfast.api.attachment.v1.GetAttachmentRequest\x1a\x31.holdfast.api.attachment.v1.GetAttachmentResponse\x12z\n\x0fListAttachments\x12\x32.holdfast.api.attachment.v1.ListAttachmentsRequest\x1a\x33.holdfast.api.attachment.v1.ListAttachmentsResponse\x12|\n\x0fWatchAttachment\x12\x32.holdfast.api.attachment.v1.WatchAttachmentRequest\x1a\x33.holdfast.api.attachment.v1.WatchAttachmentResponse0\x01\x12}\n\x10\x44\x65leteAttachment\x12\x33.holdfast.api.attachment.v1.DeleteAttachmentRequest\x1a\x34.holdfast.api.attachment.v1.DeleteAttachmentResponse:/\n\x06secret\x12\x1d.google.protobuf.FieldOptions\x18\xd1\x86\x03 \x01(\x08\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+holdfast/api/attachment/v1/attachment.proto\x12\x1aholdfast.api.attachment.v1\x1a google/protobuf/descriptor.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a%holdfast/api/records/v1/records.proto\"/\n\x0e\x41ttachmentPath\x12\x0e\n\x06portal\x18\x01 \x01(\t\x12\r\n\x05ready\x18\x02 \x01(\x08\"\xf3\x02\n\nAttachment\x12\x15\n\rattachment_id\x18\x01 \x01(\t\x12\x0b\n\x03uid\x18\x02 \x01(\t\x12\r\n\x05owner\x18\x03 \x01(\t\x12\x11\n\tvolume_id\x18\x04 \x01(\t\x12\x15\n\rinitiator_iqn\x18\x05 \x01(\t\x12\x37\n\x05state\x18\x06 \x01(\x0e\x32(.holdfast.api.records.v1.AttachmentState\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12\x12\n\ntarget_iqn\x18\x08 \x01(\t\x12\x0b\n\x03lun\x18\n \x01(\r\x12\x11\n\tchap_user\x18\x0b \x01(\t\x12\x19\n\x0b\x63hap_secret\x18\x0c \x01(\tB\x04\x88\xb5\x18\x01\x12/\n\x0b\x63reate_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x39\n\x05paths\x18\x14 \x03(\x0b\x32*.holdfast.api.attachment.v1.AttachmentPathJ\x04\x08\t\x10\n\"Z\n\x17\x43reateAttachmentRequest\x12\x15\n\rattachment_id\x18\x01 \x01(\t\x12\x11\n\tvolume_id\x18\x02 \x01(\t\x12\x15\n\rinitiator_iqn\x18\x03 \x01(\t\"g\n\x18\x43reateAttachmentResponse\x12:\n\nattachment\x18\x01 \x01(\x0b\x32&.holdfast.api.attachment.v1.Attachment\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x08\"-\n\x14GetAttachmentRequest\x12\x15\n\rattachment_id\x18\x01 \x01(\t\"S\n\x15GetAttachmentResponse\x12:\n\nattachment\x18\x01 \x01(\x0b\x32&.holdfast.api.attachment.v1.Attachment\"R\n\x16ListAttachmentsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x11\n\tvolume_id\x18\x03 \x01(\t\"o\n\x17ListAttachmentsResponse\x12;\n\x0b\x61ttachments\x18\x01 \x03(\x0b\x32&.holdfast.api.attachment.v1.Attachment\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"/\n\x16WatchAttachmentRequest\x12\x15\n\rattachment_id\x18\x01 \x01(\t\"f\n\x17WatchAttachmentResponse\x12:\n\nattachment\x18\x01 \x01(\x0b\x32&.holdfast.api.attachment.v1.Attachment\x12\x0f\n\x07\x64\x65leted\x18\x02 \x01(\x08\"0\n\x17\x44\x65leteAttachmentRequest\x12\x15\n\rattachment_id\x18\x01 \x01(\t\"+\n\x18\x44\x65leteAttachmentResponse\x12\x0f\n\x07\x63hanged\x18\x01 \x01(\x08\x32\x81\x05\n\x11\x41ttachmentService\x12}\n\x10\x43reateAttachment\x12\x33.holdfast.api.attachment.v1.CreateAttachmentRequest\x1a\x34.holdfast.api.attachment.v1.CreateAttachmentResponse\x12t\n\rGetAttachment\x12\x30.holdfast.api.attachment.v1.GetAttachmentRequest\x1a\x31.holdfast.api.attachment.v1.GetAttachmentResponse\x12z\n\x0fListAttachments\x12\x32.holdfast.api.attachment.v1.ListAttachmentsRequest\x1a\x33.holdfast.api.attachment.v1.ListAttachmentsResponse\x12|\n\x0fWatchAttachment\x12\x32.holdfast.api.attachment.v1.WatchAttachmentRequest\x1a\x33.holdfast.api.attachment.v1.WatchAttachmentResponse0\x01\x12}\n\x10\x44\x65leteAttachment\x12\x33.holdfast.api.attachment.v1.DeleteAttachmentRequest\x1a\x34.holdfast.api.attachment.v1.DeleteAttachmentResponse:/\n\x06secret\x12\x1d.google.protobuf.FieldOptions\x18\xd1\x86\x03 \x01(\x08\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,28 +36,30 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ATTACHMENT'].fields_by_name['chap_secret']._loaded_options = None
   _globals['_ATTACHMENT'].fields_by_name['chap_secret']._serialized_options = b'\210\265\030\001'
-  _globals['_ATTACHMENT']._serialized_start=182
-  _globals['_ATTACHMENT']._serialized_end=505
-  _globals['_CREATEATTACHMENTREQUEST']._serialized_start=507
-  _globals['_CREATEATTACHMENTREQUEST']._serialized_end=597
-  _globals['_CREATEATTACHMENTRESPONSE']._serialized_start=599
-  _globals['_CREATEATTACHMENTRESPONSE']._serialized_end=702
-  _globals['_GETATTACHMENTREQUEST']._serialized_start=704
-  _globals['_GETATTACHMENTREQUEST']._serialized_end=749
-  _globals['_GETATTACHMENTRESPONSE']._serialized_start=751
-  _globals['_GETATTACHMENTRESPONSE']._serialized_end=834
-  _globals['_LISTATTACHMENTSREQUEST']._serialized_start=836
-  _globals['_LISTATTACHMENTSREQUEST']._serialized_end=918
-  _globals['_LISTATTACHMENTSRESPONSE']._serialized_start=920
-  _globals['_LISTATTACHMENTSRESPONSE']._serialized_end=1031
-  _globals['_WATCHATTACHMENTREQUEST']._serialized_start=1033
-  _globals['_WATCHATTACHMENTREQUEST']._serialized_end=1080
-  _globals['_WATCHATTACHMENTRESPONSE']._serialized_start=1082
-  _globals['_WATCHATTACHMENTRESPONSE']._serialized_end=1184
-  _globals['_DELETEATTACHMENTREQUEST']._serialized_start=1186
-  _globals['_DELETEATTACHMENTREQUEST']._serialized_end=1234
-  _globals['_DELETEATTACHMENTRESPONSE']._serialized_start=1236
-  _globals['_DELETEATTACHMENTRESPONSE']._serialized_end=1279
-  _globals['_ATTACHMENTSERVICE']._serialized_start=1282
-  _globals['_ATTACHMENTSERVICE']._serialized_end=1923
+  _globals['_ATTACHMENTPATH']._serialized_start=181
+  _globals['_ATTACHMENTPATH']._serialized_end=228
+  _globals['_ATTACHMENT']._serialized_start=231
+  _globals['_ATTACHMENT']._serialized_end=602
+  _globals['_CREATEATTACHMENTREQUEST']._serialized_start=604
+  _globals['_CREATEATTACHMENTREQUEST']._serialized_end=694
+  _globals['_CREATEATTACHMENTRESPONSE']._serialized_start=696
+  _globals['_CREATEATTACHMENTRESPONSE']._serialized_end=799
+  _globals['_GETATTACHMENTREQUEST']._serialized_start=801
+  _globals['_GETATTACHMENTREQUEST']._serialized_end=846
+  _globals['_GETATTACHMENTRESPONSE']._serialized_start=848
+  _globals['_GETATTACHMENTRESPONSE']._serialized_end=931
+  _globals['_LISTATTACHMENTSREQUEST']._serialized_start=933
+  _globals['_LISTATTACHMENTSREQUEST']._serialized_end=1015
+  _globals['_LISTATTACHMENTSRESPONSE']._serialized_start=1017
+  _globals['_LISTATTACHMENTSRESPONSE']._serialized_end=1128
+  _globals['_WATCHATTACHMENTREQUEST']._serialized_start=1130
+  _globals['_WATCHATTACHMENTREQUEST']._serialized_end=1177
+  _globals['_WATCHATTACHMENTRESPONSE']._serialized_start=1179
+  _globals['_WATCHATTACHMENTRESPONSE']._serialized_end=1281
+  _globals['_DELETEATTACHMENTREQUEST']._serialized_start=1283
+  _globals['_DELETEATTACHMENTREQUEST']._serialized_end=1331
+  _globals['_DELETEATTACHMENTRESPONSE']._serialized_start=1333
+  _globals['_DELETEATTACHMENTRESPONSE']._serialized_end=1376
+  _globals['_ATTACHMENTSERVICE']._serialized_start=1379
+  _globals['_ATTACHMENTSERVICE']._serialized_end=2020
 # @@protoc_insertion_point(module_scope)

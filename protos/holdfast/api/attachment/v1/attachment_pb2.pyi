@@ -17,6 +17,28 @@ import typing
 DESCRIPTOR: google.protobuf.descriptor.FileDescriptor
 
 @typing.final
+class AttachmentPath(google.protobuf.message.Message):
+    """One way to the volume: the portal of one of its hosts."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PORTAL_FIELD_NUMBER: builtins.int
+    READY_FIELD_NUMBER: builtins.int
+    portal: builtins.str
+    """"address:port" """
+    ready: builtins.bool
+    """The initiator can log in there now."""
+    def __init__(
+        self,
+        *,
+        portal: builtins.str = ...,
+        ready: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["portal", b"portal", "ready", b"ready"]) -> None: ...
+
+global___AttachmentPath = AttachmentPath
+
+@typing.final
 class Attachment(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -28,11 +50,11 @@ class Attachment(google.protobuf.message.Message):
     STATE_FIELD_NUMBER: builtins.int
     REASON_FIELD_NUMBER: builtins.int
     TARGET_IQN_FIELD_NUMBER: builtins.int
-    PORTALS_FIELD_NUMBER: builtins.int
     LUN_FIELD_NUMBER: builtins.int
     CHAP_USER_FIELD_NUMBER: builtins.int
     CHAP_SECRET_FIELD_NUMBER: builtins.int
     CREATE_TIME_FIELD_NUMBER: builtins.int
+    PATHS_FIELD_NUMBER: builtins.int
     attachment_id: builtins.str
     uid: builtins.str
     owner: builtins.str
@@ -46,9 +68,11 @@ class Attachment(google.protobuf.message.Message):
     chap_secret: builtins.str
     """Only in answers to the owner's Create, Get and Watch, never in lists."""
     @property
-    def portals(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
-    @property
     def create_time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
+    @property
+    def paths(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___AttachmentPath]:
+        """The primary's first: that is the active one."""
+
     def __init__(
         self,
         *,
@@ -60,14 +84,14 @@ class Attachment(google.protobuf.message.Message):
         state: holdfast.api.records.v1.records_pb2.AttachmentState.ValueType = ...,
         reason: builtins.str = ...,
         target_iqn: builtins.str = ...,
-        portals: collections.abc.Iterable[builtins.str] | None = ...,
         lun: builtins.int = ...,
         chap_user: builtins.str = ...,
         chap_secret: builtins.str = ...,
         create_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        paths: collections.abc.Iterable[global___AttachmentPath] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["create_time", b"create_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["attachment_id", b"attachment_id", "chap_secret", b"chap_secret", "chap_user", b"chap_user", "create_time", b"create_time", "initiator_iqn", b"initiator_iqn", "lun", b"lun", "owner", b"owner", "portals", b"portals", "reason", b"reason", "state", b"state", "target_iqn", b"target_iqn", "uid", b"uid", "volume_id", b"volume_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["attachment_id", b"attachment_id", "chap_secret", b"chap_secret", "chap_user", b"chap_user", "create_time", b"create_time", "initiator_iqn", b"initiator_iqn", "lun", b"lun", "owner", b"owner", "paths", b"paths", "reason", b"reason", "state", b"state", "target_iqn", b"target_iqn", "uid", b"uid", "volume_id", b"volume_id"]) -> None: ...
 
 global___Attachment = Attachment
 
