@@ -1,8 +1,9 @@
-"""One extent as it is stored: compressed if that helps, and known by the SHA-256 of its plain bytes.
+"""One extent as it is stored: compressed if that helps, then sealed if its snapshot is encrypted.
 
 SHA-256, not BLAKE2b: processors have instructions for it (1.5 against 0.7 GB/s here), and everyone can
 compute it. The digest is of the plain 128 KiB, so that an extent can be compared with its base's without
-fetching that, and so that a wrong decompression is caught as well as a wrong byte.
+fetching that, and so that a wrong decompression is caught as well as a wrong byte. Of an encrypted extent
+it is keyed: who has no key cannot ask whether some content is there.
 """
 
 import hashlib
@@ -13,15 +14,18 @@ import zstandard
 
 from holdfast.base.errors import DataLoss
 from holdfast.base.limits import EXTENT_BYTES
+from holdfast.snapshotter.cipher import CIPHER_AES_256_GCM, SEALED_EXTRA_BYTES, DataKey, Tampered
 from holdfast.snapshotter.envelope import damaged
+from holdfast.snapshotter.key_errors import KeyUnavailable
 
 CODING_PLAIN = 0
 CODING_ZSTD = 1
-CODINGS = (CODING_PLAIN, CODING_ZSTD)
+SEALED = CIPHER_AES_256_GCM << 4
+CODINGS = (CODING_PLAIN, CODING_ZSTD, CODING_PLAIN | SEALED, CODING_ZSTD | SEALED)
 """What this version writes and reads. Bits 0 to 3 are the compression, 4 to 7 a cipher, the rest zero."""
 ZSTD_LEVEL = 1
-STORED_MAX_BYTES = EXTENT_BYTES
-"""What does not get smaller by compression is stored as it is."""
+STORED_MAX_BYTES = EXTENT_BYTES + SEALED_EXTRA_BYTES
+"""What does not get smaller by compression is stored as it is, and perhaps sealed."""
 _WORTH_BYTES = EXTENT_BYTES - EXTENT_BYTES // 16
 """Compressed data above this saves too little to be worth decompressing."""
 ZERO_EXTENT = bytes(EXTENT_BYTES)
@@ -38,21 +42,49 @@ def digest_of(plain: bytes) -> bytes:
     return hashlib.sha256(plain).digest()
 
 
-def encode(plain: bytes, digest: bytes) -> Blob:
-    """`plain` (EXTENT_BYTES of it) for storing. Any thread; the interpreter lock is free meanwhile."""
-    compressed = _compressor().compress(plain)
-    if len(compressed) <= _WORTH_BYTES:
-        return Blob(compressed, CODING_ZSTD, digest)
-    return Blob(plain, CODING_PLAIN, digest)
+def keyed(sha256: bytes, key: DataKey | None) -> bytes:
+    """The digest of an extent under `key`, from that of its plain bytes; None: it is not encrypted."""
+    return key.digest(sha256) if key else sha256
 
 
-def decode(blob: Blob, name: str, offset: int) -> bytes:
-    """The plain extent. Raises DataLoss OBJECT_DAMAGED, naming the object and the place, if it is not that.
+def encode(plain: bytes, digest: bytes, key: DataKey | None = None) -> Blob:
+    """`plain` (EXTENT_BYTES of it) for storing. Any thread; the interpreter lock is free meanwhile.
+
+    Args:
+        digest: `keyed` with the same key.
+    """
+    stored, coding = _compressor().compress(plain), CODING_ZSTD
+    if len(stored) > _WORTH_BYTES:
+        stored, coding = plain, CODING_PLAIN
+    if key is None:
+        return Blob(stored, coding, digest)
+    coding |= SEALED
+    return Blob(key.seal_extent(stored, digest, coding), coding, digest)
+
+
+def decode(blob: Blob, name: str, offset: int, key: DataKey | None = None) -> bytes:
+    """The plain extent. Raises DataLoss OBJECT_DAMAGED, naming the object and the place, if it is not that;
+    KeyUnavailable if it is encrypted and there is no key.
 
     Args:
         name, offset: the pack and where in it, for the message.
     """
     where = f"bytes [{offset}, {offset + len(blob.stored)})"
+    if blob.coding & SEALED and key is None:
+        raise KeyUnavailable(f"Object {name} is encrypted, and there is no key here to open it with.")
+    if key is None:
+        return _expand(blob, name, where)
+    if not blob.coding & SEALED:
+        raise damaged(name, f"{where} are not encrypted, and must be")
+    try:
+        stored = key.open_extent(blob.stored, blob.digest, blob.coding)
+    except Tampered as error:
+        raise damaged(name, f"{where} do not open with their snapshot's key") from error
+    return _expand(Blob(stored, blob.coding & ~SEALED, blob.digest), name, where, key)
+
+
+def _expand(blob: Blob, name: str, where: str, key: DataKey | None = None) -> bytes:
+    """Decompress and check."""
     plain = blob.stored
     if blob.coding == CODING_ZSTD:
         try:
@@ -66,7 +98,7 @@ def decode(blob: Blob, name: str, offset: int) -> bytes:
         raise DataLoss(
             "FORMAT_UNKNOWN", f"Object {name} has {where} in coding {blob.coding:#x}, unknown here."
         )
-    if len(plain) != EXTENT_BYTES or digest_of(plain) != blob.digest:
+    if len(plain) != EXTENT_BYTES or keyed(digest_of(plain), key) != blob.digest:
         raise damaged(name, f"{where} do not match their checksum")
     return plain
 

@@ -10,7 +10,8 @@ import struct
 from dataclasses import dataclass
 
 from holdfast.snapshotter import manifest
-from holdfast.snapshotter.envelope import Cursor, damaged, seal, unseal
+from holdfast.snapshotter.cipher import DataKey
+from holdfast.snapshotter.envelope import PROVEN, Cursor, check_proof, damaged, seal, unseal
 from holdfast.snapshotter.manifest import ShardRef, decode_refs, encode_refs
 
 KIND = b"CKPT"
@@ -47,7 +48,8 @@ class Checkpoint:
     """The encoded shard that `position` is in, as far as it is done; empty if there is none."""
 
 
-def encode(checkpoint: Checkpoint) -> bytes:
+def encode(checkpoint: Checkpoint, key: DataKey | None = None) -> bytes:
+    """`key`: the snapshot's own data key, if it is encrypted."""
     base = checkpoint.base_manifest.encode("ascii")
     counters = checkpoint.counters
     head = _HEAD.pack(
@@ -65,12 +67,14 @@ def encode(checkpoint: Checkpoint) -> bytes:
     pieces = [head, base, encode_refs(checkpoint.shards)]
     for shard in (*checkpoint.waiting, checkpoint.open_shard):
         pieces += [_LENGTH.pack(len(shard)), shard]
-    return seal(KIND, b"".join(pieces))
+    return seal(KIND, b"".join(pieces), key.prove if key else None)
 
 
-def decode(data: bytes, name: str) -> Checkpoint:
-    """Raises DataLoss, naming the object `name`, if `data` is not a whole checkpoint."""
-    cursor = Cursor(unseal(KIND, data, name), name)
+def decode(data: bytes, name: str, key: DataKey | None = None) -> Checkpoint:
+    """Raises DataLoss, naming the object `name`, if `data` is not a whole checkpoint, written with `key`."""
+    cursor = Cursor(unseal(KIND, data, name, PROVEN if key else 0), name)
+    if key:
+        check_proof(data, name, key.prove)
     uid, *numbers = cursor.unpack(_HEAD)
     size, position, done, uploaded, stored, base_length, objects, count, waits = (int(n) for n in numbers)
     base = cursor.text(base_length)

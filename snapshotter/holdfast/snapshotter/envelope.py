@@ -5,6 +5,7 @@
     8       4      kind: "PACK", "SHRD", "CKPT" or "MANI"
     12      2      version of that kind, 1
     14      2      features that a reader must know; a bit that it does not know means: do not read on
+                   bit 0: the body ends with a proof, see docs/snapshot-format.md, "Encrypted snapshots"
     16      8      length of the body
     24      …      body
     …       32     SHA-256 of everything before it
@@ -13,8 +14,9 @@ Integers are unsigned and little endian. docs/snapshot-format.md is the referenc
 """
 
 import hashlib
+import hmac
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from holdfast.base.errors import DataLoss
@@ -23,6 +25,9 @@ MAGIC = b"HOLDFAST"
 VERSION = 1
 HEADER = struct.Struct("<8s4sHHQ")
 DIGEST_BYTES = 32
+PROVEN = 1
+"""The feature: the last PROOF_BYTES of the body prove that who wrote it had the snapshot's key."""
+PROOF_BYTES = 32
 _NAME_HEAD = struct.Struct("<QH")
 
 
@@ -38,41 +43,65 @@ def damaged(name: str, what: str) -> DataLoss:
     return DataLoss("OBJECT_DAMAGED", f"Object {name} is damaged: {what}.")
 
 
-def header(kind: bytes, body_bytes: int) -> bytes:
-    return HEADER.pack(MAGIC, kind, VERSION, 0, body_bytes)
+def header(kind: bytes, body_bytes: int, features: int = 0) -> bytes:
+    return HEADER.pack(MAGIC, kind, VERSION, features, body_bytes)
 
 
-def seal(kind: bytes, body: bytes) -> bytes:
-    """`body` in its envelope."""
-    data = header(kind, len(body)) + body
+def seal(kind: bytes, body: bytes, prove: Callable[[bytes], bytes] | None = None) -> bytes:
+    """`body` in its envelope, with the proof that `prove` makes of it if there is one."""
+    if prove is None:
+        data = header(kind, len(body)) + body
+    else:
+        data = header(kind, len(body) + PROOF_BYTES, PROVEN) + body
+        data += prove(data)
     return data + hashlib.sha256(data).digest()
 
 
-def check_header(kind: bytes, data: bytes, name: str) -> int:
-    """The body's length, from a header that is of `kind` and of a version that this code reads."""
+def check_header(kind: bytes, data: bytes, name: str, known: int = 0) -> tuple[int, int]:
+    """The body's length and the features, from a header of `kind` that this code reads.
+
+    Args:
+        known: the features that objects of this kind may have.
+    """
     if len(data) < HEADER.size:
         raise damaged(name, f"{len(data)} bytes are too few for a header")
     magic, found, version, features, body_bytes = HEADER.unpack_from(data)
     if magic != MAGIC or found != kind:
         raise damaged(name, f"it starts with {magic + found!r}, not {MAGIC + kind!r}")
-    if version != VERSION or features:
+    if version != VERSION or features & ~known:
         raise DataLoss(
             "FORMAT_UNKNOWN",
             f"Object {name} is of version {version} with features {features:#x}, and this program reads "
-            f"version {VERSION} with none: use a newer one.",
+            f"version {VERSION} with {known:#x}: use a newer one.",
         )
-    return int(body_bytes)
+    return int(body_bytes), int(features)
 
 
-def unseal(kind: bytes, data: bytes, name: str) -> bytes:
-    """The body of an object that is whole. Raises DataLoss OBJECT_DAMAGED or FORMAT_UNKNOWN."""
-    body_bytes = check_header(kind, data, name)
+def unseal(kind: bytes, data: bytes, name: str, known: int = 0) -> bytes:
+    """The body of an object that is whole, without the proof, which `check_proof` judges.
+
+    Raises DataLoss OBJECT_DAMAGED or FORMAT_UNKNOWN.
+    """
+    body_bytes, features = check_header(kind, data, name, known)
     end = HEADER.size + body_bytes
     if len(data) != end + DIGEST_BYTES:
         raise damaged(name, f"it is {len(data)} bytes long and says {end + DIGEST_BYTES}")
     if hashlib.sha256(memoryview(data)[:end]).digest() != data[end:]:
         raise damaged(name, "its checksum does not match")
-    return data[HEADER.size : end]
+    if not features & PROVEN:
+        return data[HEADER.size : end]
+    if body_bytes < PROOF_BYTES:
+        raise damaged(name, f"a body of {body_bytes} bytes has no room for its proof")
+    return data[HEADER.size : end - PROOF_BYTES]
+
+
+def check_proof(data: bytes, name: str, prove: Callable[[bytes], bytes]) -> None:
+    """Raise DataLoss unless `data`, which `unseal` has found whole, ends with what `prove` makes of it."""
+    features = HEADER.unpack_from(data)[3]
+    end = len(data) - DIGEST_BYTES - PROOF_BYTES
+    proof = data[end : end + PROOF_BYTES]
+    if not features & PROVEN or not hmac.compare_digest(prove(data[:end]), proof):
+        raise damaged(name, "it was not written by a holder of its snapshot's key")
 
 
 class Cursor:

@@ -9,13 +9,14 @@ from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
-from holdfast.base.errors import DataLoss
+from holdfast.base.errors import DataLoss, HoldfastError
 from holdfast.base.limits import EXTENT_BYTES, KIB, MIB
 from holdfast.snapshotter import blob
 from holdfast.snapshotter.blob import Blob
 from holdfast.snapshotter.cache import Cache
 from holdfast.snapshotter.index import get_range
 from holdfast.snapshotter.objects import ObjectStore
+from holdfast.snapshotter.ring import PLAIN, Ring
 from holdfast.snapshotter.shard import Entry
 
 GET_MAX_BYTES = 4 * MIB
@@ -64,10 +65,13 @@ class Fetcher:
         self._coming: dict[Entry, Future[bytes]] = {}
         self._pool = ThreadPoolExecutor(gets, thread_name_prefix="fetch")
 
-    def start(self, entries: Iterable[Entry]) -> dict[Entry, "Future[bytes]"]:
+    def start(self, entries: Iterable[Entry], keys: Ring = PLAIN) -> dict[Entry, "Future[bytes]"]:
         """The extents at `entries`, each as a future: there already, on its way, or asked for now.
 
         A future raises DataLoss with the object's name, or Unavailable.
+
+        Args:
+            keys: of the snapshot that `entries` are of.
         """
         answers: dict[Entry, Future[bytes]] = {}
         absent: list[Entry] = []
@@ -82,7 +86,7 @@ class Fetcher:
                     answers[entry] = self._coming[entry] = Future()
                     absent.append(entry)
         for fetch in plan_fetches(absent):
-            self._pool.submit(self._run, fetch)
+            self._pool.submit(self._run, fetch, keys)
         return answers
 
     def close(self) -> None:
@@ -91,14 +95,14 @@ class Fetcher:
             for future in self._coming.values():
                 future.cancel()
 
-    def _run(self, fetch: Fetch, last_try: bool = False) -> None:
+    def _run(self, fetch: Fetch, keys: Ring, last_try: bool = False) -> None:
         try:
             data = get_range(self._store, fetch.pack, fetch.offset, fetch.end - fetch.offset)
         except DataLoss as error:
             if len(fetch.entries) == 1:
                 self._end(fetch.entries[0], error)
             else:  # The pack is cut: perhaps only the last of them is lost.
-                self._one_by_one(fetch.entries, last_try)
+                self._one_by_one(fetch.entries, keys, last_try)
             return
         except Exception as error:
             for entry in fetch.entries:
@@ -107,16 +111,16 @@ class Fetcher:
         damaged = []
         for entry in fetch.entries:
             at = entry.offset - fetch.offset
-            plain = _decoded(entry, data[at : at + entry.stored_bytes])
+            plain = _decoded(entry, data[at : at + entry.stored_bytes], keys)
             if isinstance(plain, DataLoss) and not last_try:
                 damaged.append(entry)  # It may have been the transfer: look again, once.
             else:
                 self._end(entry, plain)
-        self._one_by_one(damaged, last_try=True)
+        self._one_by_one(damaged, keys, last_try=True)
 
-    def _one_by_one(self, entries: Iterable[Entry], last_try: bool) -> None:
+    def _one_by_one(self, entries: Iterable[Entry], keys: Ring, last_try: bool) -> None:
         for entry in entries:
-            self._run(plan_fetches([entry])[0], last_try)
+            self._run(plan_fetches([entry])[0], keys, last_try)
 
     def _end(self, entry: Entry, outcome: bytes | Exception) -> None:
         with self._lock:
@@ -129,10 +133,11 @@ class Fetcher:
             future.set_exception(outcome)
 
 
-def _decoded(entry: Entry, stored: bytes) -> bytes | Exception:
+def _decoded(entry: Entry, stored: bytes, keys: Ring) -> bytes | Exception:
+    name = entry.pack.name
     try:
-        return blob.decode(Blob(stored, entry.coding, entry.digest), entry.pack.name, entry.offset)
-    except DataLoss as error:
+        return blob.decode(Blob(stored, entry.coding, entry.digest), name, entry.offset, keys.of(name))
+    except HoldfastError as error:
         return error
 
 

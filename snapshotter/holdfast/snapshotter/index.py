@@ -3,17 +3,23 @@
 Used by readers, and by uploads for the snapshot that they are incremental from. Safe for many threads.
 """
 
+from collections.abc import Callable
+
 from holdfast.base.errors import DataLoss, NotFound
 from holdfast.snapshotter import manifest as manifests
 from holdfast.snapshotter import shard as shards
 from holdfast.snapshotter.blob import digest_of
 from holdfast.snapshotter.cache import Cache
+from holdfast.snapshotter.cipher import DataKey
 from holdfast.snapshotter.envelope import damaged
 from holdfast.snapshotter.manifest import Manifest, ShardRef
 from holdfast.snapshotter.objects import ObjectStore
+from holdfast.snapshotter.ring import PLAIN, Ring
 from holdfast.snapshotter.shard import SHARD_EXTENTS, Entry, Shard
 
 ShardCache = Cache[tuple[str, int], Shard]
+Unlock = Callable[[Manifest], DataKey]
+"""The data key of an encrypted snapshot. May raise KeyUnavailable."""
 
 
 def new_shard_cache(limit_bytes: int) -> ShardCache:
@@ -21,10 +27,14 @@ def new_shard_cache(limit_bytes: int) -> ShardCache:
 
 
 class Index:
-    """Where the extents of one snapshot are. `cache` may be shared: shards are known by their place."""
+    """Where the extents of one snapshot are, and the keys to them if it is encrypted.
 
-    def __init__(self, store: ObjectStore, manifest: Manifest, cache: ShardCache) -> None:
+    `cache` may be shared: shards are known by their place.
+    """
+
+    def __init__(self, store: ObjectStore, manifest: Manifest, cache: ShardCache, keys: Ring = PLAIN) -> None:
         self.manifest = manifest
+        self.keys = keys
         self._store = store
         self._cache = cache
         self._refs = {ref.shard: ref for ref in manifest.shards}
@@ -54,10 +64,26 @@ class Index:
 
 def load_manifest(store: ObjectStore, name: str, sha256_hex: str = "") -> Manifest:
     """The manifest `name`. Raises DataLoss if it is missing, damaged, or not of the digest given."""
+    return _load(store, name, sha256_hex)[0]
+
+
+def open_index(store: ObjectStore, name: str, sha256_hex: str, cache: ShardCache, unlock: Unlock) -> Index:
+    """The index of a snapshot whose extents are to be read. `unlock` is asked only if it is encrypted.
+
+    Raises as `load_manifest`, and what `unlock` raises.
+    """
+    manifest, data = _load(store, name, sha256_hex)
+    keys = PLAIN
+    if manifest.keys is not None:
+        keys = manifests.open_keys(data, manifest, unlock(manifest), name)
+    return Index(store, manifest, cache, keys)
+
+
+def _load(store: ObjectStore, name: str, sha256_hex: str) -> tuple[Manifest, bytes]:
     data = get(store, name)
     if sha256_hex and digest_of(data).hex() != sha256_hex:
         raise damaged(name, "it is not the manifest that was recorded")
-    return manifests.decode(data, name)
+    return manifests.decode(data, name), data
 
 
 def get(store: ObjectStore, name: str) -> bytes:

@@ -12,12 +12,25 @@ from typing import NamedTuple
 
 from holdfast.base.ids import is_uid
 from holdfast.base.limits import BLOCK_BYTES, EXTENT_BYTES, VOLUME_MAX_BYTES
-from holdfast.snapshotter.envelope import Cursor, StoredObject, damaged, encode_names, seal, unseal
+from holdfast.snapshotter import ring
+from holdfast.snapshotter.cipher import CIPHER_AES_256_GCM, CIPHER_NONE, DataKey
+from holdfast.snapshotter.envelope import (
+    HEADER,
+    PROVEN,
+    Cursor,
+    StoredObject,
+    check_proof,
+    damaged,
+    encode_names,
+    seal,
+    unseal,
+)
+from holdfast.snapshotter.ring import KeyMaterial, Ring
 from holdfast.snapshotter.shard import SHARD_EXTENTS
 
 KIND = b"MANI"
 DIGEST_SHA256 = 1
-CIPHER_NONE = 0
+DIGEST_KEYED = 2
 _HEAD = struct.Struct("<24s24s24sQIIQQHHIII")
 _REF = struct.Struct("<IIQIII4x32s")
 _NO_UID = bytes(24)
@@ -45,6 +58,8 @@ class Manifest:
     """Since 1970."""
     shards: tuple[ShardRef, ...]
     """Ascending by number."""
+    keys: KeyMaterial | None = None
+    """Of an encrypted snapshot."""
 
     @property
     def extents(self) -> int:
@@ -60,7 +75,11 @@ def shards_of(size_bytes: int) -> int:
     return -(-extents_of(size_bytes) // SHARD_EXTENTS)
 
 
-def encode(manifest: Manifest) -> bytes:
+def encode(manifest: Manifest, key: DataKey | None = None) -> bytes:
+    """`key`: the snapshot's own data key, if it is encrypted."""
+    if (manifest.keys is None) != (key is None):
+        raise AssertionError(f"manifest of {manifest.snapshot_uid}: key material and a key go together")
+    material = ring.encode(manifest.keys) if manifest.keys else b""
     head = _HEAD.pack(
         manifest.snapshot_uid.encode(),
         manifest.volume_uid.encode(),
@@ -70,13 +89,23 @@ def encode(manifest: Manifest) -> bytes:
         SHARD_EXTENTS,
         manifest.extents,
         manifest.freeze_time_ms,
-        DIGEST_SHA256,
-        CIPHER_NONE,
-        0,  # bytes of key material; for a cipher to come
+        DIGEST_KEYED if key else DIGEST_SHA256,
+        CIPHER_AES_256_GCM if key else CIPHER_NONE,
+        len(material),
         len({ref.where for ref in manifest.shards}),
         len(manifest.shards),
     )
-    return seal(KIND, head + encode_refs(manifest.shards))
+    return seal(KIND, head + material + encode_refs(manifest.shards), key.prove if key else None)
+
+
+def open_keys(data: bytes, manifest: Manifest, key: DataKey, name: str) -> Ring:
+    """All keys of an encrypted snapshot, by its own. Raises DataLoss unless the whole manifest, which is
+    `data`, was written with that key.
+    """
+    check_proof(data, name, key.prove)
+    if manifest.keys is None:
+        raise damaged(name, "it has a proof and no keys")
+    return ring.open_ring(manifest.snapshot_uid, key, manifest.keys.ring, name)
 
 
 def encode_refs(refs: Sequence[ShardRef]) -> bytes:
@@ -92,25 +121,33 @@ def encode_refs(refs: Sequence[ShardRef]) -> bytes:
 
 
 def decode(data: bytes, name: str) -> Manifest:
-    """Raises DataLoss, naming the object `name`, if `data` is not a whole and sensible manifest."""
-    cursor = Cursor(unseal(KIND, data, name), name)
+    """Raises DataLoss, naming the object `name`, if `data` is not a whole and sensible manifest.
+
+    Needs no key: it is `open_keys` that says whether an encrypted one was written by a holder of its key.
+    """
+    cursor = Cursor(unseal(KIND, data, name, PROVEN), name)
+    proven = bool(HEADER.unpack_from(data)[3] & PROVEN)
     snapshot, volume, base, *numbers = cursor.unpack(_HEAD)
     size, extent_bytes, shard_extents, extents, freeze_ms, digests, cipher, key_bytes, objects, count = (
         int(number) for number in numbers
     )
-    if (extent_bytes, shard_extents, digests, cipher, key_bytes) != (EXTENT_BYTES, SHARD_EXTENTS, 1, 0, 0):
+    expected = (DIGEST_KEYED, CIPHER_AES_256_GCM) if proven else (DIGEST_SHA256, CIPHER_NONE)
+    if (extent_bytes, shard_extents, digests, cipher) != (EXTENT_BYTES, SHARD_EXTENTS, *expected):
         raise damaged(
             name,
             f"extents of {extent_bytes} bytes, {shard_extents} a shard, digests {digests} and cipher "
-            f"{cipher} with {key_bytes} bytes of key are not read by this version",
+            f"{cipher} are not read by this version",
         )
+    if bool(key_bytes) != proven:
+        raise damaged(name, f"it has {key_bytes} bytes of key material")
     if size == 0 or size % BLOCK_BYTES or size > VOLUME_MAX_BYTES:
         raise damaged(name, f"a volume of {size} bytes is impossible")
+    keys = ring.decode(cursor.take(key_bytes), name) if proven else None
     refs = decode_refs(cursor, objects, count, shards_of(size), name)
     cursor.end()
     manifest = Manifest(
         _uid(snapshot, name), _uid(volume, name), "" if base == _NO_UID else _uid(base, name), size,
-        freeze_ms, refs,
+        freeze_ms, refs, keys,
     )  # fmt: skip
     if manifest.extents != extents:
         raise damaged(name, f"its shards hold {manifest.extents} extents and it says {extents}")

@@ -65,7 +65,7 @@ class PackBuilder:
 
 def decode_table(data: bytes, name: str) -> list[PackRow]:
     """The table of a whole pack. Raises DataLoss; says nothing about the extents' own bytes."""
-    body_bytes = check_header(KIND, data, name)
+    body_bytes, _ = check_header(KIND, data, name)
     end = HEADER.size + body_bytes
     if len(data) != end + DIGEST_BYTES or body_bytes < _TRAILER.size:
         raise damaged(name, f"it is {len(data)} bytes long and says {end + DIGEST_BYTES}")

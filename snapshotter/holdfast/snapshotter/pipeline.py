@@ -13,6 +13,7 @@ from typing import NamedTuple
 from holdfast.base.limits import EXTENT_BYTES
 from holdfast.snapshotter import blob, frozen, plan
 from holdfast.snapshotter.blob import ZERO_EXTENT, Blob
+from holdfast.snapshotter.cipher import DataKey
 from holdfast.snapshotter.frozen import FrozenView
 from holdfast.snapshotter.index import Index
 from holdfast.snapshotter.packing import Packing
@@ -34,6 +35,7 @@ class Pipeline:
     Args:
         base: the snapshot that the view's `changed` map refers to; None if everything is to be uploaded.
         stop: when set, `pump` raises Stopped soon.
+        key: what extents are sealed with, if the snapshot is encrypted.
     """
 
     def __init__(
@@ -44,9 +46,11 @@ class Pipeline:
         workers: int,
         batch_extents: int,
         batches_ahead: int,
+        key: DataKey | None = None,
     ) -> None:
         self._view = view
         self._base = base
+        self._key = key
         self._stop = stop
         self._batch_extents = batch_extents
         self._batches_ahead = batches_ahead
@@ -110,9 +114,12 @@ class Pipeline:
         if plain == ZERO_EXTENT:
             return None if before else _AS_IN_BASE
         digest = blob.digest_of(plain)
-        if before and before.digest == digest:
-            return _AS_IN_BASE
-        return blob.encode(plain, digest)
+        if self._base and before:
+            # Under the key of whoever wrote it.
+            before_key = self._base.keys.of(before.pack.name)
+            if before.digest == blob.keyed(digest, before_key):
+                return _AS_IN_BASE
+        return blob.encode(plain, blob.keyed(digest, self._key), self._key)
 
 
 def _pack(worked: _Worked, packing: Packing) -> None:

@@ -91,9 +91,9 @@ class SnapshotReader:
 
     def _extents(self, wanted: range) -> list[bytes]:
         entries = [self._index.get(extent) for extent in wanted]
-        coming = self._fetcher.start(entry for entry in entries if entry)
+        coming = self._fetcher.start((entry for entry in entries if entry), self._index.keys)
         # Apart, and after: what is waited for must not wait for what comes with it.
-        self._fetcher.start(self._ahead_of(wanted))
+        self._fetcher.start(self._ahead_of(wanted), self._index.keys)
         return [coming[entry].result() if entry else ZERO_EXTENT for entry in entries]
 
     def _ahead_of(self, wanted: range) -> list[Entry]:

@@ -7,13 +7,16 @@ from pathlib import Path
 from holdfast.base.extents import covering, runs
 from holdfast.base.limits import EXTENT_BYTES, MIB
 from holdfast.snapshotter.blob import ZERO_EXTENT
+from holdfast.snapshotter.cipher import DataKey
 from holdfast.snapshotter.fetch import Fetcher
 from holdfast.snapshotter.frozen import ALLOCATION, FLAG_CHANGED, FLAG_ZERO
-from holdfast.snapshotter.index import Index, load_manifest, new_shard_cache
+from holdfast.snapshotter.index import Index, new_shard_cache, open_index
+from holdfast.snapshotter.manifest import Manifest
 from holdfast.snapshotter.objects import ObjectStore
 from holdfast.snapshotter.patient import PatientStore
 from holdfast.snapshotter.reader import SnapshotReader
-from holdfast.snapshotter.upload import Job, Reports, Result, Settings, Upload
+from holdfast.snapshotter.ring import WrappedKey
+from holdfast.snapshotter.upload import Encryption, Job, Reports, Result, Settings, Upload
 
 SMALL = Settings(pack_bytes=MIB, index_bytes=300_000, batch_extents=3, checkpoint_every_s=0.0)
 """Many packs, index objects and checkpoints from little data."""
@@ -93,8 +96,14 @@ class ModelView:
         """Nothing is held."""
 
 
-def index_of(store: ObjectStore, manifest: str, sha256: str = "") -> Index:
-    return Index(store, load_manifest(store, manifest, sha256), new_shard_cache(64 * MIB))
+def index_of(store: ObjectStore, manifest: str, sha256: str = "", key: DataKey | None = None) -> Index:
+    """`key`: of the snapshot, if it is encrypted."""
+
+    def unlock(made: Manifest) -> DataKey:
+        assert key is not None, f"{manifest} is encrypted"
+        return key
+
+    return open_index(store, manifest, sha256, new_shard_cache(64 * MIB), unlock)
 
 
 def new_upload(
@@ -105,23 +114,39 @@ def new_upload(
     settings: Settings = SMALL,
     reports: Reports | None = None,
     stop: threading.Event | None = None,
+    key: DataKey | None = None,
+    base_key: DataKey | None = None,
 ) -> Upload:
-    """An upload of the snapshot `uid`, which is incremental if `base_manifest` names one."""
+    """An upload of the snapshot `uid`, which is incremental if `base_manifest` names one.
+
+    Args:
+        key, base_key: its data key and the base's, if they are encrypted.
+    """
     stop = stop or threading.Event()
-    base = index_of(store, base_manifest) if base_manifest else None
-    job = Job(uid, VOLUME_UID, size_bytes, 1_700_000_000_000, base, base_manifest)
+    base = index_of(store, base_manifest, key=base_key) if base_manifest else None
+    encryption = Encryption(key, WrappedKey("u", "k", key.secret[::-1])) if key else None
+    job = Job(uid, VOLUME_UID, size_bytes, 1_700_000_000_000, base, base_manifest, encryption)
     return Upload(job, PatientStore(store, stop, lambda _: None), stop, settings, reports)
 
 
 def upload(
-    store: ObjectStore, uid: str, view: ModelView, base_manifest: str = "", settings: Settings = SMALL
+    store: ObjectStore,
+    uid: str,
+    view: ModelView,
+    base_manifest: str = "",
+    settings: Settings = SMALL,
+    key: DataKey | None = None,
+    base_key: DataKey | None = None,
 ) -> Result:
-    return new_upload(store, uid, view.size_bytes, base_manifest, settings).run(view)
+    made = new_upload(store, uid, view.size_bytes, base_manifest, settings, key=key, base_key=base_key)
+    return made.run(view)
 
 
-def differing_extents(store: ObjectStore, manifest: str, view: ModelView) -> list[int]:
+def differing_extents(
+    store: ObjectStore, manifest: str, view: ModelView, key: DataKey | None = None
+) -> list[int]:
     """The extents that a reader of `manifest` sees other than they are in `view`, holes included."""
-    index = index_of(store, manifest)
+    index = index_of(store, manifest, key=key)
     fetcher = Fetcher(store)
     try:
         reader = SnapshotReader(index, fetcher)

@@ -21,8 +21,9 @@ from typing import NamedTuple
 
 from holdfast.base.errors import DataLoss
 from holdfast.base.limits import EXTENT_BYTES, MIB
-from holdfast.snapshotter import checkpoint, manifest
+from holdfast.snapshotter import checkpoint, manifest, ring
 from holdfast.snapshotter.checkpoint import Counters
+from holdfast.snapshotter.cipher import DataKey
 from holdfast.snapshotter.draft import Draft
 from holdfast.snapshotter.envelope import StoredObject
 from holdfast.snapshotter.frozen import FrozenView, ViewLost
@@ -32,6 +33,7 @@ from holdfast.snapshotter.names import Namer
 from holdfast.snapshotter.packing import Committed, Packing
 from holdfast.snapshotter.patient import PatientStore
 from holdfast.snapshotter.pipeline import Pipeline
+from holdfast.snapshotter.ring import KeyMaterial, WrappedKey
 from holdfast.snapshotter.shard import Shard
 
 
@@ -51,6 +53,13 @@ class Settings:
     checkpoint_every_s: float = 5.0
 
 
+class Encryption(NamedTuple):
+    """The data key of the snapshot that is uploaded, and as it is wrapped in its record."""
+
+    key: DataKey
+    wrapped: WrappedKey
+
+
 @dataclass(frozen=True)
 class Job:
     """What to upload."""
@@ -63,6 +72,12 @@ class Job:
     """The snapshot that the frozen view's `changed` map refers to; None for a full upload."""
     base_manifest: str = ""
     """The object name of the base's manifest."""
+    encryption: Encryption | None = None
+    """If there is one, a base is encrypted too."""
+
+    @property
+    def key(self) -> DataKey | None:
+        return self.encryption.key if self.encryption else None
 
 
 @dataclass(frozen=True)
@@ -123,7 +138,7 @@ class Upload:
     def resume(self, name: str) -> bool:
         """Go on from a checkpoint object. False, and from the start, if it is of no use."""
         try:
-            found = checkpoint.decode(get(self._store, name), name)
+            found = checkpoint.decode(get(self._store, name), name, self._job.key)
             if (found.snapshot_uid, found.base_manifest, found.size_bytes) != (
                 self._job.snapshot_uid, self._job.base_manifest, self._job.size_bytes,
             ):  # fmt: skip
@@ -141,10 +156,16 @@ class Upload:
         """Upload what is left to do. Raises Stopped, ViewLost, or DataLoss of the base."""
         if view.size_bytes != self._job.size_bytes:
             raise AssertionError(f"the view has {view.size_bytes} bytes, the snapshot {self._job.size_bytes}")
-        settings = self._settings
+        settings, job = self._settings, self._job
         puts = ThreadPoolExecutor(settings.uploads, "put")
         pipeline = Pipeline(
-            view, self._job.base, self._stop, settings.workers, settings.batch_extents, settings.batches_ahead
+            view,
+            job.base,
+            self._stop,
+            settings.workers,
+            settings.batch_extents,
+            settings.batches_ahead,
+            job.key,
         )
         packing = Packing(self._put_pack, self._commit, puts, settings.pack_bytes, settings.uploads)
         try:
@@ -201,7 +222,7 @@ class Upload:
         made = self._draft.checkpoint(job.snapshot_uid, job.base_manifest, job.size_bytes, self._counters)
         with self._names:
             name = self._namer.checkpoint()
-        self._store.put_confirmed(name, checkpoint.encode(made))
+        self._store.put_confirmed(name, checkpoint.encode(made, job.key))
         self._checkpoint_bytes, self._checkpoint_at_s = self._counters.stored_bytes, self._reports.clock()
         if not self._reports.checkpoint(name):
             return  # Perhaps it is recorded after all: neither of the two may go.
@@ -222,11 +243,22 @@ class Upload:
                 size_bytes=job.size_bytes,
                 freeze_time_ms=job.freeze_time_ms,
                 shards=self._draft.refs(),
-            )
+                keys=self._key_material(),
+            ),
+            job.key,
         )
         where = self._store.put_confirmed(self._namer.manifest(), data)
         self._counters = replace(self._counters, stored_bytes=self._counters.stored_bytes + len(data))
         return Result(where.name, hashlib.sha256(data).hexdigest(), self._counters)
+
+    def _key_material(self) -> KeyMaterial | None:
+        job = self._job
+        if job.encryption is None:
+            return None
+        others = job.base.keys.keys if job.base else {}
+        return KeyMaterial(
+            job.encryption.wrapped, ring.seal_ring(job.snapshot_uid, job.encryption.key, others)
+        )
 
 
 def _no_base(_: ShardRef) -> Shard:
