@@ -7,7 +7,7 @@ away afterwards (a package's own state in `/etc` stays as Debian ships it).
 import contextlib
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from holdfast.lab.errors import LabError
@@ -42,23 +42,23 @@ _POLICY_SAVED = Path("/usr/sbin/policy-rc.d.before-holdfast")
 _POLICY_TEXT = "#!/bin/sh\n# holdfast-lab: packages being installed must not start services\nexit 101\n"
 
 
-def missing_packages() -> list[str]:
-    """The packages of PACKAGES that dpkg does not call installed."""
+def missing_packages(names: Sequence[str] = PACKAGES) -> list[str]:
+    """Those of `names` that dpkg does not call installed."""
     try:
         listing = subprocess.run(
-            ["dpkg-query", "-W", "-f", "${Package} ${db:Status-Status}\n", *PACKAGES],
+            ["dpkg-query", "-W", "-f", "${Package} ${db:Status-Status}\n", *names],
             capture_output=True,
             text=True,
         ).stdout
     except FileNotFoundError:
         raise LabError("no dpkg-query here: the lab installs itself on Debian only") from None
     installed = {line.split()[0] for line in listing.splitlines() if line.endswith(" installed")}
-    return [name for name in PACKAGES if name not in installed]
+    return [name for name in names if name not in installed]
 
 
-def install_packages(say: Callable[[str], None]) -> bool:
-    """Install what is missing; True if anything was."""
-    wanted = missing_packages()
+def install_packages(say: Callable[[str], None], names: Sequence[str] = PACKAGES) -> bool:
+    """Install what is missing of `names`; True if anything was."""
+    wanted = missing_packages(names)
     if not wanted:
         return False
     if os.geteuid() != 0:
@@ -67,7 +67,7 @@ def install_packages(say: Callable[[str], None]) -> bool:
     with _no_services():
         _apt_get("update")
         _apt_get("install", "--yes", "--no-install-recommends", *wanted)
-    still = missing_packages()
+    still = missing_packages(names)
     if still:
         raise LabError(f"apt-get succeeded, but these are still not installed: {' '.join(still)}")
     return True

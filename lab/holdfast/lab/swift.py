@@ -36,6 +36,8 @@ class Credentials:
 class SwiftServer:
     """A Swift that can be stopped, killed and started again with its data.
 
+    With `request_log_port`, a UDP port of loopback is sent a line for every request.
+
     The folder's file system must have user extended attributes: ext4 and XFS do, tmpfs since
     Linux 6.6.
     """
@@ -48,11 +50,13 @@ class SwiftServer:
         address: str = "127.0.0.1",
         port: int | None = None,
         credentials: Credentials | None = None,
+        request_log_port: int = 0,
     ) -> None:
         self.address = address
         self.folder = folder
         self.port = port or free_port(host, address)
         self.credentials = credentials or Credentials()
+        self._request_log_port = request_log_port
         self._host = host
         self._ports = {name: free_port(host, "127.0.0.1") for name in _BACK_ENDS}
         self._processes: list[HostProcess] = []
@@ -157,7 +161,10 @@ class SwiftServer:
     def _configuration(self) -> Iterator[tuple[str, str]]:
         yield "swift.conf", swift_config.COMMON
         keys = (self.credentials.access_key, self.credentials.secret_key, self.credentials.region)
-        yield "proxy-server.conf", swift_config.proxy(self.folder, self.address, self.port, *keys)
+        yield (
+            "proxy-server.conf",
+            swift_config.proxy(self.folder, self.address, self.port, *keys, self._request_log_port),
+        )
         for name, port in self._ports.items():
             yield f"{name}-server.conf", swift_config.back_end(self.folder, name, port)
 

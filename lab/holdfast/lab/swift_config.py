@@ -23,9 +23,31 @@ _PIPELINE = (
 )
 
 
-def proxy(folder: Path, address: str, port: int, access_key: str, secret_key: str, region: str) -> str:
-    """The proxy's configuration: one account, whose user may do everything in it."""
+def proxy(
+    folder: Path,
+    address: str,
+    port: int,
+    access_key: str,
+    secret_key: str,
+    region: str,
+    request_log_port: int = 0,
+) -> str:
+    """The proxy's configuration: one account, whose user may do everything in it.
+
+    Args:
+        request_log_port: a UDP port of loopback that is sent a line for every request; 0: none is.
+    """
     account, user = access_key.split(":")
+    pipeline = f"proxy-logging {_PIPELINE}" if request_log_port else _PIPELINE
+    logging = ""
+    if request_log_port:
+        logging = f"""\
+[filter:proxy-logging]
+use = egg:swift#proxy_logging
+access_log_level = INFO
+access_log_udp_host = 127.0.0.1
+access_log_udp_port = {request_log_port}
+"""
     filters = "".join(
         f"[filter:{name}]\nuse = egg:swift#{name}\n{_FILTER_OPTIONS.get(name, '')}\n"
         for name in _PIPELINE.split()
@@ -40,7 +62,7 @@ swift_dir = {folder}
 log_level = WARNING
 
 [pipeline:main]
-pipeline = {_PIPELINE}
+pipeline = {pipeline}
 
 [app:proxy-server]
 use = egg:swift#proxy
@@ -57,7 +79,7 @@ use = egg:swift#s3api
 location = {region}
 s3_acl = false
 
-{filters}"""
+{logging}{filters}"""
 
 
 _FILTER_OPTIONS = {"versioned_writes": "allow_versioned_writes = true\n"}
