@@ -18,6 +18,7 @@ from holdfast.metadata import (
     attachment_decisions,
     cas,
     host_actions,
+    keeping_decisions,
     keys,
     snapshot_changes,
     snapshot_decisions,
@@ -52,6 +53,8 @@ class History:
     def __init__(self) -> None:
         self.store = MemoryStore()
         self.count = 0
+        self.now_s = 1000.0
+        self.locked_until_s: dict[str, int] = {}
         self.generations: dict[str, int] = {}
         self.keep: dict[tuple[str, str], int] = {}
         self.completed: dict[str, tuple[str, str]] = {}
@@ -68,6 +71,9 @@ class History:
                 exports=True,
             )
             run(self.store, lambda draft, host=host: host_actions.register(draft, host, 7))  # type: ignore[misc]
+
+    def sleep(self, for_s: int) -> None:
+        self.now_s += for_s
 
     def uid(self) -> str:
         self.count += 1
@@ -130,10 +136,32 @@ class History:
         self.seen_snapshots.add(made.uid)
         if created and made.base_snapshot_uid:
             base = self.all(keys.SNAPSHOTS, r.SnapshotRecord)[made.base_snapshot_uid]
-            assert base.state == r.SNAPSHOT_STATE_COMPLETED, "the objects of any other may go"
+            kept = (r.SNAPSHOT_STATE_COMPLETED, r.SNAPSHOT_STATE_RECYCLED)
+            assert base.state in kept, "the objects of any other may go"
 
-    def delete_snapshot(self, owner: str, own_id: str) -> None:
-        self.attempt(lambda draft: snapshot_decisions.delete(draft, owner, own_id), False)
+    def delete_snapshot(self, owner: str, own_id: str, at_once: bool) -> None:
+        self.attempt(
+            lambda draft: keeping_decisions.delete(draft, owner, own_id, at_once, self.now_s),
+            r.SnapshotRecord(),
+        )
+
+    def lock_snapshot(self, owner: str, own_id: str, for_s: int) -> None:
+        until_s = int(self.now_s) + for_s
+        self.attempt(
+            lambda draft: keeping_decisions.lock(draft, owner, own_id, until_s), (r.SnapshotRecord(), False)
+        )
+
+    def restore_snapshot(self, owner: str, uid: str, own_id: str) -> None:
+        self.attempt(
+            lambda draft: keeping_decisions.restore(draft, owner, uid, own_id, self.now_s),
+            (r.SnapshotRecord(), False),
+        )
+
+    def purge_snapshot(self, owner: str, uid: str, by_time: bool) -> None:
+        if by_time:
+            self.attempt(lambda draft: keeping_decisions.purge_due(draft, uid, self.now_s), False)
+        else:
+            self.attempt(lambda draft: keeping_decisions.purge(draft, owner, uid), False)
 
     def host_freezes(self, uid: str) -> None:
         snapshot = self.all(keys.SNAPSHOTS, r.SnapshotRecord).get(uid)
@@ -224,7 +252,12 @@ class History:
         wanted |= {
             f"snapshots/{one.owner}/{one.snapshot_id}": one.uid
             for one in snapshots.values()
-            if one.state != r.SNAPSHOT_STATE_DELETED
+            if one.state not in (r.SNAPSHOT_STATE_DELETED, r.SNAPSHOT_STATE_RECYCLED)
+        }
+        wanted |= {
+            f"recycled/{one.owner}/{one.uid}": one.uid
+            for one in snapshots.values()
+            if one.state == r.SNAPSHOT_STATE_RECYCLED
         }
         wanted |= {f"attachments/{one.owner}/{one.attachment_id}": one.uid for one in attachments.values()}
         assert {key: name.uid for key, name in names.items()} == wanted
@@ -283,7 +316,23 @@ class History:
         for uid in self.all(keys.CLAIMS, r.SnapshotClaim):
             assert snapshots[uid].state == r.SNAPSHOT_STATE_FROZEN, "nothing else is claimed"
 
+    def locks_hold(self) -> None:
+        snapshots = self.all(keys.SNAPSHOTS, r.SnapshotRecord)
+        for uid, until_s in self.locked_until_s.items():
+            assert snapshots[uid].lock_until_time.seconds >= until_s, "it only grows"
+            assert until_s <= self.now_s or snapshots[uid].state == r.SNAPSHOT_STATE_COMPLETED
+        self.locked_until_s = {uid: one.lock_until_time.seconds for uid, one in snapshots.items()}
+        self.locked_until_s = {uid: until_s for uid, until_s in self.locked_until_s.items() if until_s}
+
+    def what_is_deleted_is_granted_to_nobody(self) -> None:
+        snapshots = self.all(keys.SNAPSHOTS, r.SnapshotRecord)
+        for key in self.all(keys.PREFIX + "grants/", r.GrantRecord):
+            state = snapshots[key.split("/")[0]].state
+            assert state not in (r.SNAPSHOT_STATE_DELETED, r.SNAPSHOT_STATE_RECYCLED)
+
     def agrees(self) -> None:
+        self.locks_hold()
+        self.what_is_deleted_is_granted_to_nobody()
         self.names_lead_to_their_records()
         self.hosts_promise_what_they_are_assigned()
         self.assignments_say_what_the_records_say()
@@ -314,7 +363,11 @@ def one_step(history: History, chance: random.Random, diligence: float) -> None:
         lambda: history.detach(owner, own_id),
         lambda: history.grant(owner, own_id, other, chance.random() < 0.8),
         lambda: history.delete_volume(owner, volume_id),
-        lambda: history.delete_snapshot(owner, own_id),
+        lambda: history.delete_snapshot(owner, own_id, chance.random() < 0.4),
+        lambda: history.lock_snapshot(owner, own_id, chance.choice([1, 50, 500])),
+        lambda: history.restore_snapshot(owner, stray_snapshot, chance.choice(["", *OWN_IDS])),
+        lambda: history.purge_snapshot(owner, stray_snapshot, chance.random() < 0.5),
+        lambda: history.sleep(chance.choice([1, 100, 8 * 86_400])),
         lambda: history.complete_out_of_turn(chance),
         lambda: history.host_makes_it(stray_volume, stray_host),
         lambda: history.host_removes_it(stray_volume, stray_host),

@@ -2,7 +2,6 @@
 
 import contextlib
 import random
-import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -15,7 +14,7 @@ from holdfast.base.errors import HoldfastError
 from holdfast.metadata import cas, host_decisions, keys, replica_changes, volume_changes
 from holdfast.metadata import warden_decisions as due
 from holdfast.metadata.records import decode
-from holdfast.metadata.testing import RunningMetadata, StandInHost
+from holdfast.metadata.testing import RunningMetadata, StandInHost, until
 from holdfast.metadata.testing_cluster import SERVICE_KEY, Cluster
 from holdfast.metadata.warden import Warden, carry_out
 
@@ -317,13 +316,6 @@ def test_give_up_a_host() -> None:
     world.check_all()
     world.settle()
     assert all(count == 2 for count in world.good().values()), "those with one host were given another"
-
-
-def until(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
-    deadline_s = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline_s, "it did not come about"
-        time.sleep(0.05)
 
 
 @pytest.fixture

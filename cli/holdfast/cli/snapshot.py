@@ -5,6 +5,7 @@ import click
 from holdfast.api.records.v1 import records_pb2 as r
 from holdfast.api.snapshot.v1 import snapshot_pb2 as pb
 from holdfast.base.errors import HoldfastError, NotFound
+from holdfast.cli import keeping
 from holdfast.cli.session import Session, session
 from holdfast.cli.show import emit, facts, moment, output_option, state_name, table
 from holdfast.cli.sizes import show_size
@@ -46,10 +47,14 @@ def wait(snapshot_id: str, owner: str, timeout_s: float) -> None:
 @command.command("list")
 @click.option("--volume", "volume_id", default="", help="Only of this volume of yours.")
 @click.option("--granted", is_flag=True, help="Those that others granted to you.")
+@click.option("--deleted", is_flag=True, help="Those that you can still restore.")
 @output_option
-def list_(volume_id: str, granted: bool) -> None:
+def list_(volume_id: str, granted: bool, deleted: bool) -> None:
     """List your snapshots."""
     with session() as at:
+        if deleted:
+            keeping.show_deleted(at, volume_id)
+            return
         request = pb.ListSnapshotsRequest(volume_id=volume_id, granted=granted)
         response = at.pages(at.client.snapshots.ListSnapshots, request)
     rows = [
@@ -82,12 +87,8 @@ def show(snapshot_id: str, owner: str) -> None:
     emit(snapshot, lambda: _show(snapshot))
 
 
-@command.command()
-@click.argument("snapshot_id")
-def delete(snapshot_id: str) -> None:
-    """Delete a snapshot and its grants. Harms no other snapshot, and no volume made from it."""
-    with session() as at:
-        at.call(at.client.snapshots.DeleteSnapshot, pb.DeleteSnapshotRequest(snapshot_id=snapshot_id))
+for one in (keeping.delete, keeping.lock, keeping.restore, keeping.purge):
+    command.add_command(one)
 
 
 def wait_completed(at: Session, snapshot_id: str, owner: str, timeout_s: float) -> pb.Snapshot:
@@ -149,5 +150,6 @@ def _show(snapshot: pb.Snapshot) -> None:
             ("Created", moment(snapshot.create_time)),
             ("Frozen", moment(snapshot.freeze_time)),
             ("Completed", moment(snapshot.complete_time)),
+            ("Locked until", moment(snapshot.lock_until_time)),
         ]
     )

@@ -7,6 +7,7 @@ import grpc
 from holdfast.api.attachment.v1.attachment_pb2_grpc import AttachmentServiceStub
 from holdfast.api.grant.v1.grant_pb2_grpc import GrantServiceStub
 from holdfast.api.host.v1.host_pb2_grpc import HostServiceStub
+from holdfast.api.settings.v1.settings_pb2_grpc import SettingsServiceStub
 from holdfast.api.snapshot.v1.snapshot_pb2_grpc import SnapshotServiceStub
 from holdfast.api.volume.v1.volume_pb2_grpc import VolumeServiceStub
 from holdfast.base.errors import Unavailable
@@ -30,6 +31,7 @@ class Client:
     grants: GrantServiceStub
     attachments: AttachmentServiceStub
     hosts: HostServiceStub
+    settings: SettingsServiceStub
 
     def close(self) -> None:
         self.channel.close()
@@ -51,4 +53,5 @@ def connect(server: str, tls: TlsFiles) -> Client:
         GrantServiceStub(channel),
         AttachmentServiceStub(channel),
         HostServiceStub(channel),
+        SettingsServiceStub(channel),
     )

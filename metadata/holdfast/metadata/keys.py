@@ -11,6 +11,7 @@ SNAPSHOTTER_LEASES = PREFIX + "leases/snapshotters/"
 CLAIMS = PREFIX + "claims/snapshots/"
 CONDEMNED = PREFIX + "condemned/"
 WARDEN = PREFIX + "warden"
+SETTINGS = PREFIX + "settings/"
 
 
 def volume(uid: str) -> str:
@@ -82,8 +83,15 @@ def assignment(host_id: str, volume_uid: str) -> str:
     return assignments(host_id) + volume_uid
 
 
+def settings(owner: str) -> str:
+    """An owner's; with an empty owner, the cluster's."""
+    return SETTINGS + (f"owners/{owner}" if owner else "cluster")
+
+
 def names(kind: str, owner: str) -> str:
-    """The prefix of an owner's ids. Kinds: volumes, snapshots, attachments."""
+    """The prefix of an owner's ids. Kinds: volumes, snapshots, attachments; and recycled, where the id is
+    the uid of a snapshot in the recycle bin.
+    """
     return f"{PREFIX}names/{kind}/{owner}/"
 
 

@@ -11,6 +11,8 @@ from holdfast.metadata.cas import Draft
 from holdfast.metadata.permissions import Permission, not_granted, permit
 
 EVERYONE = "*"
+OUT_OF_SIGHT = (r.SNAPSHOT_STATE_RECYCLED, r.SNAPSHOT_STATE_DELETED)
+"""Snapshots that are there no more, but for the recycle bin."""
 
 
 def is_name(text: str) -> bool:
@@ -46,7 +48,7 @@ def volume_of(draft: Draft, owner: str, volume_id: str) -> r.VolumeRecord:
 def snapshot_of(draft: Draft, owner: str, snapshot_id: str) -> r.SnapshotRecord:
     uid = named(draft, "snapshot", owner, snapshot_id).uid
     snapshot = draft.get(keys.snapshot(uid), r.SnapshotRecord)
-    if snapshot is None or snapshot.state == r.SNAPSHOT_STATE_DELETED:
+    if snapshot is None or snapshot.state in OUT_OF_SIGHT:
         raise not_found("snapshot", snapshot_id)
     return snapshot
 

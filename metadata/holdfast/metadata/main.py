@@ -12,6 +12,7 @@ from holdfast.base import notify
 from holdfast.base.errors import HoldfastError
 from holdfast.base.tls import TlsFiles
 from holdfast.metadata.etcd import Etcd
+from holdfast.metadata.keeper import Keeper
 from holdfast.metadata.seal import read_private_key
 from holdfast.metadata.server import MetadataServer
 from holdfast.metadata.warden import Warden
@@ -86,12 +87,15 @@ def main(
     except HoldfastError as error:
         raise click.ClickException(error.message) from error
     warden = Warden(etcd, private_key, Settings(replace_after_s, max_replacements, overcommit))
+    keeper = Keeper(etcd)
     server.start()
     warden.start()
+    keeper.start()
     logging.getLogger(__name__).info("serving at %s, port %d", listen, server.port)
     notify.tell_supervisor(notify.READY)
     stop.wait()
     notify.tell_supervisor(notify.STOPPING)
+    keeper.stop()
     warden.stop()
     server.stop()
     etcd.close()

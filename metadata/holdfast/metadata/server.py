@@ -1,5 +1,7 @@
-"""The gRPC server: five services, health and reflection, behind mutual TLS."""
+"""The gRPC server: the services, health and reflection, behind mutual TLS."""
 
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
@@ -9,6 +11,7 @@ from grpc_reflection.v1alpha import reflection
 from holdfast.api.attachment.v1 import attachment_pb2, attachment_pb2_grpc
 from holdfast.api.grant.v1 import grant_pb2, grant_pb2_grpc
 from holdfast.api.host.v1 import host_pb2, host_pb2_grpc
+from holdfast.api.settings.v1 import settings_pb2, settings_pb2_grpc
 from holdfast.api.snapshot.v1 import snapshot_pb2, snapshot_pb2_grpc
 from holdfast.api.volume.v1 import volume_pb2, volume_pb2_grpc
 from holdfast.base.errors import Unavailable
@@ -20,6 +23,7 @@ from holdfast.metadata.grant_api import GrantServicer
 from holdfast.metadata.health import HealthKeeper
 from holdfast.metadata.host_api import HostServicer
 from holdfast.metadata.service import WATCHES_MAX, Service
+from holdfast.metadata.settings_api import SettingsServicer
 from holdfast.metadata.snapshot_api import SnapshotServicer
 from holdfast.metadata.volume_api import VolumeServicer
 
@@ -40,6 +44,7 @@ SERVICES = [
         (grant_pb2, "GrantService"),
         (attachment_pb2, "AttachmentService"),
         (host_pb2, "HostService"),
+        (settings_pb2, "SettingsService"),
     )
 ]
 
@@ -48,18 +53,25 @@ class MetadataServer:
     """Serves from `start` to `stop`. It starts whether or not etcd answers."""
 
     def __init__(
-        self, listen: str, tls: TlsFiles, etcd: Etcd, seal_key: bytes, overcommit: float = 1.0
+        self,
+        listen: str,
+        tls: TlsFiles,
+        etcd: Etcd,
+        seal_key: bytes,
+        overcommit: float = 1.0,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._feed = Feed(etcd)
         self._health = HealthKeeper(etcd, SERVICES)
         threads = ThreadPoolExecutor(CALL_THREADS + 2 * WATCHES_MAX, thread_name_prefix="rpc")
         self._server = grpc.server(threads, options=_OPTIONS)
-        service = Service(etcd, self._feed, seal_key, overcommit)
+        service = Service(etcd, self._feed, seal_key, overcommit, clock)
         volume_pb2_grpc.add_VolumeServiceServicer_to_server(VolumeServicer(service), self._server)
         snapshot_pb2_grpc.add_SnapshotServiceServicer_to_server(SnapshotServicer(service), self._server)
         grant_pb2_grpc.add_GrantServiceServicer_to_server(GrantServicer(service), self._server)
         attachment_pb2_grpc.add_AttachmentServiceServicer_to_server(AttachmentServicer(service), self._server)
         host_pb2_grpc.add_HostServiceServicer_to_server(HostServicer(service), self._server)
+        settings_pb2_grpc.add_SettingsServiceServicer_to_server(SettingsServicer(service), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, self._server)
         names = [*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME]
         reflection.enable_server_reflection(names, self._server)

@@ -7,9 +7,9 @@ from holdfast.api.records.v1 import records_pb2 as r
 from holdfast.api.snapshot.v1 import snapshot_pb2 as pb
 from holdfast.api.snapshot.v1 import snapshot_pb2_grpc
 from holdfast.base.ids import check_name, new_uid
-from holdfast.metadata import keys, snapshot_decisions
+from holdfast.metadata import keeping_decisions, keys, snapshot_decisions
 from holdfast.metadata.caller import Caller
-from holdfast.metadata.lookups import EVERYONE, grants_of, visible_snapshot
+from holdfast.metadata.lookups import EVERYONE, OUT_OF_SIGHT, grants_of, visible_snapshot
 from holdfast.metadata.pages import fill, page_size, read_token
 from holdfast.metadata.rpc import stream, unary
 from holdfast.metadata.service import AtEnd, Service
@@ -42,7 +42,7 @@ class SnapshotServicer(snapshot_pb2_grpc.SnapshotServiceServicer):
         if request.granted:
             snapshots, token = fill(size, after, functools.partial(self._fetch_granted, caller.name))
         else:
-            prefix = keys.names("snapshots", caller.name)
+            prefix = keys.names("recycled" if request.deleted else "snapshots", caller.name)
             resolve = functools.partial(self._resolve, request.volume_id)
             snapshots, token = self._service.page(prefix, size, after, resolve)
         return pb.ListSnapshotsResponse(
@@ -58,7 +58,7 @@ class SnapshotServicer(snapshot_pb2_grpc.SnapshotServiceServicer):
 
         def look() -> pb.Snapshot | None:
             (snapshot,) = self._service.records([keys.snapshot(uid)], r.SnapshotRecord)
-            if snapshot is None or snapshot.state == r.SNAPSHOT_STATE_DELETED:
+            if snapshot is None or snapshot.state in OUT_OF_SIGHT:
                 return None
             # A grant may have been revoked meanwhile.
             self._find(request.snapshot_id, request.owner, caller)
@@ -71,10 +71,44 @@ class SnapshotServicer(snapshot_pb2_grpc.SnapshotServiceServicer):
 
     @unary
     def DeleteSnapshot(self, request: pb.DeleteSnapshotRequest, caller: Caller) -> pb.DeleteSnapshotResponse:
-        changed = self._service.run(
-            lambda draft: snapshot_decisions.delete(draft, caller.name, request.snapshot_id)
+        now_s = self._service.clock()
+        snapshot = self._service.run(
+            lambda draft: keeping_decisions.delete(
+                draft, caller.name, request.snapshot_id, request.now, now_s
+            )
         )
-        return pb.DeleteSnapshotResponse(changed=changed)
+        response = pb.DeleteSnapshotResponse(changed=True)
+        if snapshot.HasField("recycle_until_time"):
+            response.recycle_until_time.CopyFrom(snapshot.recycle_until_time)
+        return response
+
+    @unary
+    def LockSnapshot(self, request: pb.LockSnapshotRequest, caller: Caller) -> pb.LockSnapshotResponse:
+        now_s = self._service.clock()
+        until_s = keeping_decisions.check_until(request.until_time, now_s)
+        snapshot, changed = self._service.run(
+            lambda draft: keeping_decisions.lock(draft, caller.name, request.snapshot_id, until_s)
+        )
+        return pb.LockSnapshotResponse(snapshot=snapshot_view(snapshot), changed=changed)
+
+    @unary
+    def RestoreSnapshot(
+        self, request: pb.RestoreSnapshotRequest, caller: Caller
+    ) -> pb.RestoreSnapshotResponse:
+        if request.snapshot_id:
+            check_name("snapshot", request.snapshot_id)
+        now_s = self._service.clock()
+        snapshot, changed = self._service.run(
+            lambda draft: keeping_decisions.restore(
+                draft, caller.name, request.uid, request.snapshot_id, now_s
+            )
+        )
+        return pb.RestoreSnapshotResponse(snapshot=snapshot_view(snapshot), changed=changed)
+
+    @unary
+    def PurgeSnapshot(self, request: pb.PurgeSnapshotRequest, caller: Caller) -> pb.PurgeSnapshotResponse:
+        changed = self._service.run(lambda draft: keeping_decisions.purge(draft, caller.name, request.uid))
+        return pb.PurgeSnapshotResponse(changed=changed)
 
     def _find(self, snapshot_id: str, owner: str, caller: Caller) -> r.SnapshotRecord:
         return self._service.look(lambda draft: visible_snapshot(draft, caller.name, owner, snapshot_id))
@@ -100,6 +134,6 @@ class SnapshotServicer(snapshot_pb2_grpc.SnapshotServiceServicer):
         return [(uid, one if self._shows(one, user) else None) for uid, one in zip(page, found, strict=True)]
 
     def _shows(self, snapshot: r.SnapshotRecord | None, user: str) -> bool:
-        if snapshot is None or snapshot.state == r.SNAPSHOT_STATE_DELETED or snapshot.owner == user:
+        if snapshot is None or snapshot.state in OUT_OF_SIGHT or snapshot.owner == user:
             return False
         return bool(self._service.look(lambda draft: grants_of(draft, snapshot.uid, user)))

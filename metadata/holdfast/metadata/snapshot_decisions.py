@@ -1,10 +1,10 @@
-"""Creating and deleting snapshots and grants: decisions over a draft (see cas.py)."""
+"""Creating snapshots, making and revoking grants: decisions over a draft (see cas.py)."""
 
 from dataclasses import dataclass
 
 from holdfast.api.records.v1 import records_pb2 as r
 from holdfast.base.errors import AlreadyExists, Exhausted, Precondition
-from holdfast.metadata import keys, snapshot_changes
+from holdfast.metadata import keys
 from holdfast.metadata.assigned import Assignments, timestamp
 from holdfast.metadata.cas import Changed, Draft
 from holdfast.metadata.lookups import snapshot_of, volume_of
@@ -73,26 +73,14 @@ def _record(draft: Draft, new: NewSnapshot, volume: r.VolumeRecord) -> r.Snapsho
     )
     if volume.base_snapshot_uid:
         base = draft.get(keys.snapshot(volume.base_snapshot_uid), r.SnapshotRecord)
-        # A base that was deleted may lose its objects at any moment: then this one is full. Compared, so
-        # that from this transaction on the base is a root of the collection.
-        if base is not None and base.state == r.SNAPSHOT_STATE_COMPLETED:
+        # A base that was deleted for good may lose its objects at any moment: then this one is full; one in
+        # the recycle bin cannot. Compared, so that from this transaction on the base is a root of the
+        # collection.
+        if base is not None and base.state in (r.SNAPSHOT_STATE_COMPLETED, r.SNAPSHOT_STATE_RECYCLED):
             snapshot.base_snapshot_uid = base.uid
             snapshot.base_manifest = base.manifest
             snapshot.base_generation = volume.base_generation
     return snapshot
-
-
-def delete(draft: Draft, owner: str, snapshot_id: str) -> bool:
-    """Delete a snapshot: what stays is a record that says so, which the collection of objects needs."""
-    snapshot = snapshot_of(draft, owner, snapshot_id)
-    if snapshot.state in snapshot_changes.UNDER_WAY:
-        snapshot_changes.end(draft, snapshot)
-    snapshot.state = r.SNAPSHOT_STATE_DELETED
-    snapshot.reason = ""
-    draft.put(keys.snapshot(snapshot.uid), snapshot)
-    draft.delete(keys.name("snapshots", owner, snapshot_id))
-    draft.delete_under(keys.grants(snapshot.uid))
-    return True
 
 
 @dataclass(frozen=True)

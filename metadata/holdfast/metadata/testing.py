@@ -8,6 +8,7 @@ import contextlib
 import random
 import socket
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,6 +43,14 @@ def low_port() -> int:
             return port
 
 
+def until(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
+    """Wait for what loops bring about, and nothing tells of."""
+    deadline_s = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline_s, "it did not come about"
+        threading.Event().wait(RETRY_S)
+
+
 def clear(etcd: Etcd) -> None:
     """Delete every key of Holdfast's."""
     draft = Draft(etcd)
@@ -60,6 +69,7 @@ class RunningMetadata:
     etcd_endpoint: str
     etcd_timeout_s: float = 5.0
     overcommit: float = 1.0
+    clock: Callable[[], float] = time.time
     etcd: Etcd = field(init=False)
     server: MetadataServer = field(init=False)
     seal_key: bytes = field(init=False, repr=False)
@@ -71,7 +81,9 @@ class RunningMetadata:
         identity = pki.Identity(self.directory, "metadata")
         self.etcd = Etcd([self.etcd_endpoint], timeout_s=self.etcd_timeout_s)
         self.seal_key = read_private_key(identity.seal)
-        self.server = MetadataServer(f"{LOOPBACK}:0", identity.tls, self.etcd, self.seal_key, self.overcommit)
+        self.server = MetadataServer(
+            f"{LOOPBACK}:0", identity.tls, self.etcd, self.seal_key, self.overcommit, lambda: self.clock()
+        )
         self.server.start()
         return self
 

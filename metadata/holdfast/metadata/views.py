@@ -77,7 +77,9 @@ def snapshot_view(snapshot: r.SnapshotRecord) -> Snapshot:
         uploaded_bytes=snapshot.uploaded_bytes,
         manifest=snapshot.manifest,
     )
-    for name in ("create_time", "freeze_time", "complete_time"):
+    for name in (
+        "create_time", "freeze_time", "complete_time", "lock_until_time", "delete_time", "recycle_until_time",
+    ):  # fmt: skip
         if snapshot.HasField(name):
             getattr(view, name).CopyFrom(getattr(snapshot, name))
     return view

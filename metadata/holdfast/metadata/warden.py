@@ -6,58 +6,20 @@ and each full copy that begins changes the one record that counts them. They tak
 """
 
 import logging
-import random
 import threading
 import time
 from collections.abc import Callable
-from typing import Generic
 
 from holdfast.api.records.v1 import records_pb2 as r
 from holdfast.base.errors import HoldfastError
 from holdfast.metadata import keys, replica_decisions, warden_changes
 from holdfast.metadata import warden_decisions as due
 from holdfast.metadata.cas import Store, run
-from holdfast.metadata.etcd import Etcd, Event
-from holdfast.metadata.follow import follow
-from holdfast.metadata.records import M, decode
+from holdfast.metadata.etcd import Etcd
+from holdfast.metadata.followed import TICK_S, Followed, Rounds
+from holdfast.metadata.records import decode
 
 _LOG = logging.getLogger(__name__)
-TICK_S = 2.0
-"""Between two looks, half more or less by chance."""
-
-
-class Followed(Generic[M]):
-    """All records below a prefix, as a watch says they are. `ready` once they were listed."""
-
-    def __init__(self, etcd: Etcd, prefix: str, message_type: type[M], stop: threading.Event) -> None:
-        self._etcd, self._prefix, self._type, self._stop = etcd, prefix, message_type, stop
-        self._lock = threading.Lock()
-        self._records: dict[str, M] = {}
-        self.ready = threading.Event()
-        self.thread = threading.Thread(target=self._run, name=f"follow {prefix}", daemon=True)
-
-    def records(self) -> dict[str, M]:
-        """By what follows the prefix. Nobody changes them."""
-        with self._lock:
-            return dict(self._records)
-
-    def _run(self) -> None:
-        for events in follow(self._etcd, self._prefix, self._stop):
-            with self._lock:
-                for event in events:
-                    self._apply(event)
-            self.ready.set()
-
-    def _apply(self, event: Event) -> None:
-        name = event.key.removeprefix(self._prefix)
-        try:
-            if event.entry is None:
-                self._records.pop(name, None)
-            else:
-                self._records[name] = decode(self._type, event.entry.value)
-        except HoldfastError as error:
-            self._records.pop(name, None)
-            _LOG.error("%s is passed over: %s", event.key, error)
 
 
 class Warden:
@@ -72,38 +34,21 @@ class Warden:
         tick_s: float = TICK_S,
     ) -> None:
         self._etcd, self._seal_key, self._settings = etcd, seal_key, settings
-        self._clock, self._tick_s = clock, tick_s
+        self._clock = clock
         self._stop = threading.Event()
         self._hosts = Followed(etcd, keys.HOSTS, r.HostRecord, self._stop)
         self._leases = Followed(etcd, keys.HOST_LEASES, r.HostLease, self._stop)
         self._volumes = Followed(etcd, keys.VOLUMES, r.VolumeRecord, self._stop)
         self._replicas = Followed(etcd, keys.REPLICAS, r.ReplicaRecord, self._stop)
-        self._followed = (self._hosts, self._leases, self._volumes, self._replicas)
-        self._thread = threading.Thread(target=self._run, name="warden", daemon=True)
+        followed = (self._hosts, self._leases, self._volumes, self._replicas)
+        self._rounds = Rounds("warden", self.look, followed, self._stop, tick_s)
         self._storm = ""
 
     def start(self) -> None:
-        for one in self._followed:
-            one.thread.start()
-        self._thread.start()
+        self._rounds.start()
 
     def stop(self) -> None:
-        self._stop.set()
-        for thread in (self._thread, *(one.thread for one in self._followed)):
-            if thread.is_alive():
-                thread.join()
-
-    def _run(self) -> None:
-        while not self._stop.wait(self._tick_s * random.uniform(0.5, 1.5)):
-            if not all(one.ready.is_set() for one in self._followed):
-                continue
-            try:
-                self.look()
-            except HoldfastError as error:
-                _LOG.warning("the warden could not look: %s", error)
-            except Exception:
-                # A defect in one look must not end all of them.
-                _LOG.exception("the warden failed")
+        self._rounds.stop()
 
     def look(self) -> None:
         """Once: see what there is, and do what is due."""

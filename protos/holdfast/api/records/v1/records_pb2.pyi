@@ -141,7 +141,11 @@ class _SnapshotStateEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._
     SNAPSHOT_STATE_FAILED: _SnapshotState.ValueType  # 4
     """It will not complete. `reason` says why. The next snapshot's increment loses nothing by it."""
     SNAPSHOT_STATE_DELETED: _SnapshotState.ValueType  # 5
-    """Its owner deleted it. It is no longer shown; a volume that still copies from it goes on."""
+    """Its owner deleted it. It is no longer shown; a volume that still copies from it goes on.
+    Or, where it went through the recycle bin: its time there is over. Its objects may be collected.
+    """
+    SNAPSHOT_STATE_RECYCLED: _SnapshotState.ValueType  # 6
+    """Its owner deleted it, and may take it back until `recycle_until_time`. It is shown in the recycle bin only."""
 
 class SnapshotState(_SnapshotState, metaclass=_SnapshotStateEnumTypeWrapper): ...
 
@@ -155,7 +159,11 @@ SNAPSHOT_STATE_COMPLETED: SnapshotState.ValueType  # 3
 SNAPSHOT_STATE_FAILED: SnapshotState.ValueType  # 4
 """It will not complete. `reason` says why. The next snapshot's increment loses nothing by it."""
 SNAPSHOT_STATE_DELETED: SnapshotState.ValueType  # 5
-"""Its owner deleted it. It is no longer shown; a volume that still copies from it goes on."""
+"""Its owner deleted it. It is no longer shown; a volume that still copies from it goes on.
+Or, where it went through the recycle bin: its time there is over. Its objects may be collected.
+"""
+SNAPSHOT_STATE_RECYCLED: SnapshotState.ValueType  # 6
+"""Its owner deleted it, and may take it back until `recycle_until_time`. It is shown in the recycle bin only."""
 global___SnapshotState = SnapshotState
 
 class _GrantPermission:
@@ -664,6 +672,10 @@ class SnapshotRecord(google.protobuf.message.Message):
     STORED_BYTES_FIELD_NUMBER: builtins.int
     UPLOADED_BYTES_FIELD_NUMBER: builtins.int
     CHECKPOINTS_FIELD_NUMBER: builtins.int
+    LOCK_UNTIL_TIME_FIELD_NUMBER: builtins.int
+    RECYCLE_UNTIL_TIME_FIELD_NUMBER: builtins.int
+    DELETE_TIME_FIELD_NUMBER: builtins.int
+    RESTORE_TIME_FIELD_NUMBER: builtins.int
     uid: builtins.str
     snapshot_id: builtins.str
     owner: builtins.str
@@ -700,6 +712,22 @@ class SnapshotRecord(google.protobuf.message.Message):
     def checkpoints(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Names of the checkpoint objects of an upload under way, from which another snapshotter goes on."""
 
+    @property
+    def lock_until_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """Nobody can delete it before then, by the metadata service's clock. It only grows."""
+
+    @property
+    def recycle_until_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """RECYCLED only: when it becomes DELETED."""
+
+    @property
+    def delete_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """When its owner, or a schedule, deleted it; absent while it is not."""
+
+    @property
+    def restore_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """When it was last taken out of the recycle bin. Schedules leave such a snapshot alone."""
+
     def __init__(
         self,
         *,
@@ -726,11 +754,39 @@ class SnapshotRecord(google.protobuf.message.Message):
         stored_bytes: builtins.int = ...,
         uploaded_bytes: builtins.int = ...,
         checkpoints: collections.abc.Iterable[builtins.str] | None = ...,
+        lock_until_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        recycle_until_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        delete_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        restore_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["complete_time", b"complete_time", "create_time", b"create_time", "freeze_time", b"freeze_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["base_generation", b"base_generation", "base_manifest", b"base_manifest", "base_snapshot_uid", b"base_snapshot_uid", "checkpoints", b"checkpoints", "complete_time", b"complete_time", "create_time", b"create_time", "freeze_time", b"freeze_time", "frozen_on", b"frozen_on", "generation", b"generation", "manifest", b"manifest", "manifest_sha256", b"manifest_sha256", "owner", b"owner", "progress_done_bytes", b"progress_done_bytes", "progress_total_bytes", b"progress_total_bytes", "reason", b"reason", "size_bytes", b"size_bytes", "snapshot_id", b"snapshot_id", "state", b"state", "stored_bytes", b"stored_bytes", "uid", b"uid", "uploaded_bytes", b"uploaded_bytes", "volume_id", b"volume_id", "volume_uid", b"volume_uid"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["complete_time", b"complete_time", "create_time", b"create_time", "delete_time", b"delete_time", "freeze_time", b"freeze_time", "lock_until_time", b"lock_until_time", "recycle_until_time", b"recycle_until_time", "restore_time", b"restore_time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["base_generation", b"base_generation", "base_manifest", b"base_manifest", "base_snapshot_uid", b"base_snapshot_uid", "checkpoints", b"checkpoints", "complete_time", b"complete_time", "create_time", b"create_time", "delete_time", b"delete_time", "freeze_time", b"freeze_time", "frozen_on", b"frozen_on", "generation", b"generation", "lock_until_time", b"lock_until_time", "manifest", b"manifest", "manifest_sha256", b"manifest_sha256", "owner", b"owner", "progress_done_bytes", b"progress_done_bytes", "progress_total_bytes", b"progress_total_bytes", "reason", b"reason", "recycle_until_time", b"recycle_until_time", "restore_time", b"restore_time", "size_bytes", b"size_bytes", "snapshot_id", b"snapshot_id", "state", b"state", "stored_bytes", b"stored_bytes", "uid", b"uid", "uploaded_bytes", b"uploaded_bytes", "volume_id", b"volume_id", "volume_uid", b"volume_uid"]) -> None: ...
 
 global___SnapshotRecord = SnapshotRecord
+
+@typing.final
+class SettingsRecord(google.protobuf.message.Message):
+    """settings/cluster and settings/owners/<owner>. What is absent is the cluster's; there, the default."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    RECYCLE_S_FIELD_NUMBER: builtins.int
+    REVISION_FIELD_NUMBER: builtins.int
+    recycle_s: builtins.int
+    """How long a deleted snapshot stays in the recycle bin; 0: it does not go there."""
+    revision: builtins.int
+    """Rises with every change."""
+    def __init__(
+        self,
+        *,
+        recycle_s: builtins.int | None = ...,
+        revision: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_recycle_s", b"_recycle_s", "recycle_s", b"recycle_s"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_recycle_s", b"_recycle_s", "recycle_s", b"recycle_s", "revision", b"revision"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_recycle_s", b"_recycle_s"]) -> typing.Literal["recycle_s"] | None: ...
+
+global___SettingsRecord = SettingsRecord
 
 @typing.final
 class GrantRecord(google.protobuf.message.Message):

@@ -34,6 +34,9 @@ class Snapshot(google.protobuf.message.Message):
     STORED_BYTES_FIELD_NUMBER: builtins.int
     UPLOADED_BYTES_FIELD_NUMBER: builtins.int
     MANIFEST_FIELD_NUMBER: builtins.int
+    LOCK_UNTIL_TIME_FIELD_NUMBER: builtins.int
+    DELETE_TIME_FIELD_NUMBER: builtins.int
+    RECYCLE_UNTIL_TIME_FIELD_NUMBER: builtins.int
     snapshot_id: builtins.str
     uid: builtins.str
     owner: builtins.str
@@ -54,6 +57,16 @@ class Snapshot(google.protobuf.message.Message):
     def freeze_time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
     @property
     def complete_time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
+    @property
+    def lock_until_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """Nobody can delete it before then. It stays when that is over."""
+
+    @property
+    def delete_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """RECYCLED only: when it was deleted, and when it goes for good."""
+
+    @property
+    def recycle_until_time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
     def __init__(
         self,
         *,
@@ -73,9 +86,12 @@ class Snapshot(google.protobuf.message.Message):
         stored_bytes: builtins.int = ...,
         uploaded_bytes: builtins.int = ...,
         manifest: builtins.str = ...,
+        lock_until_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        delete_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        recycle_until_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["complete_time", b"complete_time", "create_time", b"create_time", "freeze_time", b"freeze_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["base_snapshot_uid", b"base_snapshot_uid", "complete_time", b"complete_time", "create_time", b"create_time", "freeze_time", b"freeze_time", "manifest", b"manifest", "owner", b"owner", "progress_done_bytes", b"progress_done_bytes", "progress_total_bytes", b"progress_total_bytes", "reason", b"reason", "size_bytes", b"size_bytes", "snapshot_id", b"snapshot_id", "state", b"state", "stored_bytes", b"stored_bytes", "uid", b"uid", "uploaded_bytes", b"uploaded_bytes", "volume_id", b"volume_id"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["complete_time", b"complete_time", "create_time", b"create_time", "delete_time", b"delete_time", "freeze_time", b"freeze_time", "lock_until_time", b"lock_until_time", "recycle_until_time", b"recycle_until_time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["base_snapshot_uid", b"base_snapshot_uid", "complete_time", b"complete_time", "create_time", b"create_time", "delete_time", b"delete_time", "freeze_time", b"freeze_time", "lock_until_time", b"lock_until_time", "manifest", b"manifest", "owner", b"owner", "progress_done_bytes", b"progress_done_bytes", "progress_total_bytes", b"progress_total_bytes", "reason", b"reason", "recycle_until_time", b"recycle_until_time", "size_bytes", b"size_bytes", "snapshot_id", b"snapshot_id", "state", b"state", "stored_bytes", b"stored_bytes", "uid", b"uid", "uploaded_bytes", b"uploaded_bytes", "volume_id", b"volume_id"]) -> None: ...
 
 global___Snapshot = Snapshot
 
@@ -161,11 +177,13 @@ class ListSnapshotsRequest(google.protobuf.message.Message):
     PAGE_TOKEN_FIELD_NUMBER: builtins.int
     VOLUME_ID_FIELD_NUMBER: builtins.int
     GRANTED_FIELD_NUMBER: builtins.int
+    DELETED_FIELD_NUMBER: builtins.int
     page_size: builtins.int
     page_token: builtins.str
     volume_id: builtins.str
     """Only of this volume of the caller, if set."""
     granted: builtins.bool
+    deleted: builtins.bool
     def __init__(
         self,
         *,
@@ -173,8 +191,9 @@ class ListSnapshotsRequest(google.protobuf.message.Message):
         page_token: builtins.str = ...,
         volume_id: builtins.str = ...,
         granted: builtins.bool = ...,
+        deleted: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["granted", b"granted", "page_size", b"page_size", "page_token", b"page_token", "volume_id", b"volume_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["deleted", b"deleted", "granted", b"granted", "page_size", b"page_size", "page_token", b"page_token", "volume_id", b"volume_id"]) -> None: ...
 
 global___ListSnapshotsRequest = ListSnapshotsRequest
 
@@ -240,18 +259,141 @@ class DeleteSnapshotRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     SNAPSHOT_ID_FIELD_NUMBER: builtins.int
+    NOW_FIELD_NUMBER: builtins.int
     snapshot_id: builtins.str
+    now: builtins.bool
+    """For good, past the recycle bin."""
     def __init__(
         self,
         *,
         snapshot_id: builtins.str = ...,
+        now: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["snapshot_id", b"snapshot_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["now", b"now", "snapshot_id", b"snapshot_id"]) -> None: ...
 
 global___DeleteSnapshotRequest = DeleteSnapshotRequest
 
 @typing.final
 class DeleteSnapshotResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CHANGED_FIELD_NUMBER: builtins.int
+    RECYCLE_UNTIL_TIME_FIELD_NUMBER: builtins.int
+    changed: builtins.bool
+    @property
+    def recycle_until_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """Until when it can be restored; absent: it cannot."""
+
+    def __init__(
+        self,
+        *,
+        changed: builtins.bool = ...,
+        recycle_until_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["recycle_until_time", b"recycle_until_time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["changed", b"changed", "recycle_until_time", b"recycle_until_time"]) -> None: ...
+
+global___DeleteSnapshotResponse = DeleteSnapshotResponse
+
+@typing.final
+class LockSnapshotRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SNAPSHOT_ID_FIELD_NUMBER: builtins.int
+    UNTIL_TIME_FIELD_NUMBER: builtins.int
+    snapshot_id: builtins.str
+    @property
+    def until_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """Parts of a second are rounded up."""
+
+    def __init__(
+        self,
+        *,
+        snapshot_id: builtins.str = ...,
+        until_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["until_time", b"until_time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["snapshot_id", b"snapshot_id", "until_time", b"until_time"]) -> None: ...
+
+global___LockSnapshotRequest = LockSnapshotRequest
+
+@typing.final
+class LockSnapshotResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SNAPSHOT_FIELD_NUMBER: builtins.int
+    CHANGED_FIELD_NUMBER: builtins.int
+    changed: builtins.bool
+    @property
+    def snapshot(self) -> global___Snapshot: ...
+    def __init__(
+        self,
+        *,
+        snapshot: global___Snapshot | None = ...,
+        changed: builtins.bool = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["snapshot", b"snapshot"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["changed", b"changed", "snapshot", b"snapshot"]) -> None: ...
+
+global___LockSnapshotResponse = LockSnapshotResponse
+
+@typing.final
+class RestoreSnapshotRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    UID_FIELD_NUMBER: builtins.int
+    SNAPSHOT_ID_FIELD_NUMBER: builtins.int
+    uid: builtins.str
+    """Its uid: several in the bin may have had the same id."""
+    snapshot_id: builtins.str
+    """The id that it gets; empty: the one that it had."""
+    def __init__(
+        self,
+        *,
+        uid: builtins.str = ...,
+        snapshot_id: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["snapshot_id", b"snapshot_id", "uid", b"uid"]) -> None: ...
+
+global___RestoreSnapshotRequest = RestoreSnapshotRequest
+
+@typing.final
+class RestoreSnapshotResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SNAPSHOT_FIELD_NUMBER: builtins.int
+    CHANGED_FIELD_NUMBER: builtins.int
+    changed: builtins.bool
+    @property
+    def snapshot(self) -> global___Snapshot: ...
+    def __init__(
+        self,
+        *,
+        snapshot: global___Snapshot | None = ...,
+        changed: builtins.bool = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["snapshot", b"snapshot"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["changed", b"changed", "snapshot", b"snapshot"]) -> None: ...
+
+global___RestoreSnapshotResponse = RestoreSnapshotResponse
+
+@typing.final
+class PurgeSnapshotRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    UID_FIELD_NUMBER: builtins.int
+    uid: builtins.str
+    def __init__(
+        self,
+        *,
+        uid: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["uid", b"uid"]) -> None: ...
+
+global___PurgeSnapshotRequest = PurgeSnapshotRequest
+
+@typing.final
+class PurgeSnapshotResponse(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     CHANGED_FIELD_NUMBER: builtins.int
@@ -263,4 +405,4 @@ class DeleteSnapshotResponse(google.protobuf.message.Message):
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["changed", b"changed"]) -> None: ...
 
-global___DeleteSnapshotResponse = DeleteSnapshotResponse
+global___PurgeSnapshotResponse = PurgeSnapshotResponse

@@ -61,6 +61,21 @@ class SnapshotServiceStub(object):
                 request_serializer=holdfast_dot_api_dot_snapshot_dot_v1_dot_snapshot__pb2.DeleteSnapshotRequest.SerializeToString,
                 response_deserializer=holdfast_dot_api_dot_snapshot_dot_v1_dot_snapshot__pb2.DeleteSnapshotResponse.FromString,
                 _registered_method=True)
+        self.LockSnapshot = channel.unary_unary(
+                '/holdfast.api.snapshot.v1.SnapshotService/LockSnapshot',
+                request_serializer=holdfast_dot_api_dot_snapshot_dot_v1_dot_snapshot__pb2.LockSnapshotRequest.SerializeToString,
+                response_deserializer=holdfast_dot_api_dot_snapshot_dot_v1_dot_snapshot__pb2.LockSnapshotResponse.FromString,
+                _registered_method=True)
+        self.RestoreSnapshot = channel.unary_unary(
+                '/holdfast.api.snapshot.v1.SnapshotService/RestoreSnapshot',
+                request_serializer=holdfast_dot_api_dot_snapshot_dot_v1_dot_snapshot__pb2.RestoreSnapshotRequest.SerializeToString,
+                response_deserializer=holdfast_dot_api_dot_snapshot_dot_v1_dot_snapshot__pb2.RestoreSnapshotResponse.FromString,
+                _registered_method=True)
+        self.PurgeSnapshot = channel.unary_unary(
+                '/holdfast.api.snapshot.v1.SnapshotService/PurgeSnapshot',
+                request_serializer=holdfast_dot_api_dot_snapshot_dot_v1_dot_snapshot__pb2.PurgeSnapshotRequest.SerializeToString,
+                response_deserializer=holdfast_dot_api_dot_snapshot_dot_v1_dot_snapshot__pb2.PurgeSnapshotResponse.FromString,
+                _registered_method=True)
 
 
 class SnapshotServiceServicer(object):
@@ -89,7 +104,8 @@ class SnapshotServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListSnapshots(self, request, context):
-        """The caller's own; with `granted`, those that others granted to the caller.
+        """The caller's own; with `granted`, those that others granted to the caller; with `deleted`, those in the
+        caller's recycle bin, by uid.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -103,7 +119,45 @@ class SnapshotServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DeleteSnapshot(self, request, context):
-        """NOT_FOUND NOT_FOUND: no such snapshot of the caller. One under way is given up.
+        """A COMPLETED snapshot goes to the recycle bin, where it has no grants and its id is free for another; any
+        other is given up at once.
+        Errors:
+        NOT_FOUND           NOT_FOUND  no such snapshot of the caller
+        FAILED_PRECONDITION LOCKED     nobody can delete it yet: the message says until when
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def LockSnapshot(self, request, context):
+        """Nobody can delete it before `until_time`, by the clock of the metadata service. A lock can be made longer,
+        never shorter, by anyone. Deleting the volume is not hindered by it, and does not touch it.
+        Errors:
+        INVALID_ARGUMENT    BAD_TIME       not ahead of the service's clock, or by more than 100 years: correct it
+        NOT_FOUND           NOT_FOUND      no such snapshot of the caller
+        FAILED_PRECONDITION NOT_COMPLETED  there is nothing to keep yet: wait
+        FAILED_PRECONDITION LOCKED         it is locked for longer: the message says until when
+        The same request again changes nothing, and changed=false.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RestoreSnapshot(self, request, context):
+        """Take a snapshot out of the recycle bin. It has none of the grants that it had.
+        Errors:
+        INVALID_ARGUMENT    BAD_ID          the id is malformed: choose another
+        NOT_FOUND           NOT_FOUND       no such snapshot in the caller's recycle bin
+        ALREADY_EXISTS      ALREADY_EXISTS  the caller has another snapshot of that id: choose another
+        The same request again changes nothing, and changed=false.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PurgeSnapshot(self, request, context):
+        """Take a snapshot out of the recycle bin for good; nothing brings it back.
+        NOT_FOUND NOT_FOUND: no such snapshot in the caller's recycle bin.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -136,6 +190,21 @@ def add_SnapshotServiceServicer_to_server(servicer, server):
                     servicer.DeleteSnapshot,
                     request_deserializer=holdfast_dot_api_dot_snapshot_dot_v1_dot_snapshot__pb2.DeleteSnapshotRequest.FromString,
                     response_serializer=holdfast_dot_api_dot_snapshot_dot_v1_dot_snapshot__pb2.DeleteSnapshotResponse.SerializeToString,
+            ),
+            'LockSnapshot': grpc.unary_unary_rpc_method_handler(
+                    servicer.LockSnapshot,
+                    request_deserializer=holdfast_dot_api_dot_snapshot_dot_v1_dot_snapshot__pb2.LockSnapshotRequest.FromString,
+                    response_serializer=holdfast_dot_api_dot_snapshot_dot_v1_dot_snapshot__pb2.LockSnapshotResponse.SerializeToString,
+            ),
+            'RestoreSnapshot': grpc.unary_unary_rpc_method_handler(
+                    servicer.RestoreSnapshot,
+                    request_deserializer=holdfast_dot_api_dot_snapshot_dot_v1_dot_snapshot__pb2.RestoreSnapshotRequest.FromString,
+                    response_serializer=holdfast_dot_api_dot_snapshot_dot_v1_dot_snapshot__pb2.RestoreSnapshotResponse.SerializeToString,
+            ),
+            'PurgeSnapshot': grpc.unary_unary_rpc_method_handler(
+                    servicer.PurgeSnapshot,
+                    request_deserializer=holdfast_dot_api_dot_snapshot_dot_v1_dot_snapshot__pb2.PurgeSnapshotRequest.FromString,
+                    response_serializer=holdfast_dot_api_dot_snapshot_dot_v1_dot_snapshot__pb2.PurgeSnapshotResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -275,6 +344,87 @@ class SnapshotService(object):
             '/holdfast.api.snapshot.v1.SnapshotService/DeleteSnapshot',
             holdfast_dot_api_dot_snapshot_dot_v1_dot_snapshot__pb2.DeleteSnapshotRequest.SerializeToString,
             holdfast_dot_api_dot_snapshot_dot_v1_dot_snapshot__pb2.DeleteSnapshotResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LockSnapshot(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/holdfast.api.snapshot.v1.SnapshotService/LockSnapshot',
+            holdfast_dot_api_dot_snapshot_dot_v1_dot_snapshot__pb2.LockSnapshotRequest.SerializeToString,
+            holdfast_dot_api_dot_snapshot_dot_v1_dot_snapshot__pb2.LockSnapshotResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RestoreSnapshot(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/holdfast.api.snapshot.v1.SnapshotService/RestoreSnapshot',
+            holdfast_dot_api_dot_snapshot_dot_v1_dot_snapshot__pb2.RestoreSnapshotRequest.SerializeToString,
+            holdfast_dot_api_dot_snapshot_dot_v1_dot_snapshot__pb2.RestoreSnapshotResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PurgeSnapshot(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/holdfast.api.snapshot.v1.SnapshotService/PurgeSnapshot',
+            holdfast_dot_api_dot_snapshot_dot_v1_dot_snapshot__pb2.PurgeSnapshotRequest.SerializeToString,
+            holdfast_dot_api_dot_snapshot_dot_v1_dot_snapshot__pb2.PurgeSnapshotResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -46,7 +46,9 @@ class SnapshotServiceStub:
         holdfast.api.snapshot.v1.snapshot_pb2.ListSnapshotsRequest,
         holdfast.api.snapshot.v1.snapshot_pb2.ListSnapshotsResponse,
     ]
-    """The caller's own; with `granted`, those that others granted to the caller."""
+    """The caller's own; with `granted`, those that others granted to the caller; with `deleted`, those in the
+    caller's recycle bin, by uid.
+    """
 
     WatchSnapshot: grpc.UnaryStreamMultiCallable[
         holdfast.api.snapshot.v1.snapshot_pb2.WatchSnapshotRequest,
@@ -58,7 +60,46 @@ class SnapshotServiceStub:
         holdfast.api.snapshot.v1.snapshot_pb2.DeleteSnapshotRequest,
         holdfast.api.snapshot.v1.snapshot_pb2.DeleteSnapshotResponse,
     ]
-    """NOT_FOUND NOT_FOUND: no such snapshot of the caller. One under way is given up."""
+    """A COMPLETED snapshot goes to the recycle bin, where it has no grants and its id is free for another; any
+    other is given up at once.
+    Errors:
+      NOT_FOUND           NOT_FOUND  no such snapshot of the caller
+      FAILED_PRECONDITION LOCKED     nobody can delete it yet: the message says until when
+    """
+
+    LockSnapshot: grpc.UnaryUnaryMultiCallable[
+        holdfast.api.snapshot.v1.snapshot_pb2.LockSnapshotRequest,
+        holdfast.api.snapshot.v1.snapshot_pb2.LockSnapshotResponse,
+    ]
+    """Nobody can delete it before `until_time`, by the clock of the metadata service. A lock can be made longer,
+    never shorter, by anyone. Deleting the volume is not hindered by it, and does not touch it.
+    Errors:
+      INVALID_ARGUMENT    BAD_TIME       not ahead of the service's clock, or by more than 100 years: correct it
+      NOT_FOUND           NOT_FOUND      no such snapshot of the caller
+      FAILED_PRECONDITION NOT_COMPLETED  there is nothing to keep yet: wait
+      FAILED_PRECONDITION LOCKED         it is locked for longer: the message says until when
+    The same request again changes nothing, and changed=false.
+    """
+
+    RestoreSnapshot: grpc.UnaryUnaryMultiCallable[
+        holdfast.api.snapshot.v1.snapshot_pb2.RestoreSnapshotRequest,
+        holdfast.api.snapshot.v1.snapshot_pb2.RestoreSnapshotResponse,
+    ]
+    """Take a snapshot out of the recycle bin. It has none of the grants that it had.
+    Errors:
+      INVALID_ARGUMENT    BAD_ID          the id is malformed: choose another
+      NOT_FOUND           NOT_FOUND       no such snapshot in the caller's recycle bin
+      ALREADY_EXISTS      ALREADY_EXISTS  the caller has another snapshot of that id: choose another
+    The same request again changes nothing, and changed=false.
+    """
+
+    PurgeSnapshot: grpc.UnaryUnaryMultiCallable[
+        holdfast.api.snapshot.v1.snapshot_pb2.PurgeSnapshotRequest,
+        holdfast.api.snapshot.v1.snapshot_pb2.PurgeSnapshotResponse,
+    ]
+    """Take a snapshot out of the recycle bin for good; nothing brings it back.
+    NOT_FOUND NOT_FOUND: no such snapshot in the caller's recycle bin.
+    """
 
 class SnapshotServiceAsyncStub:
     """A snapshot is a volume's content at one instant, kept in the object store.
@@ -88,7 +129,9 @@ class SnapshotServiceAsyncStub:
         holdfast.api.snapshot.v1.snapshot_pb2.ListSnapshotsRequest,
         holdfast.api.snapshot.v1.snapshot_pb2.ListSnapshotsResponse,
     ]
-    """The caller's own; with `granted`, those that others granted to the caller."""
+    """The caller's own; with `granted`, those that others granted to the caller; with `deleted`, those in the
+    caller's recycle bin, by uid.
+    """
 
     WatchSnapshot: grpc.aio.UnaryStreamMultiCallable[
         holdfast.api.snapshot.v1.snapshot_pb2.WatchSnapshotRequest,
@@ -100,7 +143,46 @@ class SnapshotServiceAsyncStub:
         holdfast.api.snapshot.v1.snapshot_pb2.DeleteSnapshotRequest,
         holdfast.api.snapshot.v1.snapshot_pb2.DeleteSnapshotResponse,
     ]
-    """NOT_FOUND NOT_FOUND: no such snapshot of the caller. One under way is given up."""
+    """A COMPLETED snapshot goes to the recycle bin, where it has no grants and its id is free for another; any
+    other is given up at once.
+    Errors:
+      NOT_FOUND           NOT_FOUND  no such snapshot of the caller
+      FAILED_PRECONDITION LOCKED     nobody can delete it yet: the message says until when
+    """
+
+    LockSnapshot: grpc.aio.UnaryUnaryMultiCallable[
+        holdfast.api.snapshot.v1.snapshot_pb2.LockSnapshotRequest,
+        holdfast.api.snapshot.v1.snapshot_pb2.LockSnapshotResponse,
+    ]
+    """Nobody can delete it before `until_time`, by the clock of the metadata service. A lock can be made longer,
+    never shorter, by anyone. Deleting the volume is not hindered by it, and does not touch it.
+    Errors:
+      INVALID_ARGUMENT    BAD_TIME       not ahead of the service's clock, or by more than 100 years: correct it
+      NOT_FOUND           NOT_FOUND      no such snapshot of the caller
+      FAILED_PRECONDITION NOT_COMPLETED  there is nothing to keep yet: wait
+      FAILED_PRECONDITION LOCKED         it is locked for longer: the message says until when
+    The same request again changes nothing, and changed=false.
+    """
+
+    RestoreSnapshot: grpc.aio.UnaryUnaryMultiCallable[
+        holdfast.api.snapshot.v1.snapshot_pb2.RestoreSnapshotRequest,
+        holdfast.api.snapshot.v1.snapshot_pb2.RestoreSnapshotResponse,
+    ]
+    """Take a snapshot out of the recycle bin. It has none of the grants that it had.
+    Errors:
+      INVALID_ARGUMENT    BAD_ID          the id is malformed: choose another
+      NOT_FOUND           NOT_FOUND       no such snapshot in the caller's recycle bin
+      ALREADY_EXISTS      ALREADY_EXISTS  the caller has another snapshot of that id: choose another
+    The same request again changes nothing, and changed=false.
+    """
+
+    PurgeSnapshot: grpc.aio.UnaryUnaryMultiCallable[
+        holdfast.api.snapshot.v1.snapshot_pb2.PurgeSnapshotRequest,
+        holdfast.api.snapshot.v1.snapshot_pb2.PurgeSnapshotResponse,
+    ]
+    """Take a snapshot out of the recycle bin for good; nothing brings it back.
+    NOT_FOUND NOT_FOUND: no such snapshot in the caller's recycle bin.
+    """
 
 class SnapshotServiceServicer(metaclass=abc.ABCMeta):
     """A snapshot is a volume's content at one instant, kept in the object store.
@@ -136,7 +218,9 @@ class SnapshotServiceServicer(metaclass=abc.ABCMeta):
         request: holdfast.api.snapshot.v1.snapshot_pb2.ListSnapshotsRequest,
         context: _ServicerContext,
     ) -> typing.Union[holdfast.api.snapshot.v1.snapshot_pb2.ListSnapshotsResponse, collections.abc.Awaitable[holdfast.api.snapshot.v1.snapshot_pb2.ListSnapshotsResponse]]:
-        """The caller's own; with `granted`, those that others granted to the caller."""
+        """The caller's own; with `granted`, those that others granted to the caller; with `deleted`, those in the
+        caller's recycle bin, by uid.
+        """
 
     @abc.abstractmethod
     def WatchSnapshot(
@@ -152,6 +236,51 @@ class SnapshotServiceServicer(metaclass=abc.ABCMeta):
         request: holdfast.api.snapshot.v1.snapshot_pb2.DeleteSnapshotRequest,
         context: _ServicerContext,
     ) -> typing.Union[holdfast.api.snapshot.v1.snapshot_pb2.DeleteSnapshotResponse, collections.abc.Awaitable[holdfast.api.snapshot.v1.snapshot_pb2.DeleteSnapshotResponse]]:
-        """NOT_FOUND NOT_FOUND: no such snapshot of the caller. One under way is given up."""
+        """A COMPLETED snapshot goes to the recycle bin, where it has no grants and its id is free for another; any
+        other is given up at once.
+        Errors:
+          NOT_FOUND           NOT_FOUND  no such snapshot of the caller
+          FAILED_PRECONDITION LOCKED     nobody can delete it yet: the message says until when
+        """
+
+    @abc.abstractmethod
+    def LockSnapshot(
+        self,
+        request: holdfast.api.snapshot.v1.snapshot_pb2.LockSnapshotRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[holdfast.api.snapshot.v1.snapshot_pb2.LockSnapshotResponse, collections.abc.Awaitable[holdfast.api.snapshot.v1.snapshot_pb2.LockSnapshotResponse]]:
+        """Nobody can delete it before `until_time`, by the clock of the metadata service. A lock can be made longer,
+        never shorter, by anyone. Deleting the volume is not hindered by it, and does not touch it.
+        Errors:
+          INVALID_ARGUMENT    BAD_TIME       not ahead of the service's clock, or by more than 100 years: correct it
+          NOT_FOUND           NOT_FOUND      no such snapshot of the caller
+          FAILED_PRECONDITION NOT_COMPLETED  there is nothing to keep yet: wait
+          FAILED_PRECONDITION LOCKED         it is locked for longer: the message says until when
+        The same request again changes nothing, and changed=false.
+        """
+
+    @abc.abstractmethod
+    def RestoreSnapshot(
+        self,
+        request: holdfast.api.snapshot.v1.snapshot_pb2.RestoreSnapshotRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[holdfast.api.snapshot.v1.snapshot_pb2.RestoreSnapshotResponse, collections.abc.Awaitable[holdfast.api.snapshot.v1.snapshot_pb2.RestoreSnapshotResponse]]:
+        """Take a snapshot out of the recycle bin. It has none of the grants that it had.
+        Errors:
+          INVALID_ARGUMENT    BAD_ID          the id is malformed: choose another
+          NOT_FOUND           NOT_FOUND       no such snapshot in the caller's recycle bin
+          ALREADY_EXISTS      ALREADY_EXISTS  the caller has another snapshot of that id: choose another
+        The same request again changes nothing, and changed=false.
+        """
+
+    @abc.abstractmethod
+    def PurgeSnapshot(
+        self,
+        request: holdfast.api.snapshot.v1.snapshot_pb2.PurgeSnapshotRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[holdfast.api.snapshot.v1.snapshot_pb2.PurgeSnapshotResponse, collections.abc.Awaitable[holdfast.api.snapshot.v1.snapshot_pb2.PurgeSnapshotResponse]]:
+        """Take a snapshot out of the recycle bin for good; nothing brings it back.
+        NOT_FOUND NOT_FOUND: no such snapshot in the caller's recycle bin.
+        """
 
 def add_SnapshotServiceServicer_to_server(servicer: SnapshotServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...
