@@ -354,6 +354,27 @@ def test_what_a_grant_permits(metadata: RunningMetadata, two_hosts: list[StandIn
     assert alice.grants.CreateGrant(wide).grant.permissions == sorted(both)
 
 
+def test_block_servers(metadata: RunningMetadata) -> None:
+    alice, etcd = metadata.client("alice"), metadata.etcd
+    ask = alice.snapshots.ListBlockServers
+    assert not ask(sb.ListBlockServersRequest()).servers
+    running = []
+    for name, address, grpc_port in (("a", "10.0.0.7", 7410), ("b", "::1", 7410), ("old", "10.0.0.9", 0)):
+        running.append(SnapshotterActions(metadata.etcd, name, address, 7411, grpc_port=grpc_port))
+        running[-1].start()
+        assert running[-1].keeper.wait_attached(10)
+    first = ask(sb.ListBlockServersRequest(page_size=1))
+    second = ask(sb.ListBlockServersRequest(page_size=1, page_token=first.next_page_token))
+    found = [(one.blocks, one.nbd) for page in (first, second) for one in page.servers]
+    assert found == [("10.0.0.7:7410", "10.0.0.7:7411"), ("[::1]:7410", "[::1]:7411")]
+    assert not second.next_page_token, "one of before there was a block API is left out"
+    bad = sb.ListBlockServersRequest(page_token="!")
+    refused(etcd, ask, bad, "INVALID_ARGUMENT", "BAD_PAGE_TOKEN")
+    for one in running:
+        one.stop()
+    assert not ask(sb.ListBlockServersRequest()).servers
+
+
 def test_hosts(metadata: RunningMetadata, two_hosts: list[StandInHost]) -> None:
     alice, olga, etcd = metadata.client("alice"), metadata.client("olga", "operator"), metadata.etcd
     for method, request in [

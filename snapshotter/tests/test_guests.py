@@ -7,13 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.api.records.v1 import records_pb2 as r
 from holdfast.base.errors import Exhausted, HoldfastError, NotFound
 from holdfast.base.tls import TlsFiles
 from holdfast.lab.snapshotters import LONGEST_S, Running, World, volume_of
-from holdfast.metadata import keys
-from holdfast.metadata.cas import Draft
-from holdfast.metadata.permissions import READ_BLOCKS, Permission
+from holdfast.metadata.permissions import READ_BLOCKS
 from holdfast.snapshotter.guests import CONNECTIONS_PER_USER, Guests
 from holdfast.snapshotter.objects_directory import DirectoryStore
 
@@ -35,18 +32,6 @@ def tool(*words: str, fails: bool = False) -> str:
     return ended.stdout + ended.stderr
 
 
-def grant(world: World, user: str, permissions: list[Permission]) -> None:
-    draft = Draft(world.etcd)
-    draft.put(keys.grant(UID, user), r.GrantRecord(snapshot_uid=UID, user=user, permissions=permissions))
-    assert draft.commit()
-
-
-def revoke(world: World, user: str) -> None:
-    draft = Draft(world.etcd)
-    draft.delete(keys.grant(UID, user))
-    assert draft.commit()
-
-
 @pytest.fixture
 def running(world: World) -> Running:
     """A snapshotter, and a snapshot of `u`."""
@@ -64,7 +49,7 @@ def test_nbdcopy_makes_an_image_for_the_owner_and_for_whoever_may_read(
     wanted = hashlib.sha256()
     for offset in range(0, view.size_bytes, 1 << 20):
         wanted.update(view.read(offset, 1 << 20))
-    grant(world, "bob", [READ_BLOCKS])
+    world.grant(UID, "bob", [READ_BLOCKS])
     for name in ("u", "bob"):
         folder = tls_folder(tmp_path / name, world.tls(name, "user"))
         uri = f"nbds://127.0.0.1:{running.nbd_port}/snapshot:{UID}?tls-certificates={folder}"
@@ -87,7 +72,7 @@ def test_nbdcopy_makes_an_image_for_the_owner_and_for_whoever_may_read(
 def test_a_stranger_is_told_the_same_as_of_what_does_not_exist(
     world: World, running: Running, tmp_path: Path
 ) -> None:
-    grant(world, "carol", [])  # To make volumes.
+    world.grant(UID, "carol", [])  # To make volumes.
     for name in ("carol", "mallory"):
         folder = tls_folder(tmp_path / name, world.tls(name, "user"))
         said = [
@@ -105,10 +90,10 @@ def test_a_stranger_is_told_the_same_as_of_what_does_not_exist(
 
 
 def test_a_grant_that_is_taken_back_ends_the_reading(world: World, running: Running) -> None:
-    grant(world, "bob", [READ_BLOCKS])
+    world.grant(UID, "bob", [READ_BLOCKS])
     with running.nbd(UID, "bob", "user") as client:
         assert client.read(0, 4096)
-        revoke(world, "bob")
+        world.grant(UID, "bob", None)
         patience = threading.Event()
         with pytest.raises(HoldfastError):
             for _ in range(100):  # What etcd said a second ago still counts.

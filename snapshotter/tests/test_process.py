@@ -267,7 +267,7 @@ def test_health_reflection_and_a_good_end(world: World) -> None:
             reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(iter([asked]), timeout=10)
         )
         names = {service.name for service in answer.list_services_response.service}
-        assert "grpc.health.v1.Health" in names
+        assert {"grpc.health.v1.Health", "holdfast.api.blocks.v1.BlockService"} <= names
     stranger = grpc.ssl_channel_credentials(files.ca.read_bytes())
     with grpc.secure_channel(address, stranger) as channel, pytest.raises(grpc.RpcError):
         health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=5)
@@ -275,6 +275,7 @@ def test_health_reflection_and_a_good_end(world: World) -> None:
     assert lease is not None
     record = decode(r.SnapshotterLease, lease.value)
     assert (record.nbd_address, record.nbd_port) == ("127.0.0.1", running.nbd_port)
+    assert record.grpc_port == running.grpc_port
     running.process.signal(signal.SIGTERM)
     assert running.process.wait(LONGEST_S) == 0
     assert world.etcd.get(keys.snapshotter_lease("s1")) is None

@@ -14,6 +14,8 @@ BLOCK_BYTES = 4 * KIB
 """Granularity of volume sizes."""
 EXTENT_BYTES = 128 * KIB
 """Granularity of `changed`, `frozen` and `missing`, and of snapshots."""
+SNAPSHOT_BLOCK_BYTES = 512 * KIB
+"""Granularity of the API to the blocks of snapshots."""
 REGION_BYTES = 4 * MIB
 """Granularity of `intent`."""
 

@@ -2,11 +2,13 @@
 
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
+from holdfast.api.blocks.v1.blocks_pb2_grpc import BlockServiceStub
 from holdfast.api.records.v1 import records_pb2 as r
 from holdfast.base.limits import GIB, MIB
 from holdfast.base.nbd.client import Client
@@ -15,8 +17,10 @@ from holdfast.lab.host_process import HostProcess
 from holdfast.lab.servers import LocalHost, Starting, free_port
 from holdfast.metadata import keys, pki
 from holdfast.metadata.cas import Draft, run
+from holdfast.metadata.client import open_channel
 from holdfast.metadata.etcd import Etcd
 from holdfast.metadata.follow import follow
+from holdfast.metadata.permissions import Permission
 from holdfast.metadata.records import decode
 from holdfast.snapshotter.objects import ObjectStore
 from holdfast.snapshotter.objects_url import open_store
@@ -38,6 +42,7 @@ class World:
     folder: Path
     hosts: list[FrozenHost] = field(default_factory=list)
     snapshotters: list[HostProcess] = field(default_factory=list)
+    running: "list[Running]" = field(default_factory=list)
 
     def tls(self, name: str, role: str) -> TlsFiles:
         pki.issue(self.pki, role, name, ["127.0.0.1"] if role in pki.SERVING_ROLES else [])
@@ -58,7 +63,8 @@ class World:
         words += options or ["--pack-mib", "2", "--checkpoint-s", "1"]
         process = Starting(self.local_host, words, name=f"snapshotter-{name}", log=log).finish()
         self.snapshotters.append(process)
-        return Running(self, process, nbd, rpc, log)
+        self.running.append(Running(self, process, nbd, rpc, log))
+        return self.running[-1]
 
     def freeze(
         self,
@@ -69,7 +75,7 @@ class World:
     ) -> list[ViewExport]:
         """Record a snapshot as FROZEN, and serve its view on the hosts."""
         record = r.SnapshotRecord(
-            uid=uid, snapshot_id="s", owner="u", volume_uid=VOLUME_UID, volume_id="v",
+            uid=uid, snapshot_id=f"s{uid}", owner="u", volume_uid=VOLUME_UID, volume_id="v",
             size_bytes=view.size_bytes, state=r.SNAPSHOT_STATE_FROZEN, generation=2,
         )  # fmt: skip
         if base is not None:
@@ -82,7 +88,24 @@ class World:
             )
         record.freeze_time.FromMilliseconds(1_700_000_000_000)
         self.change(uid, lambda _: record)
+        self.name(uid)
         return exports
+
+    def name(self, uid: str) -> None:
+        """Let its owner's id lead to the snapshot."""
+        draft = Draft(self.etcd)
+        draft.put(keys.name("snapshots", "u", f"s{uid}"), r.NameRecord(uid=uid))
+        assert draft.commit()
+
+    def grant(self, uid: str, user: str, permissions: "list[Permission] | None") -> None:
+        """Grant, or (None) take it back."""
+        draft = Draft(self.etcd)
+        key = keys.grant(uid, user)
+        if permissions is None:
+            draft.delete(key)
+        else:
+            draft.put(key, r.GrantRecord(snapshot_uid=uid, user=user, permissions=permissions))
+        assert draft.commit()
 
     def change(self, uid: str, change: Callable[[r.SnapshotRecord], r.SnapshotRecord | None]) -> None:
         def decide(draft: Draft) -> None:
@@ -134,6 +157,12 @@ class Running:
     nbd_port: int
     grpc_port: int
     log: Path
+
+    @contextmanager
+    def blocks(self, name: str, role: str = "user") -> Iterator[BlockServiceStub]:
+        """The block API, as `name`."""
+        with open_channel(f"127.0.0.1:{self.grpc_port}", self.world.tls(name, role)) as channel:
+            yield BlockServiceStub(channel)
 
     def nbd(self, uid: str, name: str, role: str) -> Client:
         return Client(

@@ -37,15 +37,20 @@ class Client:
         self.channel.close()
 
 
-def connect(server: str, tls: TlsFiles) -> Client:
-    """Stubs for the service at `server` ("host:port"). Raises Unavailable BAD_TLS_FILES."""
+def open_channel(server: str, tls: TlsFiles) -> grpc.Channel:
+    """A channel to a service at `server` ("host:port"), as who we are. Raises Unavailable BAD_TLS_FILES."""
     try:
         credentials = grpc.ssl_channel_credentials(
             tls.ca.read_bytes(), tls.key.read_bytes(), tls.certificate.read_bytes()
         )
     except OSError as error:
         raise Unavailable("BAD_TLS_FILES", f"A certificate file cannot be read: {error}.") from error
-    channel = grpc.secure_channel(server, credentials, _OPTIONS)
+    return grpc.secure_channel(server, credentials, _OPTIONS)
+
+
+def connect(server: str, tls: TlsFiles) -> Client:
+    """Stubs for the metadata service. Raises Unavailable BAD_TLS_FILES."""
+    channel = open_channel(server, tls)
     return Client(
         channel,
         VolumeServiceStub(channel),

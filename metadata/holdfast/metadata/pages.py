@@ -13,11 +13,11 @@ _MARK = b"h1:"
 TOKEN_MAX_CHARS = 512
 
 
-def page_size(asked: int) -> int:
+def page_size(asked: int, default: int = PAGE_DEFAULT_ITEMS, most: int = PAGE_MAX_ITEMS) -> int:
     """0 is the default; more than the most is the most. Raises BadInput BAD_PAGE_SIZE if negative."""
     if asked < 0:
         raise BadInput("BAD_PAGE_SIZE", f"page_size {asked} is negative: leave it out, or ask for 1 or more.")
-    return min(asked or PAGE_DEFAULT_ITEMS, PAGE_MAX_ITEMS)
+    return min(asked or default, most)
 
 
 def make_token(last: str) -> str:
@@ -32,9 +32,9 @@ def read_token(token: str) -> str:
         raw = base64.b64decode(token.encode(), altchars=b"-_", validate=True)
         text = raw.removeprefix(_MARK).decode()
     except (binascii.Error, ValueError) as error:
-        raise _bad_token() from error
+        raise bad_token() from error
     if len(token) > TOKEN_MAX_CHARS or not raw.startswith(_MARK) or "/" in text or not text.isprintable():
-        raise _bad_token()
+        raise bad_token()
     return text
 
 
@@ -61,5 +61,5 @@ def fill(
             return items, ""
 
 
-def _bad_token() -> BadInput:
+def bad_token() -> BadInput:
     return BadInput("BAD_PAGE_TOKEN", "That page_token is not one of ours: start again without a token.")

@@ -11,9 +11,10 @@ from holdfast.metadata import keeping_decisions, keys, snapshot_decisions
 from holdfast.metadata.caller import Caller
 from holdfast.metadata.lookups import EVERYONE, OUT_OF_SIGHT, grants_of, visible_snapshot
 from holdfast.metadata.pages import fill, page_size, read_token
+from holdfast.metadata.records import decode
 from holdfast.metadata.rpc import stream, unary
 from holdfast.metadata.service import AtEnd, Service
-from holdfast.metadata.views import snapshot_view
+from holdfast.metadata.views import block_server_view, snapshot_view
 
 _ENDED = (r.SNAPSHOT_STATE_COMPLETED, r.SNAPSHOT_STATE_FAILED)
 
@@ -109,6 +110,23 @@ class SnapshotServicer(snapshot_pb2_grpc.SnapshotServiceServicer):
     def PurgeSnapshot(self, request: pb.PurgeSnapshotRequest, caller: Caller) -> pb.PurgeSnapshotResponse:
         changed = self._service.run(lambda draft: keeping_decisions.purge(draft, caller.name, request.uid))
         return pb.PurgeSnapshotResponse(changed=changed)
+
+    @unary
+    def ListBlockServers(
+        self, request: pb.ListBlockServersRequest, caller: Caller
+    ) -> pb.ListBlockServersResponse:
+        size, after = page_size(request.page_size), read_token(request.page_token)
+        prefix = keys.SNAPSHOTTER_LEASES
+
+        def fetch(after: str, limit: int) -> list[tuple[str, pb.BlockServer | None]]:
+            entries, _ = self._service.etcd.range(prefix, limit, prefix + after if after else "")
+            return [
+                (one.key.removeprefix(prefix), block_server_view(decode(r.SnapshotterLease, one.value)))
+                for one in entries
+            ]
+
+        servers, token = fill(size, after, fetch)
+        return pb.ListBlockServersResponse(servers=servers, next_page_token=token)
 
     def _find(self, snapshot_id: str, owner: str, caller: Caller) -> r.SnapshotRecord:
         return self._service.look(lambda draft: visible_snapshot(draft, caller.name, owner, snapshot_id))

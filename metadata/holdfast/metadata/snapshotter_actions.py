@@ -40,11 +40,14 @@ class SnapshotterActions:
         ttl_s: int = SNAPSHOTTER_LEASE_TTL_S,
         on_lost: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.time,
+        grpc_port: int = 0,
     ) -> None:
         self.etcd = etcd
         self.snapshotter_id = snapshotter_id
         self._clock = clock
-        lease = r.SnapshotterLease(snapshotter_id=snapshotter_id, nbd_address=nbd_address, nbd_port=nbd_port)
+        lease = r.SnapshotterLease(
+            snapshotter_id=snapshotter_id, nbd_address=nbd_address, nbd_port=nbd_port, grpc_port=grpc_port
+        )
         self.keeper = LeaseKeeper(
             etcd,
             ttl_s,

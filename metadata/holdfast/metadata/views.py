@@ -6,7 +6,7 @@ from holdfast.api.attachment.v1.attachment_pb2 import Attachment, AttachmentPath
 from holdfast.api.grant.v1.grant_pb2 import Grant
 from holdfast.api.host.v1.host_pb2 import Host
 from holdfast.api.records.v1 import records_pb2 as r
-from holdfast.api.snapshot.v1.snapshot_pb2 import Snapshot
+from holdfast.api.snapshot.v1.snapshot_pb2 import BlockServer, Snapshot
 from holdfast.api.volume.v1.volume_pb2 import SnapshotRef, Volume
 from holdfast.metadata.permissions import of_grant
 
@@ -83,6 +83,14 @@ def snapshot_view(snapshot: r.SnapshotRecord) -> Snapshot:
         if snapshot.HasField(name):
             getattr(view, name).CopyFrom(getattr(snapshot, name))
     return view
+
+
+def block_server_view(lease: r.SnapshotterLease) -> BlockServer | None:
+    """None for one of before there was a block API."""
+    if not lease.grpc_port:
+        return None
+    host = f"[{lease.nbd_address}]" if ":" in lease.nbd_address else lease.nbd_address
+    return BlockServer(blocks=f"{host}:{lease.grpc_port}", nbd=f"{host}:{lease.nbd_port}")
 
 
 def grant_view(grant: r.GrantRecord) -> Grant:

@@ -44,6 +44,10 @@ class Index:
         shard = self.shard(extent // SHARD_EXTENTS)
         return shard.get(extent) if shard else None
 
+    def ref(self, number: int) -> ShardRef | None:
+        """None: the shard holds zeros only."""
+        return self._refs.get(number)
+
     def shard(self, number: int) -> Shard | None:
         ref = self._refs.get(number)
         return self.load(ref) if ref else None

@@ -6,16 +6,12 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import click
-import grpc
-from grpc_health.v1 import health, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
 from holdfast.base import notify
-from holdfast.base.errors import BadInput, HoldfastError, Unavailable
+from holdfast.base.errors import BadInput, HoldfastError
 from holdfast.base.limits import EXTENT_BYTES, MIB
 from holdfast.base.loop import Loop
 from holdfast.base.nbd.server import Server
@@ -24,9 +20,14 @@ from holdfast.metadata.etcd import Etcd
 from holdfast.metadata.health import HealthKeeper
 from holdfast.metadata.snapshotter_actions import SNAPSHOTTER_LEASE_TTL_S, SnapshotterActions
 from holdfast.snapshotter.access import Access
+from holdfast.snapshotter.block_access import BlockAccess
+from holdfast.snapshotter.block_tokens import BlockTokens, key_from
+from holdfast.snapshotter.blocks_api import BlockServicer
 from holdfast.snapshotter.exports import open_export
+from holdfast.snapshotter.grpc_server import SERVICES, GrpcServer
 from holdfast.snapshotter.guests import Guests
 from holdfast.snapshotter.objects_url import open_store
+from holdfast.snapshotter.quotas import Quotas
 from holdfast.snapshotter.serve import Readers
 from holdfast.snapshotter.service import Service
 from holdfast.snapshotter.task import nbd_views
@@ -40,14 +41,13 @@ REGISTERED_WAIT_S = 5.0
 STOP_GRACE_S = 5.0
 """For an end in good order."""
 NBD_CONNECTIONS_MAX = 1024
-_GRPC_THREADS = 4
 
 
 @click.command(context_settings={"show_default": True, "auto_envvar_prefix": "HOLDFAST_SNAPSHOTTER"})
 @click.option("--id", "snapshotter_id", required=True, help="Its name, unique among snapshotters.")
 @click.option("--address", required=True, help="Where storage hosts reach it.")
 @click.option("--listen-nbd", default="[::]:7411", help="Address and port to serve snapshots at.")
-@click.option("--grpc-listen", default="[::]:7410", help="Address and port of health and reflection.")
+@click.option("--grpc-listen", default="[::]:7410", help="Address and port of the block API and health.")
 @click.option("--objects", required=True, help="file:///dir, or s3://bucket/prefix?endpoint=http://…")
 @click.option("--etcd", "endpoints", multiple=True, default=["127.0.0.1:2379"], help="A member; repeatable.")
 @click.option("--etcd-ca", type=_FILE, help="etcd's authority; with it, etcd is spoken to over TLS.")
@@ -56,6 +56,11 @@ _GRPC_THREADS = 4
 @click.option("--ca", type=_FILE, required=True, help="The authority whose hosts are known.")
 @click.option("--cert", type=_FILE, required=True, help="Our certificate (a service's).")
 @click.option("--key", type=_FILE, required=True, help="Its key.")
+@click.option(
+    "--token-key",
+    type=_FILE,
+    help="The same in every copy, and a secret: block tokens are made with it. Without: --key's.",
+)
 @click.option("--uploads", type=click.IntRange(1, 64), default=2, help="Snapshots uploaded at a time.")
 @click.option("--pack-mib", type=click.IntRange(1, 256), default=32, help="Size of a pack.")
 @click.option("--puts", type=click.IntRange(1, 64), default=4, help="Packs on their way at once.")
@@ -77,6 +82,7 @@ def main(
     ca: Path,
     cert: Path,
     key: Path,
+    token_key: Path | None,
     uploads: int,
     pack_mib: int,
     puts: int,
@@ -104,6 +110,7 @@ def main(
             objects,
             listen_nbd,
             grpc_listen,
+            key_from(token_key or key),
         )
     except (HoldfastError, OSError) as error:
         raise click.ClickException(str(error)) from error
@@ -129,6 +136,7 @@ class Process:
         objects: str,
         listen_nbd: str,
         grpc_listen: str,
+        token_key: bytes,
     ) -> None:
         self._store = open_store(objects)
         self._open_view = nbd_views(client_context(tls))
@@ -140,8 +148,11 @@ class Process:
         exports = open_export(self._loop, Access(self._etcd_for_access), self._readers, self._guests)
         self._nbd = Server(self._loop, exports, connections_max=NBD_CONNECTIONS_MAX)
         self.nbd_port = self._nbd.listen_tcp(*split_address(listen_nbd), tls=server_context(tls))
-        self._health = HealthKeeper(self._etcd, [])
-        self._grpc = _grpc_server(grpc_listen, tls, self._health)
+        self._health = HealthKeeper(self._etcd, SERVICES)
+        blocks = BlockServicer(
+            BlockAccess(self._etcd_for_access), self._guests.readers, BlockTokens(token_key), Quotas()
+        )
+        self._grpc = GrpcServer(grpc_listen, tls, self._health, blocks)
 
     def run(
         self, snapshotter_id: str, address: str, settings: Settings, uploads: int, lease_ttl_s: int
@@ -152,7 +163,13 @@ class Process:
 
         def actions(on_lost: Callable[[], None]) -> SnapshotterActions:
             return SnapshotterActions(
-                self._etcd, snapshotter_id, address, self.nbd_port, lease_ttl_s, on_lost=on_lost
+                self._etcd,
+                snapshotter_id,
+                address,
+                self.nbd_port,
+                lease_ttl_s,
+                on_lost=on_lost,
+                grpc_port=self._grpc.port,
             )
 
         service = Service(actions, self._store, self._open_view, settings, uploads)
@@ -165,7 +182,7 @@ class Process:
         _exit_after(STOP_GRACE_S)
         service.stop()
         self._health.stop()
-        self._grpc.stop(None).wait()
+        self._grpc.stop()
         self._nbd.close()
         self._guests.close()
         self._readers.close()
@@ -187,19 +204,6 @@ def split_address(text: str) -> tuple[str, int]:
     if not separator or not port.isdigit() or int(port) > 65535 or not host:
         raise BadInput("BAD_ADDRESS", f"{text!r} is not an address and port, such as 10.0.0.7:7411.")
     return host.removeprefix("[").removesuffix("]"), int(port)
-
-
-def _grpc_server(listen: str, tls: TlsFiles, keeper: HealthKeeper) -> grpc.Server:
-    server = grpc.server(ThreadPoolExecutor(_GRPC_THREADS, "rpc"), options=(("grpc.so_reuseport", 0),))
-    health_pb2_grpc.add_HealthServicer_to_server(keeper.servicer, server)
-    reflection.enable_server_reflection([health.SERVICE_NAME, reflection.SERVICE_NAME], server)
-    pair = (tls.key.read_bytes(), tls.certificate.read_bytes())
-    credentials = grpc.ssl_server_credentials([pair], tls.ca.read_bytes(), require_client_auth=True)
-    try:
-        server.add_secure_port(listen, credentials)
-    except RuntimeError as error:
-        raise Unavailable("CANNOT_LISTEN", f"Cannot listen at {listen}: {error}.") from error
-    return server
 
 
 if __name__ == "__main__":

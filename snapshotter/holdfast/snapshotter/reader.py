@@ -25,7 +25,7 @@ class SnapshotReader:
     """Reads one snapshot; for many threads. The fetcher may be shared with other readers."""
 
     def __init__(self, index: Index, fetcher: Fetcher) -> None:
-        self._index = index
+        self.index = index
         self._fetcher = fetcher
         # A hint, and changed without a lock: at worst something is fetched too early or too late.
         self._expected = -1000
@@ -33,11 +33,11 @@ class SnapshotReader:
 
     @property
     def size_bytes(self) -> int:
-        return self._index.manifest.size_bytes
+        return self.index.manifest.size_bytes
 
     @property
     def shard_count(self) -> int:
-        return len(self._index.manifest.shards)
+        return len(self.index.manifest.shards)
 
     def read(self, offset: int, length: int) -> bytes:
         """The bytes of [offset, offset + length), which must be inside the snapshot.
@@ -65,7 +65,7 @@ class SnapshotReader:
         """
         shard_bytes = SHARD_EXTENTS * EXTENT_BYTES
         end = min(offset + length, (offset // shard_bytes + 1) * shard_bytes)
-        shard = self._index.shard(offset // shard_bytes)
+        shard = self.index.shard(offset // shard_bytes)
         if shard is None:
             return self._absent_run(offset, length)
         wanted = covering(offset, end - offset, EXTENT_BYTES)
@@ -84,16 +84,16 @@ class SnapshotReader:
     def _absent_run(self, offset: int, length: int) -> list[tuple[int, int]]:
         """One hole from a shard that is not there up to the next that is."""
         shard_bytes = SHARD_EXTENTS * EXTENT_BYTES
-        for ref in self._index.manifest.shards:
+        for ref in self.index.manifest.shards:
             if ref.shard * shard_bytes > offset:
                 return [(min(length, ref.shard * shard_bytes - offset), FLAGS_HOLE)]
         return [(length, FLAGS_HOLE)]
 
     def _extents(self, wanted: range) -> list[bytes]:
-        entries = [self._index.get(extent) for extent in wanted]
-        coming = self._fetcher.start((entry for entry in entries if entry), self._index.keys)
+        entries = [self.index.get(extent) for extent in wanted]
+        coming = self._fetcher.start((entry for entry in entries if entry), self.index.keys)
         # Apart, and after: what is waited for must not wait for what comes with it.
-        self._fetcher.start(self._ahead_of(wanted), self._index.keys)
+        self._fetcher.start(self._ahead_of(wanted), self.index.keys)
         return [coming[entry].result() if entry else ZERO_EXTENT for entry in entries]
 
     def _ahead_of(self, wanted: range) -> list[Entry]:
@@ -114,5 +114,5 @@ class SnapshotReader:
         if first > wanted.stop + READ_AHEAD_EXTENTS // 2 or first >= end:
             return []
         self._ahead_to = end
-        entries = (self._index.get(extent) for extent in range(first, end))
+        entries = (self.index.get(extent) for extent in range(first, end))
         return [entry for entry in entries if entry]

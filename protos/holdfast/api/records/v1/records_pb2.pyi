@@ -971,17 +971,21 @@ class SnapshotterLease(google.protobuf.message.Message):
     SNAPSHOTTER_ID_FIELD_NUMBER: builtins.int
     NBD_ADDRESS_FIELD_NUMBER: builtins.int
     NBD_PORT_FIELD_NUMBER: builtins.int
+    GRPC_PORT_FIELD_NUMBER: builtins.int
     snapshotter_id: builtins.str
     nbd_address: builtins.str
     nbd_port: builtins.int
+    grpc_port: builtins.int
+    """Of the block API, at the same address."""
     def __init__(
         self,
         *,
         snapshotter_id: builtins.str = ...,
         nbd_address: builtins.str = ...,
         nbd_port: builtins.int = ...,
+        grpc_port: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["nbd_address", b"nbd_address", "nbd_port", b"nbd_port", "snapshotter_id", b"snapshotter_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["grpc_port", b"grpc_port", "nbd_address", b"nbd_address", "nbd_port", b"nbd_port", "snapshotter_id", b"snapshotter_id"]) -> None: ...
 
 global___SnapshotterLease = SnapshotterLease
 

@@ -406,3 +406,59 @@ class PurgeSnapshotResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["changed", b"changed"]) -> None: ...
 
 global___PurgeSnapshotResponse = PurgeSnapshotResponse
+
+@typing.final
+class BlockServer(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    BLOCKS_FIELD_NUMBER: builtins.int
+    NBD_FIELD_NUMBER: builtins.int
+    blocks: builtins.str
+    """"address:port" of its BlockService, and of its NBD server."""
+    nbd: builtins.str
+    def __init__(
+        self,
+        *,
+        blocks: builtins.str = ...,
+        nbd: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["blocks", b"blocks", "nbd", b"nbd"]) -> None: ...
+
+global___BlockServer = BlockServer
+
+@typing.final
+class ListBlockServersRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    page_size: builtins.int
+    page_token: builtins.str
+    def __init__(
+        self,
+        *,
+        page_size: builtins.int = ...,
+        page_token: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["page_size", b"page_size", "page_token", b"page_token"]) -> None: ...
+
+global___ListBlockServersRequest = ListBlockServersRequest
+
+@typing.final
+class ListBlockServersResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SERVERS_FIELD_NUMBER: builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    next_page_token: builtins.str
+    @property
+    def servers(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___BlockServer]: ...
+    def __init__(
+        self,
+        *,
+        servers: collections.abc.Iterable[global___BlockServer] | None = ...,
+        next_page_token: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["next_page_token", b"next_page_token", "servers", b"servers"]) -> None: ...
+
+global___ListBlockServersResponse = ListBlockServersResponse

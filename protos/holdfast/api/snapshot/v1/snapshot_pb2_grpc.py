@@ -76,6 +76,11 @@ class SnapshotServiceStub(object):
                 request_serializer=holdfast_dot_api_dot_snapshot_dot_v1_dot_snapshot__pb2.PurgeSnapshotRequest.SerializeToString,
                 response_deserializer=holdfast_dot_api_dot_snapshot_dot_v1_dot_snapshot__pb2.PurgeSnapshotResponse.FromString,
                 _registered_method=True)
+        self.ListBlockServers = channel.unary_unary(
+                '/holdfast.api.snapshot.v1.SnapshotService/ListBlockServers',
+                request_serializer=holdfast_dot_api_dot_snapshot_dot_v1_dot_snapshot__pb2.ListBlockServersRequest.SerializeToString,
+                response_deserializer=holdfast_dot_api_dot_snapshot_dot_v1_dot_snapshot__pb2.ListBlockServersResponse.FromString,
+                _registered_method=True)
 
 
 class SnapshotServiceServicer(object):
@@ -163,6 +168,13 @@ class SnapshotServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListBlockServers(self, request, context):
+        """Where snapshots can be read now, over BlockService and over NBD: every snapshotter that lives.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SnapshotServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -205,6 +217,11 @@ def add_SnapshotServiceServicer_to_server(servicer, server):
                     servicer.PurgeSnapshot,
                     request_deserializer=holdfast_dot_api_dot_snapshot_dot_v1_dot_snapshot__pb2.PurgeSnapshotRequest.FromString,
                     response_serializer=holdfast_dot_api_dot_snapshot_dot_v1_dot_snapshot__pb2.PurgeSnapshotResponse.SerializeToString,
+            ),
+            'ListBlockServers': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListBlockServers,
+                    request_deserializer=holdfast_dot_api_dot_snapshot_dot_v1_dot_snapshot__pb2.ListBlockServersRequest.FromString,
+                    response_serializer=holdfast_dot_api_dot_snapshot_dot_v1_dot_snapshot__pb2.ListBlockServersResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -425,6 +442,33 @@ class SnapshotService(object):
             '/holdfast.api.snapshot.v1.SnapshotService/PurgeSnapshot',
             holdfast_dot_api_dot_snapshot_dot_v1_dot_snapshot__pb2.PurgeSnapshotRequest.SerializeToString,
             holdfast_dot_api_dot_snapshot_dot_v1_dot_snapshot__pb2.PurgeSnapshotResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListBlockServers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/holdfast.api.snapshot.v1.SnapshotService/ListBlockServers',
+            holdfast_dot_api_dot_snapshot_dot_v1_dot_snapshot__pb2.ListBlockServersRequest.SerializeToString,
+            holdfast_dot_api_dot_snapshot_dot_v1_dot_snapshot__pb2.ListBlockServersResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -101,6 +101,12 @@ class SnapshotServiceStub:
     NOT_FOUND NOT_FOUND: no such snapshot in the caller's recycle bin.
     """
 
+    ListBlockServers: grpc.UnaryUnaryMultiCallable[
+        holdfast.api.snapshot.v1.snapshot_pb2.ListBlockServersRequest,
+        holdfast.api.snapshot.v1.snapshot_pb2.ListBlockServersResponse,
+    ]
+    """Where snapshots can be read now, over BlockService and over NBD: every snapshotter that lives."""
+
 class SnapshotServiceAsyncStub:
     """A snapshot is a volume's content at one instant, kept in the object store.
     Errors of every call: see VolumeService.
@@ -183,6 +189,12 @@ class SnapshotServiceAsyncStub:
     """Take a snapshot out of the recycle bin for good; nothing brings it back.
     NOT_FOUND NOT_FOUND: no such snapshot in the caller's recycle bin.
     """
+
+    ListBlockServers: grpc.aio.UnaryUnaryMultiCallable[
+        holdfast.api.snapshot.v1.snapshot_pb2.ListBlockServersRequest,
+        holdfast.api.snapshot.v1.snapshot_pb2.ListBlockServersResponse,
+    ]
+    """Where snapshots can be read now, over BlockService and over NBD: every snapshotter that lives."""
 
 class SnapshotServiceServicer(metaclass=abc.ABCMeta):
     """A snapshot is a volume's content at one instant, kept in the object store.
@@ -282,5 +294,13 @@ class SnapshotServiceServicer(metaclass=abc.ABCMeta):
         """Take a snapshot out of the recycle bin for good; nothing brings it back.
         NOT_FOUND NOT_FOUND: no such snapshot in the caller's recycle bin.
         """
+
+    @abc.abstractmethod
+    def ListBlockServers(
+        self,
+        request: holdfast.api.snapshot.v1.snapshot_pb2.ListBlockServersRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[holdfast.api.snapshot.v1.snapshot_pb2.ListBlockServersResponse, collections.abc.Awaitable[holdfast.api.snapshot.v1.snapshot_pb2.ListBlockServersResponse]]:
+        """Where snapshots can be read now, over BlockService and over NBD: every snapshotter that lives."""
 
 def add_SnapshotServiceServicer_to_server(servicer: SnapshotServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -1,0 +1,101 @@
+"""What a caller of the block API may do with a snapshot: asked of etcd, and remembered for a second.
+
+As in metadata, what a caller may not see is NOT_FOUND, and looks like what does not exist (I-10).
+"""
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import NamedTuple
+
+from holdfast.api.records.v1 import records_pb2 as r
+from holdfast.base.errors import BadInput, Precondition
+from holdfast.metadata import keys
+from holdfast.metadata.cas import Draft, Store
+from holdfast.metadata.lookups import EVERYONE, usable_snapshot
+from holdfast.metadata.permissions import READ_BLOCKS, of_grant
+from holdfast.metadata.records import decode
+from holdfast.snapshotter.access import REMEMBERED_MAX, USER_FRESH_S, Readable
+
+ANCESTORS_MAX = 64
+"""Snapshots that are looked at to find whether two are related."""
+
+
+class Leave(NamedTuple):
+    """A snapshot that a caller may read."""
+
+    snapshot: r.SnapshotRecord
+    holder: str
+    """The caller, and the very grant that lets them: tokens are bound to it."""
+
+    @property
+    def readable(self) -> Readable:
+        one = self.snapshot
+        return Readable(one.uid, one.size_bytes, one.manifest, one.manifest_sha256)
+
+
+class BlockAccess:
+    """For many threads. Everything may raise Unavailable."""
+
+    def __init__(self, etcd: Store, clock: Callable[[], float] = time.monotonic) -> None:
+        self._etcd = etcd
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._remembered: OrderedDict[tuple[str, str, str], tuple[Leave, float]] = OrderedDict()
+
+    def read(self, caller: str, owner: str, snapshot_id: str) -> Leave:
+        """Leave to read. An empty owner is the caller.
+
+        Raises NotFound, Denied NOT_GRANTED, or Precondition NOT_COMPLETED.
+        """
+        key = (caller, owner, snapshot_id)
+        with self._lock:
+            known, asked_s = self._remembered.get(key, (None, 0.0))
+        now_s = self._clock()
+        if known is not None and now_s - asked_s < USER_FRESH_S:
+            return known
+        draft = Draft(self._etcd)
+        snapshot = usable_snapshot(draft, caller, owner, snapshot_id, READ_BLOCKS)
+        if snapshot.state != r.SNAPSHOT_STATE_COMPLETED:
+            state = r.SnapshotState.Name(snapshot.state).removeprefix("SNAPSHOT_STATE_")
+            raise Precondition("NOT_COMPLETED", f"Snapshot {snapshot_id!r} is {state}, not COMPLETED.")
+        leave = Leave(snapshot, f"{caller} by {_granted_by(draft, snapshot, caller)}")
+        with self._lock:
+            self._remembered[key] = (leave, now_s)
+            self._remembered.move_to_end(key)
+            if len(self._remembered) > REMEMBERED_MAX:
+                self._remembered.popitem(last=False)
+        return leave
+
+    def check_related(self, one: r.SnapshotRecord, other: r.SnapshotRecord) -> None:
+        """Raises BadInput NOT_RELATED unless both are of one volume, or one comes from the other's."""
+        if not (self._comes_from(one, other) or self._comes_from(other, one)):
+            raise BadInput(
+                "NOT_RELATED",
+                f"Snapshots {one.snapshot_id!r} and {other.snapshot_id!r} are not of one volume, and neither "
+                "comes from the other's: read each as a whole.",
+            )
+
+    def _comes_from(self, young: r.SnapshotRecord, old: r.SnapshotRecord) -> bool:
+        for _ in range(ANCESTORS_MAX):
+            if old.volume_uid == young.volume_uid:
+                return True
+            entry = (
+                self._etcd.get(keys.snapshot(young.base_snapshot_uid)) if young.base_snapshot_uid else None
+            )
+            if entry is None:
+                return False
+            young = decode(r.SnapshotRecord, entry.value)
+        return False
+
+
+def _granted_by(draft: Draft, snapshot: r.SnapshotRecord, caller: str) -> str:
+    """What lets the caller read: ownership, or one grant. Granted anew, it is another."""
+    if snapshot.owner == caller:
+        return "ownership"
+    for user in (caller, EVERYONE):
+        entry = draft.entry(keys.grant(snapshot.uid, user))
+        if entry is not None and READ_BLOCKS in of_grant(decode(r.GrantRecord, entry.value)):
+            return f"grant {user} {entry.create_revision}"
+    raise AssertionError(f"{caller} may read {snapshot.uid} without owning it or a grant")
