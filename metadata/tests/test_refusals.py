@@ -15,6 +15,7 @@ from holdfast.base.limits import GIB, TIB, VOLUME_MAX_BYTES
 from holdfast.metadata import attachment_decisions, snapshot_decisions
 from holdfast.metadata.client import Client
 from holdfast.metadata.refusals import refused
+from holdfast.metadata.snapshotter_actions import SnapshotterActions
 from holdfast.metadata.testing import RunningMetadata, StandInHost
 from holdfast.metadata.testing_users import available, made_snapshot, made_volume
 
