@@ -5,7 +5,7 @@ returns, always on the loop's thread. Requests may end in any order; whoever nee
 `done`. Buffers belong to the request until then: a device neither copies nor keeps them longer.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from enum import Enum
 from typing import Protocol
 
@@ -79,3 +79,17 @@ class Device(Protocol):
     def size_bytes(self) -> int: ...
 
     def submit(self, request: Request) -> None: ...
+
+
+def fill(buffers: Iterable[memoryview], pieces: Iterable[bytes | bytearray | memoryview]) -> None:
+    """Copy `pieces`, one behind the other, into `buffers`; both together are equally long."""
+    rest = memoryview(b"")
+    coming = iter(pieces)
+    for buffer in buffers:
+        at = 0
+        while at < len(buffer):
+            if not rest:
+                rest = memoryview(next(coming))
+            count = min(len(rest), len(buffer) - at)
+            buffer[at : at + count] = rest[:count]
+            at, rest = at + count, rest[count:]

@@ -29,16 +29,23 @@ STORED_MAX_BYTES = EXTENT_BYTES + SEALED_EXTRA_BYTES
 _WORTH_BYTES = EXTENT_BYTES - EXTENT_BYTES // 16
 """Compressed data above this saves too little to be worth decompressing."""
 ZERO_EXTENT = bytes(EXTENT_BYTES)
+Plain = bytes | bytearray | memoryview
+"""An extent's bytes, perhaps a part of a larger buffer that lives as long as this does."""
 _local = threading.local()
 
 
 class Blob(NamedTuple):
-    stored: bytes
+    stored: Plain
     coding: int
     digest: bytes
 
 
-def digest_of(plain: bytes) -> bytes:
+def is_zero(plain: Plain) -> bool:
+    """Whether an extent reads as zeros. A memoryview is compared element by element, bytes at once."""
+    return plain[:64] == ZERO_EXTENT[:64] and bytes(plain) == ZERO_EXTENT
+
+
+def digest_of(plain: Plain) -> bytes:
     return hashlib.sha256(plain).digest()
 
 
@@ -47,13 +54,14 @@ def keyed(sha256: bytes, key: DataKey | None) -> bytes:
     return key.digest(sha256) if key else sha256
 
 
-def encode(plain: bytes, digest: bytes, key: DataKey | None = None) -> Blob:
+def encode(plain: Plain, digest: bytes, key: DataKey | None = None) -> Blob:
     """`plain` (EXTENT_BYTES of it) for storing. Any thread; the interpreter lock is free meanwhile.
 
     Args:
         digest: `keyed` with the same key.
     """
-    stored, coding = _compressor().compress(plain), CODING_ZSTD
+    stored: Plain = _compressor().compress(plain)
+    coding = CODING_ZSTD
     if len(stored) > _WORTH_BYTES:
         stored, coding = plain, CODING_PLAIN
     if key is None:
@@ -100,7 +108,7 @@ def _expand(blob: Blob, name: str, where: str, key: DataKey | None = None) -> by
         )
     if len(plain) != EXTENT_BYTES or keyed(digest_of(plain), key) != blob.digest:
         raise damaged(name, f"{where} do not match their checksum")
-    return plain
+    return bytes(plain)
 
 
 def _compressor() -> zstandard.ZstdCompressor:

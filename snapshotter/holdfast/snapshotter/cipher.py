@@ -56,11 +56,11 @@ class DataKey:
         """What shows that who wrote `data`, the beginning of a manifest or checkpoint, had the key."""
         return hmac.digest(self._index, data, "sha256")
 
-    def seal_extent(self, data: bytes, digest: bytes, coding: int) -> bytes:
+    def seal_extent(self, data: bytes | bytearray | memoryview, digest: bytes, coding: int) -> bytes:
         """`data`, bound to what it is: sealed bytes do not open with another digest or coding."""
         return _seal(self._extents, data, _BOUND.pack(digest, coding))
 
-    def open_extent(self, sealed: bytes, digest: bytes, coding: int) -> bytes:
+    def open_extent(self, sealed: bytes | bytearray | memoryview, digest: bytes, coding: int) -> bytes:
         """Raises Tampered."""
         return _open(self._extents, sealed, _BOUND.pack(digest, coding))
 
@@ -95,12 +95,12 @@ def _derive(secret: bytes, use: bytes) -> bytes:
     return hmac.digest(secret, b"holdfast 1 " + use + b"\x01", "sha256")
 
 
-def _seal(cipher: AESGCM, data: bytes, bound: bytes) -> bytes:
+def _seal(cipher: AESGCM, data: bytes | bytearray | memoryview, bound: bytes) -> bytes:
     nonce = os.urandom(NONCE_BYTES)
     return nonce + cipher.encrypt(nonce, data, bound)
 
 
-def _open(cipher: AESGCM, sealed: bytes, bound: bytes) -> bytes:
+def _open(cipher: AESGCM, sealed: bytes | bytearray | memoryview, bound: bytes) -> bytes:
     try:
         return cipher.decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], bound)
     except (InvalidTag, ValueError) as error:

@@ -19,7 +19,7 @@ from holdfast.snapshotter.objects import ObjectStore
 from holdfast.snapshotter.ring import PLAIN, Ring
 from holdfast.snapshotter.shard import Entry
 
-GET_MAX_BYTES = 4 * MIB
+GET_MAX_BYTES = 16 * MIB
 """Longest ranged GET."""
 GAP_MAX_BYTES = 64 * KIB
 """Bytes between two wanted extents that are fetched and thrown away rather than asking twice."""
@@ -97,7 +97,7 @@ class Fetcher:
 
     def _run(self, fetch: Fetch, keys: Ring, last_try: bool = False) -> None:
         try:
-            data = get_range(self._store, fetch.pack, fetch.offset, fetch.end - fetch.offset)
+            data = memoryview(get_range(self._store, fetch.pack, fetch.offset, fetch.end - fetch.offset))
         except DataLoss as error:
             if len(fetch.entries) == 1:
                 self._end(fetch.entries[0], error)
@@ -133,7 +133,7 @@ class Fetcher:
             future.set_exception(outcome)
 
 
-def _decoded(entry: Entry, stored: bytes, keys: Ring) -> bytes | Exception:
+def _decoded(entry: Entry, stored: memoryview, keys: Ring) -> bytes | Exception:
     name = entry.pack.name
     try:
         return blob.decode(Blob(stored, entry.coding, entry.digest), name, entry.offset, keys.of(name))

@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from holdfast.base.errors import HoldfastError
-from holdfast.base.limits import EXTENT_BYTES
+from holdfast.base.limits import EXTENT_BYTES, KIB
 from holdfast.snapshotter.plan import Runs, touched
 
 ALLOCATION = "base:allocation"
 CHANGED = "holdfast:changed"
+READ_MAX_BYTES = 512 * KIB
+"""One read's data: small enough that several are under way, large enough that their number is no cost."""
 FLAG_ZERO = 2
 FLAG_CHANGED = 1
 
@@ -28,8 +30,8 @@ class FrozenView(Protocol):
     @property
     def size_bytes(self) -> int: ...
 
-    def read_many(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
-        """The bytes of each (offset, length), in that order."""
+    def read_many(self, ranges: Sequence[tuple[int, int]]) -> Sequence[bytes | bytearray]:
+        """The bytes of each (offset, length), at most READ_MAX_BYTES long, in that order."""
         ...
 
     def block_status(self, context: str, offset: int, length: int) -> list[tuple[int, int, int]]:

@@ -6,14 +6,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from holdfast.base.errors import HoldfastError
-from holdfast.base.limits import KIB
 from holdfast.base.nbd.client import Client
 from holdfast.base.tls import PeerIdentity
 from holdfast.snapshotter.frozen import ALLOCATION, CHANGED, ViewLost
 
-REQUEST_BYTES = 512 * KIB
-"""One request's data: small enough that several are under way, large enough that their number is no cost."""
 DEPTH = 8
+"""Requests under way: with those of READ_MAX_BYTES, 4 MiB."""
 
 
 def export_name(volume_uid: str, snapshot_uid: str) -> str:
@@ -54,15 +52,9 @@ class NbdView:
     def size_bytes(self) -> int:
         return self._maps.size_bytes
 
-    def read_many(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
-        small = [
-            (at, min(REQUEST_BYTES, offset + length - at))
-            for offset, length in ranges
-            for at in range(offset, offset + length, REQUEST_BYTES)
-        ]
+    def read_many(self, ranges: Sequence[tuple[int, int]]) -> list[bytearray]:
         with self._bytes_lock, _lost():
-            pieces = iter(list(self._bytes.read_many(small, DEPTH)))
-        return [b"".join(_take(pieces, length)) for _, length in ranges]
+            return [data for _, data in self._bytes.read_many(ranges, DEPTH)]
 
     def block_status(self, context: str, offset: int, length: int) -> list[tuple[int, int, int]]:
         with self._maps_lock, _lost():
@@ -71,13 +63,6 @@ class NbdView:
     def close(self) -> None:
         self._maps.close()
         self._bytes.close()
-
-
-def _take(pieces: Iterator[tuple[int, bytearray]], length: int) -> Iterator[bytearray]:
-    while length > 0:
-        _, data = next(pieces)
-        length -= len(data)
-        yield data
 
 
 def _opened_after(first: Client, connect: Callable[[], Client]) -> Client:

@@ -37,7 +37,7 @@ class ObjectStore(Protocol):
         BadInput BAD_OBJECT_NAME: the name is not of the form above.
     """
 
-    def put(self, name: str, data: bytes) -> None:
+    def put(self, name: str, data: bytes | bytearray) -> None:
         """Store `data` durably under a name never used before, or used for the same bytes."""
         ...
 

@@ -34,7 +34,7 @@ class DirectoryStore:
         with self._errors():
             root.mkdir(exist_ok=True)
 
-    def put(self, name: str, data: bytes) -> None:
+    def put(self, name: str, data: bytes | bytearray) -> None:
         path = self._path(name)
         with self._errors():
             self._make_folder(path.parent)
@@ -118,7 +118,7 @@ class DirectoryStore:
             raise unreachable(where, error.strerror) from error
 
 
-def _write_synced(path: Path, data: bytes) -> None:
+def _write_synced(path: Path, data: bytes | bytearray) -> None:
     with open(path, "xb", buffering=0) as file:
         view = memoryview(data)
         while view:

@@ -61,7 +61,7 @@ class FaultyStore:
         self.rules: list[Rule] = []
         self.calls: list[tuple[str, str]] = []
 
-    def put(self, name: str, data: bytes) -> None:
+    def put(self, name: str, data: bytes | bytearray) -> None:
         fault = self._fault("put", name)
         if fault is not Fault.FORGET:
             self._store.put(name, data)

@@ -8,7 +8,7 @@ do not do; Holdfast checks every byte that it reads against checksums of its own
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 from holdfast.base.errors import HoldfastError, Unavailable
 from holdfast.snapshotter.objects import (
@@ -65,9 +65,10 @@ class S3Store:
         self._where = f"{settings.endpoint or 's3'}/{settings.bucket}"
         self._client = _client(settings)
 
-    def put(self, name: str, data: bytes) -> None:
+    def put(self, name: str, data: bytes | bytearray) -> None:
+        body = cast(bytes, data)  # boto3 takes a bytearray as well; its stubs do not say so.
         with self._errors(""):
-            self._client.put_object(Bucket=self._bucket, Key=self._key(name), Body=data)
+            self._client.put_object(Bucket=self._bucket, Key=self._key(name), Body=body)
 
     def get(self, name: str) -> bytes:
         return self._body(name, "")

@@ -14,13 +14,15 @@ import struct
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from holdfast.snapshotter.blob import Blob
+from holdfast.base.limits import MIB
+from holdfast.snapshotter.blob import Blob, Plain
 from holdfast.snapshotter.envelope import DIGEST_BYTES, HEADER, check_header, damaged, header
 
 KIND = b"PACK"
 _ROW = struct.Struct("<QQII32s")
 _TRAILER = struct.Struct("<QII")
 TAIL_BYTES = _TRAILER.size + DIGEST_BYTES
+_GROW_BYTES = 4 * MIB
 
 
 class PackRow(NamedTuple):
@@ -34,10 +36,15 @@ class PackRow(NamedTuple):
 
 
 class PackBuilder:
-    """Collects extents until the caller finds it full."""
+    """Collects extents until the caller finds it full.
 
-    def __init__(self) -> None:
-        self._blobs: list[bytes] = []
+    Args:
+        buffer: what the pack is made in, to be used again afterwards: memory that was just given back and
+            taken again costs the kernel as much as the checksums. It grows where it is too short.
+    """
+
+    def __init__(self, buffer: bytearray | None = None) -> None:
+        self._buffer = bytearray() if buffer is None else buffer
         self._rows: list[PackRow] = []
         self._end = HEADER.size
 
@@ -52,15 +59,27 @@ class PackBuilder:
 
     def add(self, extent: int, blob: Blob) -> None:
         self._rows.append(PackRow(extent, self._end, len(blob.stored), blob.coding, blob.digest))
-        self._blobs.append(blob.stored)
+        self._place(self._end, blob.stored)
         self._end += len(blob.stored)
 
-    def build(self) -> bytes:
+    def build(self) -> bytearray:
+        """The pack, in the buffer; this is of no use any more."""
         table = b"".join(_ROW.pack(*row) for row in self._rows)
         trailer = _TRAILER.pack(self._end, len(self._rows), 0)
         head = header(KIND, self.size_bytes - HEADER.size - DIGEST_BYTES)
         digest = hashlib.sha256(head + table + trailer).digest()
-        return b"".join([head, *self._blobs, table, trailer, digest])
+        size_bytes = self.size_bytes
+        self._place(0, head)
+        self._place(self._end, b"".join([table, trailer, digest]))
+        del self._buffer[size_bytes:]
+        return self._buffer
+
+    def _place(self, at: int, data: Plain) -> None:
+        lacking = at + len(data) - len(self._buffer)
+        if lacking > 0:
+            self._buffer.extend(bytes(max(lacking, _GROW_BYTES)))
+        with memoryview(self._buffer) as view:
+            view[at : at + len(data)] = data
 
 
 def decode_table(data: bytes, name: str) -> list[PackRow]:

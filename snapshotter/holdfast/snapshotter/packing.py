@@ -2,7 +2,7 @@
 
 Packs are put by a few threads and may arrive in any order; they are handed on in the order of the volume,
 so that "everything below this extent is stored" is one number. At most `uploads` packs are on their way
-and one is being filled: that bounds the memory.
+and one is being filled: that bounds the memory, which is used again and again.
 """
 
 from collections import deque
@@ -16,7 +16,7 @@ from holdfast.snapshotter.envelope import StoredObject
 from holdfast.snapshotter.pack import PackBuilder, PackRow
 from holdfast.snapshotter.shard import Entry
 
-PutPack = Callable[[bytes], StoredObject]
+PutPack = Callable[[bytearray], StoredObject]
 """Stores a pack under a new name and confirms it; called in a thread."""
 
 
@@ -56,6 +56,8 @@ class Packing:
         self._uploads = uploads
         self._sent: deque[_Sent] = deque()
         self._end = 0
+        self._buffers: list[bytearray] = []
+        """Of packs that are stored."""
         self._start_over()
 
     def blob(self, extent: int, blob: Blob) -> None:
@@ -95,7 +97,7 @@ class Packing:
     """Runs of zeros kept before a segment is cut without a pack being full."""
 
     def _start_over(self) -> None:
-        self._builder = PackBuilder()
+        self._builder = PackBuilder(self._buffers.pop() if self._buffers else None)
         self._outcomes: list[Outcome] = []
         self._dealt = 0
 
@@ -103,9 +105,16 @@ class Packing:
         builder = self._builder
         pack = None
         if builder.rows:
-            pack = self._threads.submit(lambda: self._put(builder.build()))
+            pack = self._threads.submit(self._build_and_put, builder)
         self._sent.append(_Sent(self._outcomes, list(builder.rows), self._dealt, self._end, pack))
         self._start_over()
+
+    def _build_and_put(self, builder: PackBuilder) -> StoredObject:
+        data = builder.build()
+        try:
+            return self._put(data)
+        finally:
+            self._buffers.append(data)
 
     @staticmethod
     def _is_stored(sent: _Sent) -> bool:

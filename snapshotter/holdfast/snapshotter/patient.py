@@ -39,10 +39,10 @@ class PatientStore:
         self._stop = stop
         self._waiting = waiting
 
-    def put(self, name: str, data: bytes) -> None:
+    def put(self, name: str, data: bytes | bytearray) -> None:
         self._patiently(lambda: self._store.put(name, data))
 
-    def put_confirmed(self, name: str, data: bytes) -> StoredObject:
+    def put_confirmed(self, name: str, data: bytes | bytearray) -> StoredObject:
         """Put, then ask the store whether it is there, as long as it should be; put again if not."""
         for attempt in range(1, CONFIRM_ATTEMPTS + 1):
             self.put(name, data)

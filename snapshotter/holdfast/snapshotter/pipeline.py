@@ -6,21 +6,22 @@ thread puts the results in order into packs. At most `batches_ahead` batches are
 
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 from holdfast.base.limits import EXTENT_BYTES
 from holdfast.snapshotter import blob, frozen, plan
-from holdfast.snapshotter.blob import ZERO_EXTENT, Blob
+from holdfast.snapshotter.blob import Blob, Plain, is_zero
 from holdfast.snapshotter.cipher import DataKey
-from holdfast.snapshotter.frozen import FrozenView
+from holdfast.snapshotter.frozen import READ_MAX_BYTES, FrozenView
 from holdfast.snapshotter.index import Index
 from holdfast.snapshotter.packing import Packing
 from holdfast.snapshotter.patient import Stopped
 from holdfast.snapshotter.plan import Batch, WindowPlan
 
 _AS_IN_BASE = Blob(b"", -1, b"")
+_READ_EXTENTS = READ_MAX_BYTES // EXTENT_BYTES
 
 
 class _Worked(NamedTuple):
@@ -90,28 +91,34 @@ class Pipeline:
         for first, end in plan.windows(self._view.size_bytes, position):
             yield from plan.batches(self._plan(first, end), self._batch_extents)
 
-    def _read(self, batch: Batch) -> list[bytes]:
+    def _read(self, batch: Batch) -> list[tuple[int, Plain]]:
+        """What is to be read, in pieces of whole extents: the first extent of each, and its bytes."""
         if self._stop.is_set():
             raise Stopped
-        ranges = [self._byte_range(first, end) for first, end in batch.read]
-        return self._view.read_many(ranges) if ranges else []
+        pieces = [
+            (at, min(at + _READ_EXTENTS, end))
+            for first, end in batch.read
+            for at in range(first, end, _READ_EXTENTS)
+        ]
+        ranges = [self._byte_range(first, end) for first, end in pieces]
+        return [(first, data) for (first, _), data in zip(pieces, self._view.read_many(ranges), strict=True)]
 
     def _byte_range(self, first: int, end: int) -> tuple[int, int]:
         offset = first * EXTENT_BYTES
         return offset, min(end * EXTENT_BYTES, self._view.size_bytes) - offset
 
-    def _work(self, batch: Batch, data: "Future[list[bytes]]") -> _Worked:
+    def _work(self, batch: Batch, data: "Future[list[tuple[int, Plain]]]") -> _Worked:
         verdicts: list[tuple[int, Blob | None]] = []
-        for (first, _), piece in zip(batch.read, data.result(), strict=True):
+        for first, piece in data.result():
             for extent, plain in enumerate(cut(piece), first):
                 verdict = self._compare(extent, plain)
                 if verdict is not _AS_IN_BASE:
                     verdicts.append((extent, verdict))
         return _Worked(batch, verdicts)
 
-    def _compare(self, extent: int, plain: bytes) -> Blob | None:
+    def _compare(self, extent: int, plain: Plain) -> Blob | None:
         before = self._base.get(extent) if self._base else None
-        if plain == ZERO_EXTENT:
+        if is_zero(plain):
             return None if before else _AS_IN_BASE
         digest = blob.digest_of(plain)
         if self._base and before:
@@ -133,9 +140,9 @@ def _pack(worked: _Worked, packing: Packing) -> None:
     packing.reached(worked.batch.end, worked.batch.read_extents)
 
 
-def cut(data: bytes) -> Sequence[bytes]:
-    """`data` in extents; the last one filled up with zeros, since an extent always is EXTENT_BYTES."""
-    pieces = [data[at : at + EXTENT_BYTES] for at in range(0, len(data), EXTENT_BYTES)]
-    if pieces and len(pieces[-1]) < EXTENT_BYTES:
-        pieces[-1] = pieces[-1].ljust(EXTENT_BYTES, b"\0")
-    return pieces
+def cut(data: Plain) -> Iterator[Plain]:
+    """`data` in extents, not copied; the last one filled up with zeros: an extent always is EXTENT_BYTES."""
+    view = memoryview(data)
+    for at in range(0, len(view), EXTENT_BYTES):
+        piece = view[at : at + EXTENT_BYTES]
+        yield piece if len(piece) == EXTENT_BYTES else bytes(piece).ljust(EXTENT_BYTES, b"\0")

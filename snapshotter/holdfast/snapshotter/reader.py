@@ -1,7 +1,8 @@
 """Reading a snapshot: bytes by offset, every one of them checked against the checksums of its upload.
 
-How much is fetched ahead follows from how the reads come: a random read fetches what it needs, reads that
-follow each other up to READ_AHEAD_EXTENTS more, in one go whenever half of that has been used up.
+How much is fetched ahead follows from how the reads come. A random read fetches what it needs. Reads that
+follow each other fetch ever more beyond what they need, from AHEAD_FIRST_EXTENTS to AHEAD_MAX_EXTENTS: each
+GET costs a server as much as some MiB do, so a long sequence is best fetched in long ones.
 """
 
 from holdfast.base.extents import covering, runs
@@ -11,8 +12,10 @@ from holdfast.snapshotter.fetch import Fetcher
 from holdfast.snapshotter.index import Index
 from holdfast.snapshotter.shard import SHARD_EXTENTS, Entry
 
-READ_AHEAD_EXTENTS = 64
-"""8 MiB: two of the longest GETs, so that one is on its way while the other is used."""
+AHEAD_FIRST_EXTENTS = 16
+"""2 MiB; doubled each time that half of what was fetched ahead has been used."""
+AHEAD_MAX_EXTENTS = 256
+"""32 MiB: two of the longest GETs, so that one is on its way while the other is used."""
 NEAR_EXTENTS = 8
 """A read that starts so near the end of the last one goes on from it."""
 SHARDS_CACHE_BYTES = 64 * MIB
@@ -30,6 +33,7 @@ class SnapshotReader:
         # A hint, and changed without a lock: at worst something is fetched too early or too late.
         self._expected = -1000
         self._ahead_to = 0
+        self._ahead = AHEAD_FIRST_EXTENTS
 
     @property
     def size_bytes(self) -> int:
@@ -40,7 +44,11 @@ class SnapshotReader:
         return len(self.index.manifest.shards)
 
     def read(self, offset: int, length: int) -> bytes:
-        """The bytes of [offset, offset + length), which must be inside the snapshot.
+        """As `read_pieces`, in one."""
+        return b"".join(self.read_pieces(offset, length))
+
+    def read_pieces(self, offset: int, length: int) -> list[memoryview]:
+        """The bytes of [offset, offset + length), which must be inside the snapshot, one piece an extent.
 
         Raises DataLoss with the object's name (missing, cut or damaged), or Unavailable.
         """
@@ -49,14 +57,12 @@ class SnapshotReader:
                 f"[{offset}, {offset + length}) is outside a snapshot of {self.size_bytes} bytes"
             )
         wanted = covering(offset, length, EXTENT_BYTES)
-        data = self._extents(wanted)
-        start = offset - wanted.start * EXTENT_BYTES
-        if len(data) == 1:
-            return data[0][start : start + length]
-        if data:
-            data[0] = data[0][start:]
-            data[-1] = data[-1][: offset + length - (wanted.stop - 1) * EXTENT_BYTES]
-        return b"".join(data)
+        pieces = [memoryview(data) for data in self._extents(wanted)]
+        if pieces:
+            # The end first: the first piece may be the last one too.
+            pieces[-1] = pieces[-1][: offset + length - (wanted.stop - 1) * EXTENT_BYTES]
+            pieces[0] = pieces[0][offset - wanted.start * EXTENT_BYTES :]
+        return pieces
 
     def allocation(self, offset: int, length: int) -> list[tuple[int, int]]:
         """Runs (length, flags) that follow each other from `offset` on and cover `length` bytes.
@@ -103,16 +109,18 @@ class SnapshotReader:
         # Several threads share a sequence, so it comes a little out of order.
         if abs(wanted.start - self._expected) > NEAR_EXTENTS:
             self._expected = self._ahead_to = wanted.stop
+            self._ahead = AHEAD_FIRST_EXTENTS
             return []
         if wanted.stop <= self._expected:
             return []
         self._expected = wanted.stop
         # Not past this shard: a damaged one further on must not fail a read that does not need it.
         shard_end = ((wanted.stop - 1) // SHARD_EXTENTS + 1) * SHARD_EXTENTS
-        end = min(wanted.stop + READ_AHEAD_EXTENTS, shard_end)
+        end = min(wanted.stop + self._ahead, shard_end)
         first = max(wanted.stop, self._ahead_to)
-        if first > wanted.stop + READ_AHEAD_EXTENTS // 2 or first >= end:
+        if first > wanted.stop + self._ahead // 2 or first >= end:
             return []
         self._ahead_to = end
+        self._ahead = min(2 * self._ahead, AHEAD_MAX_EXTENTS)
         entries = (self.index.get(extent) for extent in range(first, end))
         return [entry for entry in entries if entry]

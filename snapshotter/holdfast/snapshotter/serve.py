@@ -7,7 +7,7 @@ import logging
 from concurrent.futures import Executor
 from functools import partial
 
-from holdfast.base.device import Op, Outcome, Request
+from holdfast.base.device import Op, Outcome, Request, fill
 from holdfast.base.errors import DataLoss, HoldfastError
 from holdfast.base.limits import MIB
 from holdfast.base.loop import Loop
@@ -97,11 +97,7 @@ class SnapshotExport:
         done(Outcome.INVALID, b"")
 
     def _read(self, request: Request) -> None:
-        data = memoryview(self._reader().read(request.offset, request.length))
-        at = 0
-        for buffer in request.buffers:
-            buffer[:] = data[at : at + len(buffer)]
-            at += len(buffer)
+        fill(request.buffers, self._reader().read_pieces(request.offset, request.length))
 
     def _reader(self) -> SnapshotReader:
         return self._readers.get(self._snapshot)

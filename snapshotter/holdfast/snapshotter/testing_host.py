@@ -1,27 +1,26 @@
-"""A stand-in for a storage host: serves frozen views of ModelVolumes over NBD with TLS, from a thread."""
+"""A stand-in for a storage host: serves frozen views over NBD with TLS, from a thread."""
 
 import threading
 from typing import Any
 
-from holdfast.base.device import Op, Outcome, Request
+from holdfast.base.device import Op, Outcome, Request, fill
 from holdfast.base.errors import NotFound
 from holdfast.base.limits import EXTENT_BYTES
 from holdfast.base.loop import Loop
 from holdfast.base.nbd.export import ControlDone, Export, Served, StatusDone
 from holdfast.base.nbd.server import Server
 from holdfast.base.tls import PeerIdentity, TlsFiles, server_context
-from holdfast.snapshotter.frozen import ALLOCATION, CHANGED
-from holdfast.snapshotter.testing import ModelView
+from holdfast.snapshotter.frozen import ALLOCATION, CHANGED, FrozenView
 
 
 class ViewExport:
-    """An Export of a ModelView. Reads from the extent `hold_from` on wait until `release`."""
+    """An Export of a view. Reads from the extent `hold_from` on wait until `release`."""
 
     read_only = True
     private = False
     contexts: tuple[str, ...] = (ALLOCATION, CHANGED)
 
-    def __init__(self, loop: Loop, view: ModelView) -> None:
+    def __init__(self, loop: Loop, view: FrozenView) -> None:
         self._loop = loop
         self._view = view
         self._held: list[Request] = []
@@ -73,11 +72,7 @@ class ViewExport:
         self._held.clear()
 
     def _answer(self, request: Request) -> None:
-        [data] = self._view.read_many([(request.offset, request.length)])
-        at = 0
-        for buffer in request.buffers:
-            buffer[:] = data[at : at + len(buffer)]
-            at += len(buffer)
+        fill(request.buffers, self._view.read_many([(request.offset, request.length)]))
         request.done(self.fail)
 
 
@@ -94,7 +89,7 @@ class FrozenHost:
         self._thread = threading.Thread(target=self._loop.run, name=host_id, daemon=True)
         self._thread.start()
 
-    def serve(self, volume_uid: str, snapshot_uid: str, view: ModelView) -> ViewExport:
+    def serve(self, volume_uid: str, snapshot_uid: str, view: FrozenView) -> ViewExport:
         export = ViewExport(self._loop, view)
         self._exports[f"frozen:{volume_uid}:{snapshot_uid}"] = export
         return export

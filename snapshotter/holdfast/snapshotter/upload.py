@@ -188,7 +188,7 @@ class Upload:
             return Draft((), _no_base)
         return Draft(base.manifest.shards, base.load)
 
-    def _put_pack(self, data: bytes) -> StoredObject:
+    def _put_pack(self, data: bytearray) -> StoredObject:
         with self._names:
             name = self._namer.pack()
         return self._store.put_confirmed(name, data)
