@@ -75,8 +75,8 @@ def test_what_a_worker_is_told() -> None:
     assert desired.snapshotters == (("10.0.0.9", 7411),) and desired.ring is None
     mirror = told(assigned(role=r.ROLE_MIRROR, primary_host_id="b"))
     assert (mirror.role, mirror.primary_host_id) == ("mirror", "b")
-    alone = told(assigned(peers=[AWAY], needs_mirror=True, cold=True))
-    assert alone.members == ("a",) and alone.needs_mirror and alone.cold
+    alone = told(assigned(peers=[AWAY], needs_mirror=True, cold_epoch=2))
+    assert alone.members == ("a",) and alone.needs_mirror and alone.cold_epoch == 2
     joiner = told(assigned(role=r.ROLE_JOINER, boot_id="", primary_host_id="b"))
     assert (joiner.role, joiner.members, joiner.initialized) == ("joiner", ("b",), False)
 
@@ -157,8 +157,17 @@ def test_a_promotion_changes_nothing_of_the_export() -> None:
     after = plan(assigned(epoch=4, peers=[AWAY], attachments=[attachment()]), present=EXPORTED, observed=ring)
     assert before.export == after.export and before.desired and after.desired
     assert before.desired.ring == after.desired.ring is not None
-    cold = plan(assigned(epoch=4, cold=True, attachments=[attachment()]), present=EXPORTED, observed=ring)
-    assert cold.export is not None and cold.export.cold_epoch == 4
+
+
+def test_sessions_from_before_a_cold_start_end_once_on_every_path() -> None:
+    ring = dataclasses.replace(SERVING, ring_open=True)
+    seen = [
+        plan(assigned(epoch=epoch, cold_epoch=3, attachments=[attachment()], **role),
+             present=EXPORTED, observed=ring).export
+        for epoch in (3, 4)
+        for role in ({}, {"role": r.ROLE_MIRROR, "primary_host_id": "b"})
+    ]  # fmt: skip
+    assert all(one is not None and one.cold_epoch == 3 for one in seen)
 
 
 def test_an_agent_that_does_not_know_the_export_yet_closes_no_ring() -> None:

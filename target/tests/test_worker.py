@@ -230,10 +230,18 @@ def test_a_path_is_active_when_the_replica_is(bench: Bench) -> None:
 
 def test_a_cold_start_is_told(bench: Bench) -> None:
     bench.worker.apply(bench.desired("joiner", 1, ring=RING))
-    for _ in range(2):
-        bench.worker.apply(bench.desired("primary", 2, cold=True, ring=RING))
+    for epoch in (2, 2, 3):
+        bench.worker.apply(bench.desired("primary", epoch, cold_epoch=2, ring=RING))
     said = [sense(bench.one(TUR)) for _ in range(3)]
     assert said == ["06/2a/06", "06/29/00", "0"]
+
+
+def test_a_cold_start_of_long_ago_is_not_told_again(bench: Bench) -> None:
+    """Neither by a process that begins later, nor by a path that becomes the active one."""
+    bench.worker.apply(bench.desired("mirror", 5, cold_epoch=2, ring=RING))
+    bench.worker.apply(bench.desired("mirror", 7, cold_epoch=7, ring=RING))
+    bench.worker.apply(bench.desired("primary", 8, cold_epoch=7, ring=RING))
+    assert [sense(bench.one(TUR)) for _ in range(2)] == ["06/2a/06", "0"]
 
 
 def test_what_a_replica_is_told(bench: Bench) -> None:

@@ -28,29 +28,30 @@ def write(
     replica: r.ReplicaRecord,
     *,
     epoch_rises: bool = True,
-    keep_cold: bool = False,
     cold: bool = False,
     accept_half_synced: bool = False,
 ) -> bool:
     """Put `replica`, and everything that follows from it. True.
 
     Args:
-        keep_cold: the primary may not have read its assignment yet: what it says of a cold start stays.
-        cold, accept_half_synced: how the new epoch begins, for the primary.
+        cold: the new epoch begins without what had not been flushed.
+        accept_half_synced: of a cold one: also if the primary's copy is not whole.
     """
     before = draft.get(keys.replica(replica.volume_uid), r.ReplicaRecord)
     if epoch_rises:
         _let_go(draft, replica)
         replica.epoch = (before.epoch if before else 0) + 1
+    if cold:
+        replica.cold_epoch = replica.epoch
     if replica.wanted_primary_host_id not in set(in_sync_ids(replica)) - {replica.primary_host_id}:
         replica.wanted_primary_host_id = ""
     _set_joining(draft, replica)
     _check(replica)
     draft.put(keys.replica(replica.volume_uid), replica)
     assignments = Assignments.read(draft, replica.volume_uid)
-    if not keep_cold:
+    if cold:
         for one in assignments.each:
-            one.cold, one.accept_half_synced = cold, accept_half_synced
+            one.accept_half_synced = accept_half_synced
     hosts = {one: draft.peek(keys.host(one), r.HostRecord) or r.HostRecord() for one in replica.host_ids}
     derive(replica, assignments.each, hosts)
     assignments.save(draft)
@@ -88,7 +89,7 @@ def derive(
         own.primary_host_id = replica.primary_host_id
         primary = own.role == r.ROLE_PRIMARY
         own.yield_to_host_id = replica.wanted_primary_host_id if primary else ""
-        own.cold = own.cold and primary
+        own.cold_epoch = replica.cold_epoch
         own.accept_half_synced = own.accept_half_synced and primary
         del own.peers[:]
         own.peers.extend(peer for host_id, peer in peers.items() if host_id != own.host_id)
@@ -158,7 +159,7 @@ def _retire(draft: Draft, host_id: str, replica: r.ReplicaRecord) -> None:
     assignment.role = r.ROLE_JOINER
     assignment.epoch = replica.epoch
     assignment.primary_host_id = replica.primary_host_id
-    clear(assignment, "boot_id", "yield_to_host_id", "cold", "accept_half_synced")
+    clear(assignment, "boot_id", "yield_to_host_id", "cold_epoch", "accept_half_synced")
     clear(assignment, "peers", "attachments", "snapshots")
     draft.put(key, assignment)
 

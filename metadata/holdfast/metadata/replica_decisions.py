@@ -106,7 +106,7 @@ def request_switch(draft: Draft, volume_uid: str, to_host_id: str) -> bool:
     need_assigned(replica, to_host_id)
     need_live(draft, to_host_id, need_member(replica, to_host_id), "the volume cannot be switched to it")
     replica.wanted_primary_host_id = to_host_id
-    return write(draft, replica, epoch_rises=False, keep_cold=True)
+    return write(draft, replica, epoch_rises=False)
 
 
 def path_move(draft: Draft, volume_uid: str, host_id: str, epoch: int, to_host_id: str, now_s: float) -> bool:
@@ -158,7 +158,7 @@ def replace(draft: Draft, volume_uid: str, gone_host_id: str, new: NewReplica) -
         replica.leaving_host_id = gone_host_id
     elif gone_host_id:
         remove_host(replica, gone_host_id)
-    write(draft, replica, keep_cold=True)
+    write(draft, replica)
     for uid, secret in secrets.items():
         key = keys.attachment(volume_uid, uid)
         record = draft.need(key, r.AttachmentRecord)
@@ -180,13 +180,13 @@ def drop(draft: Draft, volume_uid: str, host_id: str) -> bool:
             "IN_SYNC", f"Host {host_id} holds a good copy of volume {volume_uid}: it cannot be dropped."
         )
     remove_host(replica, host_id)
-    return write(draft, replica, keep_cold=True)
+    return write(draft, replica)
 
 
 def let_go(draft: Draft, volume_uid: str) -> bool:
     """The host that is to leave goes, if it may by now (a snapshot's only view may have kept it)."""
     replica = record_of(draft, volume_uid)
-    return may_let_go(draft, replica) and write(draft, replica, keep_cold=True)
+    return may_let_go(draft, replica) and write(draft, replica)
 
 
 def stay(draft: Draft, volume_uid: str, host_id: str) -> bool:
@@ -206,7 +206,7 @@ def stay(draft: Draft, volume_uid: str, host_id: str) -> bool:
         # Too late to undo: the newest of the others goes, as soon as it may.
         others = [one for one in replica.host_ids if one not in (host_id, replica.primary_host_id)]
         replica.leaving_host_id = others[-1]
-    return write(draft, replica, keep_cold=True)
+    return write(draft, replica)
 
 
 def _same_request(one: r.ForcedStart, other: r.ForcedStart) -> bool:
@@ -254,7 +254,7 @@ def _new_assignment(
     draft.put(keys.host(new.host_id), host)
     made = r.Assignment()
     made.CopyFrom(model)
-    clear(made, "boot_id", "attachments", "peers", "initialized", "deleting", "cold", "accept_half_synced")
+    clear(made, "boot_id", "attachments", "peers", "initialized", "deleting", "accept_half_synced")
     made.host_id, made.nbd_port = new.host_id, port
     made.portal_group = _free_tag(draft, replica)
     return made

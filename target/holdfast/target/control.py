@@ -66,8 +66,8 @@ class Desired:
     """Primary: let go, so that this member can be made the primary."""
     needs_mirror: bool = False
     """Acknowledge writes only while another host is in sync."""
-    cold: bool = False
-    """Primary: what was not flushed is lost since the epoch before; initiators are told."""
+    cold_epoch: int = 0
+    """The newest epoch that began without what had not been flushed; initiators are told once."""
     accept_half_synced: bool = False
     rebuild: bool = False
     """Joiner: if the copy here is not to be trusted, throw it away and make a new one."""

@@ -49,7 +49,7 @@ class Export:
     write_cache: bool = True
     acls: tuple[Acl, ...] = ()
     cold_epoch: int = 0
-    """Not 0: the epoch began without what was not flushed. Sessions from before it are ended, once."""
+    """The newest epoch that began without what was not flushed. Sessions from before it are ended, once."""
 
     fenced: bool = False
     """This host may be the primary no more, and cannot ask: its sessions end, so that what initiators wait

@@ -179,7 +179,7 @@ def _desired(assignment: r.Assignment, host: Host, now: Situation) -> Desired:
         # To one that is not in sync it cannot go: asked so, it would let go for nothing.
         yield_to=assignment.yield_to_host_id if assignment.yield_to_host_id in members else "",
         needs_mirror=assignment.needs_mirror,
-        cold=assignment.cold,
+        cold_epoch=assignment.cold_epoch,
         accept_half_synced=assignment.accept_half_synced,
         rebuild=_must_rebuild(assignment, now),
         may_sync=now.may_sync or role != PRIMARY,
@@ -224,7 +224,7 @@ def _export(assignment: r.Assignment, host: Host, now: Situation) -> Export | No
         group=assignment.portal_group or 1,
         serve=now.ring_open,
         acls=acls,
-        cold_epoch=assignment.epoch if assignment.cold else 0,
+        cold_epoch=assignment.cold_epoch,
         fenced=_fenced(assignment, host, now),
     )
 

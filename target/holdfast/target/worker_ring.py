@@ -97,13 +97,21 @@ class Ring:
             groups = _with_state(groups, here, UNAVAILABLE if self._empty else STANDBY)
         if self._unit is None:
             self._unit = Unit(self._uid, desired.size_bytes, groups=groups, here=here)
+            # An older one was told by the process before: those who log in since then have lost nothing.
+            self._cold_epoch = desired.cold_epoch if desired.cold_epoch < desired.epoch else 0
         else:
             self._unit = self._unit.with_groups(groups, here)
-        if desired.cold and self._active and desired.epoch != self._cold_epoch:
-            self._cold_epoch = desired.epoch
-            self._unit.attentions.establish(*POWER_ON)
+        self._tell_cold(desired, self._unit)
         if self._server is not None:
             self._server.unit = self._unit
+
+    def _tell_cold(self, desired: Desired, unit: Unit) -> None:
+        """By the path that serves from then on, once. The others' sessions the agent has ended."""
+        if desired.role == PRIMARY and not self._active:
+            return
+        if desired.role == PRIMARY and desired.cold_epoch > self._cold_epoch:
+            unit.attentions.establish(*POWER_ON)
+        self._cold_epoch = desired.cold_epoch
 
     def close(self) -> None:
         self.trouble = ""

@@ -123,8 +123,8 @@ class Worker:
         if self._ring is None:
             unit = Unit(self._machine.around.volume_uid, desired.size_bytes)
             self._ring = RingServer(self.loop, kernel.open_uio(self.loop), self._replica.device, unit)  # type: ignore[arg-type]
-        if desired.cold and desired.role == "primary" and desired.epoch > self._cold_epoch:
-            self._cold_epoch = desired.epoch
+        if desired.role == "primary" and desired.cold_epoch > self._cold_epoch:
+            self._cold_epoch = desired.cold_epoch
             self._ring.unit.attentions.establish(0x29, 0x00)
 
     # Saying how it is.

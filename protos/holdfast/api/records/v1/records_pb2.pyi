@@ -449,6 +449,7 @@ class ReplicaRecord(google.protobuf.message.Message):
     LEAVING_HOST_ID_FIELD_NUMBER: builtins.int
     PATH_MOVE_TIME_FIELD_NUMBER: builtins.int
     FORCED_FIELD_NUMBER: builtins.int
+    COLD_EPOCH_FIELD_NUMBER: builtins.int
     volume_uid: builtins.str
     epoch: builtins.int
     primary_host_id: builtins.str
@@ -456,6 +457,10 @@ class ReplicaRecord(google.protobuf.message.Message):
     """A planned switch: who is to be primary. Gone with the next change of primary."""
     leaving_host_id: builtins.str
     """It goes as soon as another host has come in sync."""
+    cold_epoch: builtins.int
+    """The newest epoch that began with a copy whose unflushed writes were lost; 0: none has. It stays, and
+    only grows: whoever must act on it acts once for each value.
+    """
     @property
     def in_sync(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___InSync]: ...
     @property
@@ -487,9 +492,10 @@ class ReplicaRecord(google.protobuf.message.Message):
         leaving_host_id: builtins.str = ...,
         path_move_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         forced: collections.abc.Iterable[global___ForcedStart] | None = ...,
+        cold_epoch: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["path_move_time", b"path_move_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["epoch", b"epoch", "forced", b"forced", "host_ids", b"host_ids", "in_sync", b"in_sync", "joining", b"joining", "leaving_host_id", b"leaving_host_id", "path_move_time", b"path_move_time", "primary_host_id", b"primary_host_id", "volume_uid", b"volume_uid", "wanted_primary_host_id", b"wanted_primary_host_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cold_epoch", b"cold_epoch", "epoch", b"epoch", "forced", b"forced", "host_ids", b"host_ids", "in_sync", b"in_sync", "joining", b"joining", "leaving_host_id", b"leaving_host_id", "path_move_time", b"path_move_time", "primary_host_id", b"primary_host_id", "volume_uid", b"volume_uid", "wanted_primary_host_id", b"wanted_primary_host_id"]) -> None: ...
 
 global___ReplicaRecord = ReplicaRecord
 
@@ -1132,10 +1138,10 @@ class Assignment(google.protobuf.message.Message):
     PORTAL_GROUP_FIELD_NUMBER: builtins.int
     YIELD_TO_HOST_ID_FIELD_NUMBER: builtins.int
     NEEDS_MIRROR_FIELD_NUMBER: builtins.int
-    COLD_FIELD_NUMBER: builtins.int
     ACCEPT_HALF_SYNCED_FIELD_NUMBER: builtins.int
     VERIFY_REQUEST_FIELD_NUMBER: builtins.int
     VERIFY_RATE_BYTES_S_FIELD_NUMBER: builtins.int
+    COLD_EPOCH_FIELD_NUMBER: builtins.int
     host_id: builtins.str
     volume_uid: builtins.str
     size_bytes: builtins.int
@@ -1160,13 +1166,13 @@ class Assignment(google.protobuf.message.Message):
     yield_to_host_id: builtins.str
     """To the primary: let go, and hand over to this host."""
     needs_mirror: builtins.bool
-    cold: builtins.bool
-    """To the primary: its epoch began with a copy whose unflushed writes were lost. Initiators are told."""
     accept_half_synced: builtins.bool
-    """To the primary: an operator has accepted that this copy was not whole."""
+    """To the primary: an operator has accepted that this copy was not whole. It stays while that is the primary."""
     verify_request: builtins.int
     """The number of the newest comparison that was asked for; 0: none. And how fast it may read."""
     verify_rate_bytes_s: builtins.int
+    cold_epoch: builtins.int
+    """As in the ReplicaRecord. Initiators that were logged in before are told, once."""
     @property
     def attachments(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___AssignedAttachment]: ...
     @property
@@ -1198,11 +1204,11 @@ class Assignment(google.protobuf.message.Message):
         portal_group: builtins.int = ...,
         yield_to_host_id: builtins.str = ...,
         needs_mirror: builtins.bool = ...,
-        cold: builtins.bool = ...,
         accept_half_synced: builtins.bool = ...,
         verify_request: builtins.int = ...,
         verify_rate_bytes_s: builtins.int = ...,
+        cold_epoch: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["accept_half_synced", b"accept_half_synced", "attachments", b"attachments", "boot_id", b"boot_id", "cold", b"cold", "deleting", b"deleting", "epoch", b"epoch", "host_id", b"host_id", "initialized", b"initialized", "keep_generation", b"keep_generation", "naa", b"naa", "nbd_port", b"nbd_port", "needs_mirror", b"needs_mirror", "origin_snapshot_uid", b"origin_snapshot_uid", "peers", b"peers", "portal_group", b"portal_group", "primary_host_id", b"primary_host_id", "role", b"role", "size_bytes", b"size_bytes", "snapshots", b"snapshots", "target_iqn", b"target_iqn", "verify_rate_bytes_s", b"verify_rate_bytes_s", "verify_request", b"verify_request", "volume_uid", b"volume_uid", "yield_to_host_id", b"yield_to_host_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["accept_half_synced", b"accept_half_synced", "attachments", b"attachments", "boot_id", b"boot_id", "cold_epoch", b"cold_epoch", "deleting", b"deleting", "epoch", b"epoch", "host_id", b"host_id", "initialized", b"initialized", "keep_generation", b"keep_generation", "naa", b"naa", "nbd_port", b"nbd_port", "needs_mirror", b"needs_mirror", "origin_snapshot_uid", b"origin_snapshot_uid", "peers", b"peers", "portal_group", b"portal_group", "primary_host_id", b"primary_host_id", "role", b"role", "size_bytes", b"size_bytes", "snapshots", b"snapshots", "target_iqn", b"target_iqn", "verify_rate_bytes_s", b"verify_rate_bytes_s", "verify_request", b"verify_request", "volume_uid", b"volume_uid", "yield_to_host_id", b"yield_to_host_id"]) -> None: ...
 
 global___Assignment = Assignment
