@@ -2,9 +2,18 @@
 
 import threading
 
+import pytest
+
 from holdfast.base.device import Op, Outcome
-from holdfast.base.errors import Unavailable
+from holdfast.base.errors import Denied, Unavailable
 from holdfast.base.limits import EXTENT_BYTES, MIB
+from holdfast.replicator.hydrate import (
+    ORIGIN_LOST,
+    ORIGIN_UNREADABLE,
+    SNAPSHOTTER_UNREACHABLE,
+    TROUBLE_AFTER_S,
+    trouble_of,
+)
 from holdfast.replicator.testing import FakeSource
 from holdfast.replicator.testing_rig import MakeRig, Rig
 
@@ -64,13 +73,15 @@ def test_a_source_that_fails_is_asked_again_with_a_pause(make_rig: MakeRig) -> N
     source.fail = lambda _offset: Unavailable("GONE", "away")
     pair.hydrator.go_on()
     outcome = pair.submit(Op.READ, 0, 512)
-    pair.for_s(10)
-    assert 10 <= source.reads <= 15 and "away" in pair.hydrator.trouble
+    pair.for_s(TROUBLE_AFTER_S - 1)
+    assert not any(pair.hydrator.trouble), "it may pass"
+    pair.for_s(10 - TROUBLE_AFTER_S + 1)
+    assert 10 <= source.reads <= 15 and pair.hydrator.trouble == (SNAPSHOTTER_UNREACHABLE, "away")
     pair.until(lambda: bool(outcome))
     assert outcome == [Outcome.BUSY]
     source.fail = lambda _offset: None
     pair.until(lambda: not pair.a.store.missing.left and not pair.b.store.missing.left)
-    assert not pair.hydrator.trouble and rig.disks["b"].content("data") == CONTENT
+    assert not any(pair.hydrator.trouble) and rig.disks["b"].content("data") == CONTENT
 
 
 def test_short_answers_are_no_answers(make_rig: MakeRig) -> None:
@@ -95,6 +106,7 @@ def test_what_the_origin_has_lost_is_lost_and_the_rest_comes(make_rig: MakeRig) 
     reads = source.reads
     pair.for_s(10)
     assert source.reads - reads <= 12
+    assert pair.hydrator.trouble[0] == ORIGIN_LOST
     assert pair.do(Op.WRITE, MIB, b"x" * MIB) is Outcome.OK
     assert pair.a.store.missing.left == 0
 
@@ -120,11 +132,24 @@ def test_no_source_for_a_while(make_rig: MakeRig) -> None:
     pair = rig.pair
     pair.hydrator.use(None)
     outcome = pair.submit(Op.READ, 0, 512)
-    pair.for_s(3)
-    assert not outcome and "no snapshotter" in pair.hydrator.trouble
+    pair.for_s(TROUBLE_AFTER_S)
+    assert not outcome and pair.hydrator.trouble == (SNAPSHOTTER_UNREACHABLE, "no snapshotter is running.")
     pair.hydrator.use(pair.origin)
     pair.until(lambda: bool(outcome))
-    assert outcome == [Outcome.OK]
+    assert outcome == [Outcome.OK] and not any(pair.hydrator.trouble)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (Unavailable("NBD_UNREACHABLE", "x"), SNAPSHOTTER_UNREACHABLE),
+        (ConnectionResetError(), SNAPSHOTTER_UNREACHABLE),
+        (Unavailable("BUSY", "x"), ORIGIN_UNREADABLE),
+        (Denied("NOT_GRANTED", "x"), ORIGIN_UNREADABLE),
+    ],
+)
+def test_a_server_that_cannot_read_is_not_one_that_is_away(error: Exception, reason: str) -> None:
+    assert trouble_of(error)[0] == reason
 
 
 def test_nothing_is_begun_after_the_end(make_rig: MakeRig) -> None:

@@ -42,6 +42,12 @@ SYNC = (ObservedSync("b", 600 * MIB, GIB, 5 * MIB),)
     [
         (assigned(), SERVING, KNOWN, GOOD, "", ()),
         (assigned(), but(hydrate_remaining_bytes=5), KNOWN, BAD, "HYDRATING", ("can be used",)),
+        (assigned(), but(hydrate_remaining_bytes=5, hydrate_reason="SNAPSHOTTER_UNREACHABLE",
+                         hydrate_message="none runs."), KNOWN, BAD,
+         "SNAPSHOTTER_UNREACHABLE", ("can be used", "none runs. Reads of what is missing wait")),
+        (assigned(), but(hydrate_remaining_bytes=5, hydrate_reason="ORIGIN_LOST", hydrate_message="lost."),
+         KNOWN, BAD, "ORIGIN_LOST", ("lost. Reads of that fail",)),
+        (assigned(), but(hydrate_reason="SNAPSHOTTER_UNREACHABLE"), KNOWN, GOOD, "", ()),
         (assigned(), but(reason="X", message="m"), KNOWN, BAD, "X", ("m",)),
         (assigned(), dataclasses.replace(DOWN, reason="FULL", message="m"), KNOWN, GONE, "FULL", ("m",)),
         (assigned(), DOWN, KNOWN, None, "", ()),

@@ -20,6 +20,10 @@ WINDOW_BYTES = 64 * GIB
 STROKE_BYTES = 64 * MIB
 
 
+class FillRefused(Unavailable):
+    """By the primary, which waits for another host: no fault of the source."""
+
+
 class HoleSource(Protocol):
     def holes(self, offset: int, length: int) -> list[tuple[int, int]]:
         """(offset, length) of what reads as zeros within the range, ascending. Blocks. Errors as `read`."""
@@ -31,14 +35,14 @@ InThreads = Callable[[Callable[[], object], Resume], None]
 
 
 def fill_holes(store: Store, source: HoleSource, in_threads: InThreads, fill: Fill) -> Steps[None]:
-    """Raises what the source raises, or Unavailable if a fill was refused: begin anew later."""
+    """Raises what the source raises, or FillRefused: begin anew later."""
     for offset in range(0, store.size_bytes, WINDOW_BYTES):
         length = min(WINDOW_BYTES, store.size_bytes - offset)
         holes = yield partial(in_threads, partial(source.holes, offset, length))
         for first, end in strokes(store, holes):
             outcome = yield _zero(store, first, end, fill)
             if outcome is not Outcome.OK:
-                raise Unavailable("FILL_REFUSED", f"a hole could not be filled: {outcome.value}.")
+                raise FillRefused("FILL_REFUSED", f"a hole could not be filled: {outcome.value}.")
 
 
 def strokes(store: Store, holes: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:

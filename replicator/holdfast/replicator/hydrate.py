@@ -13,12 +13,12 @@ from functools import partial
 from typing import Protocol
 
 from holdfast.base.device import Done, Op, Outcome, Request
-from holdfast.base.errors import DataLoss, HoldfastError
+from holdfast.base.errors import DataLoss, HoldfastError, Unavailable
 from holdfast.base.extents import runs
 from holdfast.base.limits import EXTENT_BYTES, MIB
 from holdfast.base.loop import Loop
 from holdfast.base.steps import Resume, run
-from holdfast.replicator.holes import HoleSource, fill_holes
+from holdfast.replicator.holes import FillRefused, HoleSource, fill_holes
 from holdfast.replicator.store import Store
 
 log = logging.getLogger(__name__)
@@ -30,13 +30,22 @@ BACKGROUND_STRETCHES = 3
 """Background fetches under way at once; those on demand come on top."""
 FETCH_THREADS = 6
 RETRY_S = 1.0
+TROUBLE_AFTER_S = 5.0
+"""What passes sooner is nobody's business: a snapshotter that restarts, a connection that is lost."""
+SNAPSHOTTER_UNREACHABLE, ORIGIN_UNREADABLE, ORIGIN_LOST = (
+    "SNAPSHOTTER_UNREACHABLE",
+    "ORIGIN_UNREADABLE",
+    "ORIGIN_LOST",
+)
 
 
 class Source(HoleSource, Protocol):
     """Where the origin's bytes come from. Called in threads; blocks."""
 
     def read(self, offset: int, length: int) -> bytes:
-        """`length` bytes. Raises DataLoss for good, any other HoldfastError or OSError for now."""
+        """`length` bytes. Raises DataLoss for good, any other HoldfastError or OSError for now: Unavailable
+        with the reason BUSY, or another class, if there is a server which cannot read it either.
+        """
 
 
 class Hydrator:
@@ -54,8 +63,10 @@ class Hydrator:
         self._cursor = 0
         self._stopped = False
         self._source: Source | None = None
+        self._trouble = ("", "")
+        self._trouble_since_s = 0.0
+        self._lost: dict[int, str] = {}
         self.fill: Callable[[Request], None] = lambda _request: None
-        self.trouble = ""
         self.on_change: Callable[[], None] = lambda: None
 
     @property
@@ -67,11 +78,25 @@ class Hydrator:
     def remaining_bytes(self) -> int:
         return min(self._store.missing.left * EXTENT_BYTES, self.total_bytes)
 
+    @property
+    def trouble(self) -> tuple[str, str]:
+        """What keeps it from its origin, and has for TROUBLE_AFTER_S: a word and a sentence, or two empty
+        strings. It ends with the next stretch that comes; that something is lost, when that comes.
+        """
+        if self._lost:
+            stretch, why = next(iter(self._lost.items()))
+            which = (
+                f"{len(self._lost)} of its MiB are lost at the origin, e.g. that at {stretch * STRETCH_BYTES}"
+            )
+            return ORIGIN_LOST, f"{which}: {why}"
+        lasts_s = self._loop.now() - self._trouble_since_s
+        return self._trouble if self.remaining_bytes and lasts_s >= TROUBLE_AFTER_S else ("", "")
+
     def use(self, source: Source | None) -> None:
         """Fetch from `source` from now on; None while nobody can serve the origin."""
         self._source = source
         if source is None and self._store.missing.left:
-            self._say("no snapshotter is in reach")
+            self._say(SNAPSHOTTER_UNREACHABLE, "no snapshotter is running.")
 
     def stop(self) -> None:
         """Begin nothing more; what is being fetched is thrown away."""
@@ -129,14 +154,15 @@ class Hydrator:
 
         def done(_nothing: None) -> None:
             self._filling_holes, self._holes_filled = False, True
-            self._say("")
+            self._say("", "")
             self.go_on()
 
         def failed(error: Exception) -> None:
             self._filling_holes = False
             if not isinstance(error, HoldfastError | OSError):
                 raise error
-            self._say(f"the origin cannot be read: {error}")
+            if not isinstance(error, FillRefused):
+                self._say(*trouble_of(error))
             self._pause()
 
         run(fill_holes(self._store, source, self._in_threads, lambda r: self.fill(r)), done, failed)
@@ -205,7 +231,8 @@ class Hydrator:
             error = OSError(f"{len(content)} bytes came for {length} at {start}")
             self._fetch_failed(stretch, error)
             return
-        self._say("")
+        self._say("", "")
+        self._lost.pop(stretch, None)
         first = stretch * STRETCH_EXTENTS
         extents = self._store.missing.among(range(first, min(first + STRETCH_EXTENTS, self._store.extents)))
         left = 0
@@ -239,18 +266,28 @@ class Hydrator:
         if self._stopped:
             return
         if isinstance(error, DataLoss):
-            self._say(f"the origin has lost data: {error}")
+            if stretch not in self._lost:
+                log.error("hydration: the origin has lost data: %s", error)
+            self._lost[stretch] = str(error)
             self._settle(stretch, Outcome.MEDIUM_ERROR)
             return
-        self._say(f"the origin cannot be read: {error}")
+        self._say(*trouble_of(error))
         self._loop.call_later(RETRY_S, partial(self._fetch, stretch))
 
-    def _say(self, trouble: str) -> None:
-        if trouble != self.trouble:
-            self.trouble = trouble
-            if trouble:
-                log.warning("hydration: %s", trouble)
+    def _say(self, reason: str, message: str) -> None:
+        before, self._trouble = self._trouble, (reason, message)
+        if reason and not before[0]:
+            self._trouble_since_s = self._loop.now()
+        if self._trouble != before:
+            if reason:
+                log.warning("hydration: %s: %s", reason, message)
             self.on_change()
+
+
+def trouble_of(error: BaseException) -> tuple[str, str]:
+    """A word and a sentence, of an error of the source that is not for good. Pure."""
+    unreachable = isinstance(error, OSError) or (isinstance(error, Unavailable) and error.reason != "BUSY")
+    return SNAPSHOTTER_UNREACHABLE if unreachable else ORIGIN_UNREADABLE, str(error)
 
 
 def _fill_requests(

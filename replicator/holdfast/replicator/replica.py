@@ -75,6 +75,8 @@ class ReplicaReport:
     verification: Verification | None = None
     hydrate_remaining_bytes: int = 0
     hydrate_total_bytes: int = 0
+    hydrate_trouble: tuple[str, str] = ("", "")
+    """What keeps it from its origin: a word and a sentence."""
 
 
 class Replica:
@@ -256,4 +258,5 @@ class Replica:
             verification=leading.chores.verification,
             hydrate_remaining_bytes=hydrator.remaining_bytes if hydrator else 0,
             hydrate_total_bytes=hydrator.total_bytes if hydrator else 0,
+            hydrate_trouble=hydrator.trouble if hydrator else ("", ""),
         )

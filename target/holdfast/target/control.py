@@ -141,6 +141,9 @@ class Observed:
     snapshots: tuple[ObservedSnapshot, ...] = ()
     hydrate_remaining_bytes: int = 0
     hydrate_total_bytes: int = 0
+    hydrate_reason: str = ""
+    """One word, empty if all is well: what keeps it from its origin. It serves all the same."""
+    hydrate_message: str = ""
     wants_leave_out: tuple[str, ...] = ()
     """Primary: these are lost. Nothing is acknowledged until the record says so."""
     wants_join: str = ""

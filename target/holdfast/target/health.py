@@ -15,7 +15,9 @@ says (VolumeHealth.since_time). The first row that fits is told.
 | degraded | what the worker says | it serves, and something is wrong all the same |
 | degraded | SYNCING | it goes on alone, and a host is being brought up to date |
 | degraded | MIRROR_LOST | it goes on alone |
-| degraded | EXPORT_TROUBLE, HYDRATING | |
+| degraded | EXPORT_TROUBLE | |
+| degraded | what the worker says of its origin | it is still being copied, and that does not go on |
+| degraded | HYDRATING | it is still being copied |
 | healthy | | |
 """
 
@@ -24,6 +26,7 @@ from dataclasses import dataclass
 
 from holdfast.api.records.v1 import records_pb2 as r
 from holdfast.base.limits import MIB
+from holdfast.replicator.hydrate import ORIGIN_LOST
 from holdfast.target import reports as say
 from holdfast.target.control import Observed
 from holdfast.target.membership import Leases, cold_start_possible
@@ -122,9 +125,19 @@ def _serving(assignment: r.Assignment, observed: Observed, known: Known) -> _Wor
     if known.trouble:
         return _DEGRADED, "EXPORT_TROUBLE", known.trouble
     if observed.hydrate_remaining_bytes:
-        sentence = "It is still being copied from the snapshot it was made from; it can be used meanwhile."
-        return _DEGRADED, "HYDRATING", sentence
+        return _hydrating(observed)
     return r.HEALTH_STATE_HEALTHY, "", ""
+
+
+def _hydrating(observed: Observed) -> _Word:
+    sentence = "It is still being copied from the snapshot it was made from; it can be used meanwhile."
+    if not observed.hydrate_reason:
+        return _DEGRADED, "HYDRATING", sentence
+    lost = observed.hydrate_reason == ORIGIN_LOST
+    waits = (
+        "Reads of that fail: write it anew" if lost else "Reads of what is missing wait; it goes on by itself"
+    )
+    return _DEGRADED, observed.hydrate_reason, f"{sentence} But {observed.hydrate_message} {waits}."
 
 
 def _about_joiners(assignment: r.Assignment, observed: Observed) -> str:

@@ -76,6 +76,8 @@ def observed_of(desired: Desired, report: ReplicaReport, state: State, suspect: 
         message=report.message,
         hydrate_remaining_bytes=report.hydrate_remaining_bytes,
         hydrate_total_bytes=report.hydrate_total_bytes,
+        hydrate_reason=report.hydrate_trouble[0],
+        hydrate_message=report.hydrate_trouble[1],
         wants_leave_out=report.wants_leave_out,
         wants_join=report.wants_join,
         wants_join_boot=report.wants_join_boot,
