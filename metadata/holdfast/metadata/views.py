@@ -8,6 +8,7 @@ from holdfast.api.host.v1.host_pb2 import Host
 from holdfast.api.records.v1 import records_pb2 as r
 from holdfast.api.snapshot.v1.snapshot_pb2 import BlockServer, Snapshot
 from holdfast.api.volume.v1.volume_pb2 import SnapshotRef, Volume
+from holdfast.metadata.owner_words import NOT_MADE_YET, NOT_REPAIRED_YET, health_for_owner
 from holdfast.metadata.permissions import of_grant
 
 
@@ -17,7 +18,7 @@ def volume_view(
     origin: r.SnapshotRecord | None,
     operator: bool,
 ) -> Volume:
-    """Which hosts hold a volume is for operators only."""
+    """Which hosts hold a volume, and what happens to which of them, is for operators only."""
     view = Volume(
         volume_id=volume.volume_id,
         uid=volume.uid,
@@ -39,13 +40,23 @@ def volume_view(
     if volume.HasField("verify"):
         view.verify.CopyFrom(volume.verify)
     if volume.HasField("health"):
-        view.health.CopyFrom(volume.health)
+        view.health.CopyFrom(volume.health if operator else health_for_owner(volume.health))
+    if not operator:
+        _keep_from_owner(view)
     view.create_time.CopyFrom(volume.create_time)
     if origin is not None:
         view.source_snapshot.CopyFrom(SnapshotRef(owner=origin.owner, snapshot_id=origin.snapshot_id))
     if replica is not None:
         _show_replicas(view, replica, operator)
     return view
+
+
+def _keep_from_owner(view: Volume) -> None:
+    """What hosts and the control plane wrote for operators."""
+    if view.state == r.VOLUME_STATE_CREATING and view.reason:
+        view.reason = NOT_MADE_YET
+    if view.repair_reason:
+        view.repair_reason = NOT_REPAIRED_YET
 
 
 def _show_replicas(view: Volume, replica: r.ReplicaRecord, operator: bool) -> None:

@@ -68,10 +68,10 @@ def report_health(
 
 
 def set_health(old: r.VolumeHealth, health: r.VolumeHealth, now_s: float) -> None:
-    """Change `old` if it says something else than `health`; then it holds since now."""
-    if (old.state, old.reason, old.message) != (health.state, health.reason, health.message):
-        old.CopyFrom(health)
+    """Say `health` in `old`. State and reason hold since they changed; a sentence may change meanwhile."""
+    if (old.state, old.reason) != (health.state, health.reason) or not old.HasField("since_time"):
         old.since_time.CopyFrom(timestamp(now_s))
+    old.state, old.reason, old.message = health.state, health.reason, health.message
 
 
 def report_sync(

@@ -313,7 +313,8 @@ def _attachments(assignment: r.Assignment, host: Host, now: Situation) -> list[R
         elif exported:
             found.append(say.AttachmentReady(epoch, one.uid))
         elif now.trouble or (now.observed is not None and now.observed.reason):
-            sentence = now.trouble or (now.observed.message if now.observed else "")
+            # Why is the volume's health. This is told to its owner, who is not to learn of hosts.
+            sentence = "The host that serves the volume cannot export it yet: see the volume's health."
             found.append(say.AttachmentWaits(epoch, one.uid, sentence))
     return found
 

@@ -246,11 +246,15 @@ class VolumeHealth(google.protobuf.message.Message):
     SINCE_TIME_FIELD_NUMBER: builtins.int
     state: global___HealthState.ValueType
     reason: builtins.str
-    """One word for programs, e.g. MIRROR_LOST, HYDRATING, SNAPSHOTTER_UNREACHABLE."""
+    """One word for programs, e.g. MIRROR_LOST, HYDRATING, SNAPSHOTTER_UNREACHABLE. docs/states/volume.md has all."""
     message: builtins.str
-    """One sentence for people: what happened, to what, what to do."""
+    """One sentence for people: what happened, to what, what to do. It names hosts: through the API, only
+    operators are told it; owners are told another, by the reason.
+    """
     @property
-    def since_time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
+    def since_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """When the state and the reason began."""
+
     def __init__(
         self,
         *,

@@ -69,7 +69,9 @@ class Volume(google.protobuf.message.Message):
     wanted_primary_host_id: builtins.str
     leaving_host_id: builtins.str
     @property
-    def health(self) -> holdfast.api.records.v1.records_pb2.VolumeHealth: ...
+    def health(self) -> holdfast.api.records.v1.records_pb2.VolumeHealth:
+        """To its owner the message says what that means; to operators also what happened to which host."""
+
     @property
     def create_time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
     @property
