@@ -47,6 +47,23 @@ def test_a_read_brings_what_it_needs_and_its_neighbours(make_rig: MakeRig) -> No
     assert pair.origin is not None and pair.origin.reads == 1
 
 
+def test_the_background_keeps_to_its_rate_and_reads_do_not_wait_for_it(make_rig: MakeRig) -> None:
+    content = CONTENT[: 2 * MIB] * 3
+    rig = make_rig(origin=FakeSource(content), size_bytes=len(content))
+    pair = rig.pair
+    pair.hydrates = False
+    pair.until_up()
+    pair.hydrator.limit(MIB)
+    began_s = pair.clock.now_s
+    pair.hydrator.go_on()
+    assert pair.read(len(content) - 4096, 4096) == content[-4096:]
+    assert pair.clock.now_s - began_s < 0.5
+    pair.until(lambda: not pair.a.store.missing.left and not pair.b.store.missing.left)
+    # Six stretches of a MiB: one was brought by the read, three are begun at once, the others one a second.
+    assert pair.clock.now_s - began_s > 1.5
+    assert rig.same() and rig.disks["a"].content("data") == content
+
+
 def test_a_users_write_wins(make_rig: MakeRig) -> None:
     rig = a_rig(make_rig, background=False)
     pair = rig.pair

@@ -51,6 +51,6 @@ PATH_AWAY_S = 3
 PATH_MOVE_MIN_S = 120
 """Between two such moves of a volume."""
 SYNC_MAX_BYTES_S = 200 * MIB
-"""Of one resync, while nobody else needs the disks."""
+"""Of one resync, or of filling one volume from its snapshot, while nobody else needs the disks."""
 SYNC_FLOOR_BYTES_S = 8 * MIB
 """It never goes slower, however busy the volume is."""

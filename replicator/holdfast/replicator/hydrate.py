@@ -4,6 +4,8 @@ A fetched stretch is written through the primary like any write, extent by exten
 only where it is still missing by the time its turn comes: a user's write always wins. Several requests
 that need one extent wait for one fetch. Errors of the source are retried, with a pause; a request that
 waits too long is answered BUSY by the primary, and the extent stays missing.
+
+The background keeps to a rate, and gives way to users' requests; what they wait for does not.
 """
 
 import logging
@@ -15,9 +17,10 @@ from typing import Protocol
 from holdfast.base.device import Done, Op, Outcome, Request
 from holdfast.base.errors import DataLoss, HoldfastError, Unavailable
 from holdfast.base.extents import runs
-from holdfast.base.limits import EXTENT_BYTES, MIB
+from holdfast.base.limits import EXTENT_BYTES, MIB, SYNC_MAX_BYTES_S
 from holdfast.base.loop import Loop
 from holdfast.base.steps import Resume, run
+from holdfast.replicator.budget import Budget
 from holdfast.replicator.holes import FillRefused, HoleSource, fill_holes
 from holdfast.replicator.store import Store
 
@@ -66,6 +69,9 @@ class Hydrator:
         self._trouble = ("", "")
         self._trouble_since_s = 0.0
         self._lost: dict[int, str] = {}
+        self._budget = Budget(loop.now(), SYNC_MAX_BYTES_S)
+        self.busy: Callable[[], bool] = lambda: False
+        """Whether users' requests are under way."""
         self.fill: Callable[[Request], None] = lambda _request: None
         self.on_change: Callable[[], None] = lambda: None
 
@@ -91,6 +97,10 @@ class Hydrator:
             return ORIGIN_LOST, f"{which}: {why}"
         lasts_s = self._loop.now() - self._trouble_since_s
         return self._trouble if self.remaining_bytes and lasts_s >= TROUBLE_AFTER_S else ("", "")
+
+    def limit(self, most_bytes_s: int) -> None:
+        """How fast the background may go while nobody else uses the volume."""
+        self._budget.most_bytes_s = most_bytes_s
 
     def use(self, source: Source | None) -> None:
         """Fetch from `source` from now on; None while nobody can serve the origin."""
@@ -187,8 +197,13 @@ class Hydrator:
         return None
 
     def _background_done(self) -> None:
+        """Its place is free for the next one as soon as the rate allows."""
+        wait_s = self._budget.spend(STRETCH_BYTES, self._loop.now(), self.busy())
+        self._loop.call_later(wait_s, self._begin_next)
+
+    def _begin_next(self) -> None:
         self._background -= 1
-        self._loop.call_soon(self.go_on)
+        self.go_on()
 
     def _background_failed(self, _outcome: Outcome) -> None:
         self._background -= 1
@@ -299,7 +314,7 @@ def _fill_requests(
         offset, length = store.extent_range(extent)
         return content[offset - start : offset - start + length]
 
-    empty = {extent for extent in extents if bytes(part(extent)).count(0) == len(part(extent))}
+    empty = {extent for extent in extents if bytes(part(extent)) == bytes(len(part(extent)))}
     for kind in (empty, set(extents) - empty):
         for first, end in runs(sorted(kind)):
             offset = first * EXTENT_BYTES

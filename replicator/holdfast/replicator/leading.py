@@ -78,6 +78,7 @@ class Leading:
         self.trouble = ""
         """Why this host should not be the primary, although another could be; empty while it should."""
         hydrator.on_change = on_change
+        hydrator.busy = lambda: self.primary.serving_users
         self._timer: Timer = loop.call_later(BEACON_INTERVAL_S, self._tick)
 
     # Epochs.
@@ -193,6 +194,7 @@ class Leading:
         self.chores.want(wanted.snapshots)
         self.chores.verify(wanted.verify_request, wanted.verify_rate_bytes_s)
         self.syncing.most_bytes_s = wanted.sync_max_bytes_s or SYNC_MAX_BYTES_S
+        self.hydrator.limit(self.syncing.most_bytes_s)
         self.primary.on_quiet = self._on_change if wanted.yield_to else _nothing
         self._refresh()
 

@@ -107,6 +107,11 @@ class Primary:
         return len(self._jobs)
 
     @property
+    def serving_users(self) -> bool:
+        """Whether a request that is no fill has not ended."""
+        return any(not job.fill for job in self._jobs)
+
+    @property
     def quiet(self) -> bool:
         """No write is under way, on any host."""
         return self._writing == 0

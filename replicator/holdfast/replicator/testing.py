@@ -526,7 +526,7 @@ class _Background:
     def __init__(self, pair: Pair, hydrator: Hydrator) -> None:
         self._pair = pair
         self._hydrator = hydrator
-        self.stop = hydrator.stop
+        self.stop, self.limit = hydrator.stop, hydrator.limit
 
     def go_on(self) -> None:
         if self._pair.hydrates:

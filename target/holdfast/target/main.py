@@ -65,7 +65,8 @@ _DIR = click.Path(file_okay=False, path_type=Path)
     "--sync-max-mib",
     type=click.IntRange(1, 1 << 20),
     default=SYNC_MAX_BYTES_S // MIB,
-    help="MiB a second that bringing one replica up to date may take while nothing else needs the disks.",
+    help="MiB a second that bringing one replica up to date, or filling one volume from its snapshot, may"
+    " take while nothing else needs the disks.",
 )
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning"]), default="info")
 def main(
