@@ -51,6 +51,44 @@ def test_settings(person: Callable[..., Person], metadata: RunningMetadata) -> N
     assert "--recycle-for" in alice.types("settings", "update", status=2).stderr
 
 
+def test_schedule(person: Callable[..., Person], two_hosts: list[StandInHost]) -> None:
+    alice = person("alice")
+    alice.types("volume", "create", "disk", "--size", "8192")
+    words = ["schedule", "create", "nightly", "--volume", "disk", "--daily", "03:00", "--keep-daily", "7"]
+    made = alice.types(*words).stdout
+    assert "daily 03:00 UTC" in made and "7 daily" in made and "Next run" in made
+    listed = alice.types("schedule", "list").stdout
+    assert "nightly" in listed and "disk" in listed
+    changed = alice.types(
+        "schedule",
+        "update",
+        "nightly",
+        "--weekly",
+        "sun@23:30",
+        "--all-volumes",
+        "--keep-last",
+        "3",
+        "--pause",
+    ).stdout
+    assert "weekly sun@23:30 UTC" in changed and "3 last" in changed and "Next run" not in changed
+    assert "every 6h" in alice.types("schedule", "update", "nightly", "--every", "6h", "--by-hand-too").stdout
+    assert "made by hand too" in alice.types("schedule", "show", "nightly").stdout
+    for wrong in (
+        ["update", "nightly"],
+        ["update", "nightly", "--daily", "25:00"],
+        ["update", "nightly", "--weekly", "03:00"],
+        ["update", "nightly", "--weekly", "day@03:00"],
+        ["update", "nightly", "--daily", "03:00", "--every", "6h"],
+    ):
+        alice.types("schedule", *wrong, status=2)
+    none = alice.types(
+        "schedule", "create", "x", "--volume", "none", "--every", "1h", status=failures.NOT_FOUND
+    )
+    assert "[NOT_FOUND]" in none.stderr
+    alice.types("schedule", "delete", "nightly")
+    assert "There are none" in alice.types("schedule", "list").stdout
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

@@ -21,30 +21,20 @@ from holdfast.metadata.keeping_decisions import LOCK_MAX_S
 from holdfast.metadata.records import decode
 from holdfast.metadata.refusals import refused
 from holdfast.metadata.settings_decisions import RECYCLE_DEFAULT_S, RECYCLE_MAX_S
-from holdfast.metadata.testing import RunningMetadata, StandInHost, until
+from holdfast.metadata.testing import RunningMetadata, SetClock, StandInHost, until
 from holdfast.metadata.testing_users import available, made_snapshot, made_volume
 
 DAY_S = 86_400
 
 
-class Clock:
-    """The service's, set by hand."""
-
-    def __init__(self) -> None:
-        self.now_s = 1_800_000_000.0
-
-    def __call__(self) -> float:
-        return self.now_s
+@pytest.fixture
+def clock(metadata: RunningMetadata) -> SetClock:
+    metadata.clock = clock = SetClock(1_800_000_000.0)
+    return clock
 
 
 @pytest.fixture
-def clock(metadata: RunningMetadata) -> Clock:
-    metadata.clock = Clock()
-    return metadata.clock
-
-
-@pytest.fixture
-def keepers(metadata: RunningMetadata, clock: Clock) -> Iterator[list[Keeper]]:
+def keepers(metadata: RunningMetadata, clock: SetClock) -> Iterator[list[Keeper]]:
     """Of two copies of the service, in a hurry."""
     made = [Keeper(metadata.etcd, clock, tick_s=0.05) for _ in range(2)]
     for one in made:
@@ -81,7 +71,7 @@ def record(etcd: Etcd, uid: str) -> r.SnapshotRecord:
     return decode(r.SnapshotRecord, entry.value)
 
 
-def test_lock(metadata: RunningMetadata, two_hosts: list[StandInHost], clock: Clock) -> None:
+def test_lock(metadata: RunningMetadata, two_hosts: list[StandInHost], clock: SetClock) -> None:
     alice, bob, etcd = metadata.client("alice"), metadata.client("bob"), metadata.etcd
     made_volume(alice, "v")
     made_snapshot(metadata, alice, "s", "v")
@@ -118,7 +108,7 @@ def test_lock(metadata: RunningMetadata, two_hosts: list[StandInHost], clock: Cl
 
 
 def test_what_is_not_completed_is_not_locked(
-    metadata: RunningMetadata, two_hosts: list[StandInHost], clock: Clock
+    metadata: RunningMetadata, two_hosts: list[StandInHost], clock: SetClock
 ) -> None:
     """Else a snapshot that nothing can finish could keep its volume from being deleted for years."""
     alice = metadata.client("alice")
@@ -132,7 +122,7 @@ def test_what_is_not_completed_is_not_locked(
     assert not in_bin(alice), "nothing to restore"
 
 
-def test_recycle_bin(metadata: RunningMetadata, two_hosts: list[StandInHost], clock: Clock) -> None:
+def test_recycle_bin(metadata: RunningMetadata, two_hosts: list[StandInHost], clock: SetClock) -> None:
     alice, bob, etcd = metadata.client("alice"), metadata.client("bob"), metadata.etcd
     made_volume(alice, "v")
     first = made_snapshot(metadata, alice, "s", "v")
@@ -194,7 +184,7 @@ def test_recycle_bin(metadata: RunningMetadata, two_hosts: list[StandInHost], cl
 
 
 def test_a_watch_ends_when_it_goes_to_the_bin(
-    metadata: RunningMetadata, two_hosts: list[StandInHost], clock: Clock
+    metadata: RunningMetadata, two_hosts: list[StandInHost], clock: SetClock
 ) -> None:
     alice = metadata.client("alice")
     made_volume(alice, "v")
@@ -205,7 +195,7 @@ def test_a_watch_ends_when_it_goes_to_the_bin(
 
 
 def test_the_keepers_purge_what_is_due(
-    metadata: RunningMetadata, two_hosts: list[StandInHost], clock: Clock, keepers: list[Keeper]
+    metadata: RunningMetadata, two_hosts: list[StandInHost], clock: SetClock, keepers: list[Keeper]
 ) -> None:
     alice, etcd = metadata.client("alice"), metadata.etcd
     made_volume(alice, "v")
@@ -225,7 +215,7 @@ def test_the_keepers_purge_what_is_due(
     assert shown(alice) == ["more", "s2"]
 
 
-def test_settings(metadata: RunningMetadata, two_hosts: list[StandInHost], clock: Clock) -> None:
+def test_settings(metadata: RunningMetadata, two_hosts: list[StandInHost], clock: SetClock) -> None:
     alice, olga, etcd = metadata.client("alice"), metadata.client("olga", "operator"), metadata.etcd
     made_volume(alice, "v")
     ids = (f"s{number}" for number in itertools.count())

@@ -15,6 +15,7 @@ _GROUPS = {
     "snapshot": ("holdfast.cli.snapshot", "Volumes' content at one instant, in the object store."),
     "grant": ("holdfast.cli.grant", "Who else may make volumes from a snapshot, or read its blocks."),
     "attachment": ("holdfast.cli.attachment", "Which initiator may log in to a volume, and how."),
+    "schedule": ("holdfast.cli.schedule", "Snapshots at set times, and which of them are kept."),
     "settings": ("holdfast.cli.own_settings", "How long what you delete can be restored."),
     "host": ("holdfast.cli.host", "Storage hosts (operators only)."),
     "pki": ("holdfast.cli.pki", "A development authority and its certificates."),

@@ -150,6 +150,7 @@ def _show(snapshot: pb.Snapshot) -> None:
             ("Created", moment(snapshot.create_time)),
             ("Frozen", moment(snapshot.freeze_time)),
             ("Completed", moment(snapshot.complete_time)),
+            ("Schedule", snapshot.schedule_id),
             ("Locked until", moment(snapshot.lock_until_time)),
         ]
     )

@@ -7,6 +7,7 @@ import grpc
 from holdfast.api.attachment.v1.attachment_pb2_grpc import AttachmentServiceStub
 from holdfast.api.grant.v1.grant_pb2_grpc import GrantServiceStub
 from holdfast.api.host.v1.host_pb2_grpc import HostServiceStub
+from holdfast.api.schedule.v1.schedule_pb2_grpc import ScheduleServiceStub
 from holdfast.api.settings.v1.settings_pb2_grpc import SettingsServiceStub
 from holdfast.api.snapshot.v1.snapshot_pb2_grpc import SnapshotServiceStub
 from holdfast.api.volume.v1.volume_pb2_grpc import VolumeServiceStub
@@ -32,6 +33,7 @@ class Client:
     attachments: AttachmentServiceStub
     hosts: HostServiceStub
     settings: SettingsServiceStub
+    schedules: ScheduleServiceStub
 
     def close(self) -> None:
         self.channel.close()
@@ -59,4 +61,5 @@ def connect(server: str, tls: TlsFiles) -> Client:
         AttachmentServiceStub(channel),
         HostServiceStub(channel),
         SettingsServiceStub(channel),
+        ScheduleServiceStub(channel),
     )

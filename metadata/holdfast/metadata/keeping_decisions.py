@@ -61,8 +61,15 @@ def lock(draft: Draft, owner: str, snapshot_id: str, until_s: int) -> tuple[r.Sn
 def delete(draft: Draft, owner: str, snapshot_id: str, at_once: bool, now_s: float) -> r.SnapshotRecord:
     """The snapshot as it is now: RECYCLED, or DELETED. Errors: SnapshotService.DeleteSnapshot."""
     snapshot = snapshot_of(draft, owner, snapshot_id)
+    remove(draft, snapshot, at_once, now_s)
+    return snapshot
+
+
+def remove(draft: Draft, snapshot: r.SnapshotRecord, at_once: bool, now_s: float) -> None:
+    """Delete a snapshot that is shown. Raises Precondition LOCKED."""
     if is_locked(snapshot, now_s):
         raise _locked(snapshot, "nobody can delete it before then")
+    owner = snapshot.owner
     if snapshot.state in snapshot_changes.UNDER_WAY:
         snapshot_changes.end(draft, snapshot)
     recycle_s = recycle_s_of(draft, owner)
@@ -75,9 +82,8 @@ def delete(draft: Draft, owner: str, snapshot_id: str, at_once: bool, now_s: flo
     snapshot.reason = ""
     snapshot.delete_time.CopyFrom(timestamp(now_s))
     draft.put(keys.snapshot(snapshot.uid), snapshot)
-    draft.delete(keys.name("snapshots", owner, snapshot_id))
+    draft.delete(keys.name("snapshots", owner, snapshot.snapshot_id))
     draft.delete_under(keys.grants(snapshot.uid))
-    return snapshot
 
 
 def restore(

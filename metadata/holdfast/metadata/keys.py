@@ -12,6 +12,8 @@ CLAIMS = PREFIX + "claims/snapshots/"
 CONDEMNED = PREFIX + "condemned/"
 WARDEN = PREFIX + "warden"
 SETTINGS = PREFIX + "settings/"
+SCHEDULES = PREFIX + "schedules/"
+SCHEDULE_RUNS = PREFIX + "schedule_runs/"
 
 
 def volume(uid: str) -> str:
@@ -83,14 +85,27 @@ def assignment(host_id: str, volume_uid: str) -> str:
     return assignments(host_id) + volume_uid
 
 
+def schedule(uid: str) -> str:
+    return SCHEDULES + uid
+
+
+def schedule_runs(schedule_uid: str) -> str:
+    """The prefix of what a schedule did, by volume."""
+    return f"{SCHEDULE_RUNS}{schedule_uid}/"
+
+
+def schedule_run(schedule_uid: str, volume_id: str) -> str:
+    return schedule_runs(schedule_uid) + volume_id
+
+
 def settings(owner: str) -> str:
     """An owner's; with an empty owner, the cluster's."""
     return SETTINGS + (f"owners/{owner}" if owner else "cluster")
 
 
 def names(kind: str, owner: str) -> str:
-    """The prefix of an owner's ids. Kinds: volumes, snapshots, attachments; and recycled, where the id is
-    the uid of a snapshot in the recycle bin.
+    """The prefix of an owner's ids. Kinds: volumes, snapshots, attachments, schedules; and recycled, where
+    the id is the uid of a snapshot in the recycle bin.
     """
     return f"{PREFIX}names/{kind}/{owner}/"
 

@@ -28,7 +28,7 @@ def not_found(kind: str, own_id: str) -> NotFound:
 
 
 def named(draft: Draft, kind: str, owner: str, own_id: str) -> r.NameRecord:
-    """Where `owner`'s id of a `kind` (volume, snapshot, attachment) leads. Raises NotFound."""
+    """Where `owner`'s id of a `kind` (volume, snapshot, attachment, schedule) leads. Raises NotFound."""
     if not (is_name(owner) and is_name(own_id)):
         raise not_found(kind, own_id)
     name = draft.get(keys.name(f"{kind}s", owner, own_id), r.NameRecord)

@@ -11,6 +11,7 @@ from grpc_reflection.v1alpha import reflection
 from holdfast.api.attachment.v1 import attachment_pb2, attachment_pb2_grpc
 from holdfast.api.grant.v1 import grant_pb2, grant_pb2_grpc
 from holdfast.api.host.v1 import host_pb2, host_pb2_grpc
+from holdfast.api.schedule.v1 import schedule_pb2, schedule_pb2_grpc
 from holdfast.api.settings.v1 import settings_pb2, settings_pb2_grpc
 from holdfast.api.snapshot.v1 import snapshot_pb2, snapshot_pb2_grpc
 from holdfast.api.volume.v1 import volume_pb2, volume_pb2_grpc
@@ -22,6 +23,7 @@ from holdfast.metadata.feed import Feed
 from holdfast.metadata.grant_api import GrantServicer
 from holdfast.metadata.health import HealthKeeper
 from holdfast.metadata.host_api import HostServicer
+from holdfast.metadata.schedule_api import ScheduleServicer
 from holdfast.metadata.service import WATCHES_MAX, Service
 from holdfast.metadata.settings_api import SettingsServicer
 from holdfast.metadata.snapshot_api import SnapshotServicer
@@ -45,6 +47,7 @@ SERVICES = [
         (attachment_pb2, "AttachmentService"),
         (host_pb2, "HostService"),
         (settings_pb2, "SettingsService"),
+        (schedule_pb2, "ScheduleService"),
     )
 ]
 
@@ -71,6 +74,7 @@ class MetadataServer:
         grant_pb2_grpc.add_GrantServiceServicer_to_server(GrantServicer(service), self._server)
         attachment_pb2_grpc.add_AttachmentServiceServicer_to_server(AttachmentServicer(service), self._server)
         host_pb2_grpc.add_HostServiceServicer_to_server(HostServicer(service), self._server)
+        schedule_pb2_grpc.add_ScheduleServiceServicer_to_server(ScheduleServicer(service), self._server)
         settings_pb2_grpc.add_SettingsServiceServicer_to_server(SettingsServicer(service), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, self._server)
         names = [*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME]

@@ -43,6 +43,16 @@ def low_port() -> int:
             return port
 
 
+class SetClock:
+    """A clock of the service's that is set by hand."""
+
+    def __init__(self, now_s: float) -> None:
+        self.now_s = now_s
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
 def until(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
     """Wait for what loops bring about, and nothing tells of."""
     deadline_s = time.monotonic() + timeout_s

@@ -87,6 +87,7 @@ def snapshot_view(snapshot: r.SnapshotRecord) -> Snapshot:
         stored_bytes=snapshot.stored_bytes,
         uploaded_bytes=snapshot.uploaded_bytes,
         manifest=snapshot.manifest,
+        schedule_id=snapshot.schedule_id,
     )
     for name in (
         "create_time", "freeze_time", "complete_time", "lock_until_time", "delete_time", "recycle_until_time",

@@ -686,6 +686,9 @@ class SnapshotRecord(google.protobuf.message.Message):
     RECYCLE_UNTIL_TIME_FIELD_NUMBER: builtins.int
     DELETE_TIME_FIELD_NUMBER: builtins.int
     RESTORE_TIME_FIELD_NUMBER: builtins.int
+    SCHEDULE_UID_FIELD_NUMBER: builtins.int
+    SCHEDULE_ID_FIELD_NUMBER: builtins.int
+    SLOT_TIME_FIELD_NUMBER: builtins.int
     uid: builtins.str
     snapshot_id: builtins.str
     owner: builtins.str
@@ -710,6 +713,9 @@ class SnapshotRecord(google.protobuf.message.Message):
     """Bytes of the objects that this snapshot added to the object store."""
     uploaded_bytes: builtins.int
     """Bytes of the extents it uploaded, before compression."""
+    schedule_uid: builtins.str
+    """The schedule that made it, the owner's id for that, and the moment that it is for; empty if made by hand."""
+    schedule_id: builtins.str
     @property
     def create_time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
     @property
@@ -738,6 +744,8 @@ class SnapshotRecord(google.protobuf.message.Message):
     def restore_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
         """When it was last taken out of the recycle bin. Schedules leave such a snapshot alone."""
 
+    @property
+    def slot_time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
     def __init__(
         self,
         *,
@@ -768,11 +776,231 @@ class SnapshotRecord(google.protobuf.message.Message):
         recycle_until_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         delete_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         restore_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        schedule_uid: builtins.str = ...,
+        schedule_id: builtins.str = ...,
+        slot_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["complete_time", b"complete_time", "create_time", b"create_time", "delete_time", b"delete_time", "freeze_time", b"freeze_time", "lock_until_time", b"lock_until_time", "recycle_until_time", b"recycle_until_time", "restore_time", b"restore_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["base_generation", b"base_generation", "base_manifest", b"base_manifest", "base_snapshot_uid", b"base_snapshot_uid", "checkpoints", b"checkpoints", "complete_time", b"complete_time", "create_time", b"create_time", "delete_time", b"delete_time", "freeze_time", b"freeze_time", "frozen_on", b"frozen_on", "generation", b"generation", "lock_until_time", b"lock_until_time", "manifest", b"manifest", "manifest_sha256", b"manifest_sha256", "owner", b"owner", "progress_done_bytes", b"progress_done_bytes", "progress_total_bytes", b"progress_total_bytes", "reason", b"reason", "recycle_until_time", b"recycle_until_time", "restore_time", b"restore_time", "size_bytes", b"size_bytes", "snapshot_id", b"snapshot_id", "state", b"state", "stored_bytes", b"stored_bytes", "uid", b"uid", "uploaded_bytes", b"uploaded_bytes", "volume_id", b"volume_id", "volume_uid", b"volume_uid"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["complete_time", b"complete_time", "create_time", b"create_time", "delete_time", b"delete_time", "freeze_time", b"freeze_time", "lock_until_time", b"lock_until_time", "recycle_until_time", b"recycle_until_time", "restore_time", b"restore_time", "slot_time", b"slot_time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["base_generation", b"base_generation", "base_manifest", b"base_manifest", "base_snapshot_uid", b"base_snapshot_uid", "checkpoints", b"checkpoints", "complete_time", b"complete_time", "create_time", b"create_time", "delete_time", b"delete_time", "freeze_time", b"freeze_time", "frozen_on", b"frozen_on", "generation", b"generation", "lock_until_time", b"lock_until_time", "manifest", b"manifest", "manifest_sha256", b"manifest_sha256", "owner", b"owner", "progress_done_bytes", b"progress_done_bytes", "progress_total_bytes", b"progress_total_bytes", "reason", b"reason", "recycle_until_time", b"recycle_until_time", "restore_time", b"restore_time", "schedule_id", b"schedule_id", "schedule_uid", b"schedule_uid", "size_bytes", b"size_bytes", "slot_time", b"slot_time", "snapshot_id", b"snapshot_id", "state", b"state", "stored_bytes", b"stored_bytes", "uid", b"uid", "uploaded_bytes", b"uploaded_bytes", "volume_id", b"volume_id", "volume_uid", b"volume_uid"]) -> None: ...
 
 global___SnapshotRecord = SnapshotRecord
+
+@typing.final
+class Timing(google.protobuf.message.Message):
+    """When a schedule is to make snapshots: its slots. All in UTC."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    INTERVAL_S_FIELD_NUMBER: builtins.int
+    DAILY_FIELD_NUMBER: builtins.int
+    WEEKLY_FIELD_NUMBER: builtins.int
+    interval_s: builtins.int
+    """At every multiple of this since 1970."""
+    @property
+    def daily(self) -> global___DailyTiming: ...
+    @property
+    def weekly(self) -> global___WeeklyTiming: ...
+    def __init__(
+        self,
+        *,
+        interval_s: builtins.int = ...,
+        daily: global___DailyTiming | None = ...,
+        weekly: global___WeeklyTiming | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["daily", b"daily", "interval_s", b"interval_s", "weekly", b"weekly", "when", b"when"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["daily", b"daily", "interval_s", b"interval_s", "weekly", b"weekly", "when", b"when"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["when", b"when"]) -> typing.Literal["interval_s", "daily", "weekly"] | None: ...
+
+global___Timing = Timing
+
+@typing.final
+class DailyTiming(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    MINUTE_OF_DAY_FIELD_NUMBER: builtins.int
+    minute_of_day: builtins.int
+    def __init__(
+        self,
+        *,
+        minute_of_day: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["minute_of_day", b"minute_of_day"]) -> None: ...
+
+global___DailyTiming = DailyTiming
+
+@typing.final
+class WeeklyTiming(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    WEEKDAY_FIELD_NUMBER: builtins.int
+    MINUTE_OF_DAY_FIELD_NUMBER: builtins.int
+    weekday: builtins.int
+    """1 is Monday, 7 is Sunday."""
+    minute_of_day: builtins.int
+    def __init__(
+        self,
+        *,
+        weekday: builtins.int = ...,
+        minute_of_day: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["minute_of_day", b"minute_of_day", "weekday", b"weekday"]) -> None: ...
+
+global___WeeklyTiming = WeeklyTiming
+
+@typing.final
+class KeepRule(google.protobuf.message.Message):
+    """What a schedule keeps of one volume: the newest of each of the newest hours, days, weeks, … that have one.
+    The newest is always kept. All zero: everything.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    LAST_FIELD_NUMBER: builtins.int
+    HOURLY_FIELD_NUMBER: builtins.int
+    DAILY_FIELD_NUMBER: builtins.int
+    WEEKLY_FIELD_NUMBER: builtins.int
+    MONTHLY_FIELD_NUMBER: builtins.int
+    YEARLY_FIELD_NUMBER: builtins.int
+    last: builtins.int
+    """The newest ones, whenever they were taken."""
+    hourly: builtins.int
+    daily: builtins.int
+    weekly: builtins.int
+    """Weeks begin on Monday."""
+    monthly: builtins.int
+    yearly: builtins.int
+    def __init__(
+        self,
+        *,
+        last: builtins.int = ...,
+        hourly: builtins.int = ...,
+        daily: builtins.int = ...,
+        weekly: builtins.int = ...,
+        monthly: builtins.int = ...,
+        yearly: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["daily", b"daily", "hourly", b"hourly", "last", b"last", "monthly", b"monthly", "weekly", b"weekly", "yearly", b"yearly"]) -> None: ...
+
+global___KeepRule = KeepRule
+
+@typing.final
+class ScheduleRecord(google.protobuf.message.Message):
+    """schedules/<uid>"""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    UID_FIELD_NUMBER: builtins.int
+    SCHEDULE_ID_FIELD_NUMBER: builtins.int
+    OWNER_FIELD_NUMBER: builtins.int
+    VOLUME_IDS_FIELD_NUMBER: builtins.int
+    ALL_VOLUMES_FIELD_NUMBER: builtins.int
+    TIMING_FIELD_NUMBER: builtins.int
+    KEEP_FIELD_NUMBER: builtins.int
+    BY_HAND_TOO_FIELD_NUMBER: builtins.int
+    PAUSED_FIELD_NUMBER: builtins.int
+    CREATE_TIME_FIELD_NUMBER: builtins.int
+    START_TIME_FIELD_NUMBER: builtins.int
+    REVISION_FIELD_NUMBER: builtins.int
+    LAST_RUN_TIME_FIELD_NUMBER: builtins.int
+    LAST_ERROR_FIELD_NUMBER: builtins.int
+    LAST_ERROR_TIME_FIELD_NUMBER: builtins.int
+    uid: builtins.str
+    schedule_id: builtins.str
+    owner: builtins.str
+    all_volumes: builtins.bool
+    by_hand_too: builtins.bool
+    """It also deletes snapshots of its volumes that were made by hand, or by schedules that are no more."""
+    paused: builtins.bool
+    """It makes and deletes nothing."""
+    revision: builtins.int
+    """Rises with every change of the above."""
+    last_error: builtins.str
+    """What last went wrong, one sentence, and when that was first seen."""
+    @property
+    def volume_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Of the owner: these, or all that there are."""
+
+    @property
+    def timing(self) -> global___Timing: ...
+    @property
+    def keep(self) -> global___KeepRule: ...
+    @property
+    def create_time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
+    @property
+    def start_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """Only slots after this count: when it was made, resumed, or given another timing."""
+
+    @property
+    def last_run_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """When it last made a snapshot."""
+
+    @property
+    def last_error_time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        uid: builtins.str = ...,
+        schedule_id: builtins.str = ...,
+        owner: builtins.str = ...,
+        volume_ids: collections.abc.Iterable[builtins.str] | None = ...,
+        all_volumes: builtins.bool = ...,
+        timing: global___Timing | None = ...,
+        keep: global___KeepRule | None = ...,
+        by_hand_too: builtins.bool = ...,
+        paused: builtins.bool = ...,
+        create_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        start_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        revision: builtins.int = ...,
+        last_run_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        last_error: builtins.str = ...,
+        last_error_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["create_time", b"create_time", "keep", b"keep", "last_error_time", b"last_error_time", "last_run_time", b"last_run_time", "start_time", b"start_time", "timing", b"timing"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["all_volumes", b"all_volumes", "by_hand_too", b"by_hand_too", "create_time", b"create_time", "keep", b"keep", "last_error", b"last_error", "last_error_time", b"last_error_time", "last_run_time", b"last_run_time", "owner", b"owner", "paused", b"paused", "revision", b"revision", "schedule_id", b"schedule_id", "start_time", b"start_time", "timing", b"timing", "uid", b"uid", "volume_ids", b"volume_ids"]) -> None: ...
+
+global___ScheduleRecord = ScheduleRecord
+
+@typing.final
+class ScheduleRun(google.protobuf.message.Message):
+    """schedule_runs/<schedule uid>/<volume id>"""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    VOLUME_ID_FIELD_NUMBER: builtins.int
+    SLOT_TIME_FIELD_NUMBER: builtins.int
+    SNAPSHOT_UID_FIELD_NUMBER: builtins.int
+    SNAPSHOT_ID_FIELD_NUMBER: builtins.int
+    ERROR_FIELD_NUMBER: builtins.int
+    ERROR_SLOT_TIME_FIELD_NUMBER: builtins.int
+    UPDATE_TIME_FIELD_NUMBER: builtins.int
+    volume_id: builtins.str
+    snapshot_uid: builtins.str
+    snapshot_id: builtins.str
+    error: builtins.str
+    """Why the newest slot's snapshot is not made, or that it failed: one sentence, and which slot's."""
+    @property
+    def slot_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """The newest slot whose snapshot was made, and that snapshot."""
+
+    @property
+    def error_slot_time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
+    @property
+    def update_time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        volume_id: builtins.str = ...,
+        slot_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        snapshot_uid: builtins.str = ...,
+        snapshot_id: builtins.str = ...,
+        error: builtins.str = ...,
+        error_slot_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        update_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["error_slot_time", b"error_slot_time", "slot_time", b"slot_time", "update_time", b"update_time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["error", b"error", "error_slot_time", b"error_slot_time", "slot_time", b"slot_time", "snapshot_id", b"snapshot_id", "snapshot_uid", b"snapshot_uid", "update_time", b"update_time", "volume_id", b"volume_id"]) -> None: ...
+
+global___ScheduleRun = ScheduleRun
 
 @typing.final
 class SettingsRecord(google.protobuf.message.Message):
