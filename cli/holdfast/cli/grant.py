@@ -3,7 +3,7 @@
 import click
 
 from holdfast.api.grant.v1 import grant_pb2 as pb
-from holdfast.api.records.v1 import records_pb2 as r
+from holdfast.cli.granted import PERMISSIONS, permitted
 from holdfast.cli.session import session
 from holdfast.cli.show import emit, moment, output_option, table
 
@@ -13,30 +13,24 @@ def command() -> None:
     """Who else may make volumes from a snapshot, or read its blocks."""
 
 
-_PERMISSIONS = {
-    "make-volumes": r.GRANT_PERMISSION_MAKE_VOLUMES,
-    "read-blocks": r.GRANT_PERMISSION_READ_BLOCKS,
-}
-
-
 @command.command()
 @click.argument("snapshot_id")
 @click.argument("user")
 @click.option(
     "--permit",
-    "permitted",
+    "permitted_words",
     multiple=True,
-    type=click.Choice(list(_PERMISSIONS)),
+    type=click.Choice(list(PERMISSIONS)),
     default=["make-volumes"],
     show_default=True,
     help="What it lets USER do; repeatable.",
 )
 @output_option
-def create(snapshot_id: str, user: str, permitted: tuple[str, ...]) -> None:
+def create(snapshot_id: str, user: str, permitted_words: tuple[str, ...]) -> None:
     """Let USER (or '*', everyone) make volumes from your snapshot SNAPSHOT_ID, or read its blocks."""
     with session() as at:
         request = pb.CreateGrantRequest(
-            snapshot_id=snapshot_id, user=user, permissions=[_PERMISSIONS[one] for one in permitted]
+            snapshot_id=snapshot_id, user=user, permissions=[PERMISSIONS[one] for one in permitted_words]
         )
         response = at.call(at.client.grants.CreateGrant, request)
     grant = response.grant
@@ -51,7 +45,7 @@ def list_(snapshot_id: str) -> None:
     """List who may use your snapshot SNAPSHOT_ID."""
     with session() as at:
         response = at.pages(at.client.grants.ListGrants, pb.ListGrantsRequest(snapshot_id=snapshot_id))
-    rows = [[_who(one.user), _what(one), moment(one.create_time)] for one in response.grants]
+    rows = [[_who(one.user), permitted(one.permissions), moment(one.create_time)] for one in response.grants]
     emit(response, lambda: table(["USER", "MAY", "SINCE"], rows, "Nobody but you may use it."))
 
 
@@ -63,10 +57,6 @@ def delete(snapshot_id: str, user: str) -> None:
     with session() as at:
         request = pb.DeleteGrantRequest(snapshot_id=snapshot_id, user=user)
         at.call(at.client.grants.DeleteGrant, request)
-
-
-def _what(grant: pb.Grant) -> str:
-    return ", ".join(word for word, one in _PERMISSIONS.items() if one in grant.permissions)
 
 
 def _who(user: str) -> str:

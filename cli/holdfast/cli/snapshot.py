@@ -6,6 +6,7 @@ from holdfast.api.records.v1 import records_pb2 as r
 from holdfast.api.snapshot.v1 import snapshot_pb2 as pb
 from holdfast.base.errors import HoldfastError, NotFound
 from holdfast.cli import keeping
+from holdfast.cli.granted import permitted, show_granted
 from holdfast.cli.session import Session, session
 from holdfast.cli.show import emit, facts, moment, output_option, state_name, table
 from holdfast.cli.sizes import show_size
@@ -47,19 +48,24 @@ def wait(snapshot_id: str, owner: str, timeout_s: float) -> None:
 @command.command("list")
 @click.option("--volume", "volume_id", default="", help="Only of this volume of yours.")
 @click.option("--granted", is_flag=True, help="Those that others granted to you.")
+@click.option("--public", is_flag=True, help="Those that others granted to everyone.")
+@click.option("--owner", default="", help="Only those that this owner granted to you.")
 @click.option("--deleted", is_flag=True, help="Those that you can still restore.")
 @output_option
-def list_(volume_id: str, granted: bool, deleted: bool) -> None:
+def list_(volume_id: str, granted: bool, public: bool, owner: str, deleted: bool) -> None:
     """List your snapshots."""
     with session() as at:
         if deleted:
             keeping.show_deleted(at, volume_id)
             return
-        request = pb.ListSnapshotsRequest(volume_id=volume_id, granted=granted)
+        if granted or public or owner:
+            show_granted(at, public, owner)
+            return
+        request = pb.ListSnapshotsRequest(volume_id=volume_id)
         response = at.pages(at.client.snapshots.ListSnapshots, request)
     rows = [
         [
-            f"{one.owner}/{one.snapshot_id}" if granted else one.snapshot_id,
+            one.snapshot_id,
             one.volume_id,
             show_size(one.size_bytes),
             state_name(r.SnapshotState.Name(one.state)),
@@ -140,10 +146,8 @@ def _show(snapshot: pb.Snapshot) -> None:
             ("State", state_name(r.SnapshotState.Name(snapshot.state))),
             ("Reason", snapshot.reason),
             ("Done", _progress(snapshot)),
-            (
-                "Kind",
-                f"incremental from {base}" if base else "full",
-            ),
+            ("You may", permitted(snapshot.granted_permissions)),
+            ("Kind", f"incremental from {base}" if base else "" if snapshot.granted_permissions else "full"),
             ("Uploaded", f"{show_size(snapshot.uploaded_bytes)} of changed extents" if uploaded else ""),
             ("Stored", f"{show_size(snapshot.stored_bytes)} of new objects" if uploaded else ""),
             ("Manifest", snapshot.manifest),

@@ -24,6 +24,9 @@ from holdfast.metadata.settings_decisions import recycle_s_of
 LOCK_MAX_S = 36_525 * 86_400
 """A hundred years: beyond it is a slip of the hand that nobody could mend."""
 
+_INDEX_ENTRIES_MAX = 64
+"""Deleted with the grants: etcd takes 128 operations in a transaction."""
+
 
 def check_until(until: Timestamp, now_s: float) -> int:
     """The first whole second that is not before `until`. Raises BadInput BAD_TIME."""
@@ -83,6 +86,9 @@ def remove(draft: Draft, snapshot: r.SnapshotRecord, at_once: bool, now_s: float
     snapshot.delete_time.CopyFrom(timestamp(now_s))
     draft.put(keys.snapshot(snapshot.uid), snapshot)
     draft.delete(keys.name("snapshots", owner, snapshot.snapshot_id))
+    # Not compared, and not all of very many: an index entry without its grant says nothing.
+    for grant in draft.peek_under(keys.grants(snapshot.uid), r.GrantRecord)[:_INDEX_ENTRIES_MAX]:
+        draft.delete(keys.granted(grant.user, snapshot.uid))
     draft.delete_under(keys.grants(snapshot.uid))
 
 

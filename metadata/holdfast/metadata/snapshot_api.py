@@ -9,7 +9,8 @@ from holdfast.api.snapshot.v1 import snapshot_pb2_grpc
 from holdfast.base.ids import check_name, new_uid
 from holdfast.metadata import keeping_decisions, keys, snapshot_decisions
 from holdfast.metadata.caller import Caller
-from holdfast.metadata.lookups import EVERYONE, OUT_OF_SIGHT, grants_of, visible_snapshot
+from holdfast.metadata.granted_snapshots import page_of_granted, shown_to
+from holdfast.metadata.lookups import EVERYONE, OUT_OF_SIGHT, visible_snapshot
 from holdfast.metadata.pages import fill, page_size, read_token
 from holdfast.metadata.records import decode
 from holdfast.metadata.rpc import stream, unary
@@ -35,20 +36,19 @@ class SnapshotServicer(snapshot_pb2_grpc.SnapshotServiceServicer):
     @unary
     def GetSnapshot(self, request: pb.GetSnapshotRequest, caller: Caller) -> pb.GetSnapshotResponse:
         snapshot = self._find(request.snapshot_id, request.owner, caller)
-        return pb.GetSnapshotResponse(snapshot=snapshot_view(snapshot))
+        return pb.GetSnapshotResponse(snapshot=shown_to(self._service, caller.name, snapshot))
 
     @unary
     def ListSnapshots(self, request: pb.ListSnapshotsRequest, caller: Caller) -> pb.ListSnapshotsResponse:
-        size, after = page_size(request.page_size), read_token(request.page_token)
         if request.granted:
-            snapshots, token = fill(size, after, functools.partial(self._fetch_granted, caller.name))
+            views, token = page_of_granted(self._service, caller.name, request)
         else:
+            size, after = page_size(request.page_size), read_token(request.page_token)
             prefix = keys.names("recycled" if request.deleted else "snapshots", caller.name)
             resolve = functools.partial(self._resolve, request.volume_id)
             snapshots, token = self._service.page(prefix, size, after, resolve)
-        return pb.ListSnapshotsResponse(
-            snapshots=[snapshot_view(one) for one in snapshots], next_page_token=token
-        )
+            views = [snapshot_view(one) for one in snapshots]
+        return pb.ListSnapshotsResponse(snapshots=views, next_page_token=token)
 
     @stream
     def WatchSnapshot(
@@ -63,7 +63,7 @@ class SnapshotServicer(snapshot_pb2_grpc.SnapshotServiceServicer):
                 return None
             # A grant may have been revoked meanwhile.
             self._find(request.snapshot_id, request.owner, caller)
-            return snapshot_view(snapshot)
+            return shown_to(self._service, caller.name, snapshot)
 
         for view in self._service.changes(watched, look, at_end):
             yield pb.WatchSnapshotResponse(snapshot=view, deleted=view is None)
@@ -136,22 +136,3 @@ class SnapshotServicer(snapshot_pb2_grpc.SnapshotServiceServicer):
     ) -> list[r.SnapshotRecord | None]:
         found = self._service.records([keys.snapshot(name.uid) for _, name in named], r.SnapshotRecord)
         return [one if one and volume_id in ("", one.volume_id) else None for one in found]
-
-    def _fetch_granted(self, user: str, after: str, limit: int) -> list[tuple[str, r.SnapshotRecord | None]]:
-        """Snapshots in the indexes of what is granted to `user` and to everyone, in the order of uids.
-
-        A deleted snapshot's index entries may still be there; without its grant they say nothing.
-        """
-        uids: set[str] = set()
-        for grantee in (user, EVERYONE):
-            prefix = keys.granted_to(grantee)
-            entries, _ = self._service.etcd.range(prefix, limit, prefix + after if after else "")
-            uids |= {entry.key.removeprefix(prefix) for entry in entries}
-        page = sorted(uids)[:limit]
-        found = self._service.records([keys.snapshot(uid) for uid in page], r.SnapshotRecord)
-        return [(uid, one if self._shows(one, user) else None) for uid, one in zip(page, found, strict=True)]
-
-    def _shows(self, snapshot: r.SnapshotRecord | None, user: str) -> bool:
-        if snapshot is None or snapshot.state in OUT_OF_SIGHT or snapshot.owner == user:
-            return False
-        return bool(self._service.look(lambda draft: grants_of(draft, snapshot.uid, user)))

@@ -1,6 +1,6 @@
 """Records as what a caller is shown. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from holdfast.api.attachment.v1.attachment_pb2 import Attachment, AttachmentPath
 from holdfast.api.grant.v1.grant_pb2 import Grant
@@ -10,6 +10,7 @@ from holdfast.api.snapshot.v1.snapshot_pb2 import BlockServer, Snapshot
 from holdfast.api.volume.v1.volume_pb2 import SnapshotRef, Volume
 from holdfast.metadata.owner_words import NOT_MADE_YET, NOT_REPAIRED_YET, health_for_owner
 from holdfast.metadata.permissions import of_grant
+from holdfast.metadata.records import clear
 
 
 def volume_view(
@@ -70,6 +71,14 @@ def _show_replicas(view: Volume, replica: r.ReplicaRecord, operator: bool) -> No
     view.joining_host_ids.extend(member.host_id for member in replica.joining)
     view.wanted_primary_host_id = replica.wanted_primary_host_id
     view.leaving_host_id = replica.leaving_host_id
+
+
+def granted_view(snapshot: r.SnapshotRecord, grants: Iterable[r.GrantRecord]) -> Snapshot:
+    """As somebody is shown it to whom it is granted: without what tells of other resources of its owner."""
+    view = snapshot_view(snapshot)
+    clear(view, "volume_id", "base_snapshot_uid", "manifest", "schedule_id", "reason")
+    view.granted_permissions.extend(sorted({one for grant in grants for one in of_grant(grant)}))
+    return view
 
 
 def snapshot_view(snapshot: r.SnapshotRecord) -> Snapshot:

@@ -38,6 +38,7 @@ class Snapshot(google.protobuf.message.Message):
     DELETE_TIME_FIELD_NUMBER: builtins.int
     RECYCLE_UNTIL_TIME_FIELD_NUMBER: builtins.int
     SCHEDULE_ID_FIELD_NUMBER: builtins.int
+    GRANTED_PERMISSIONS_FIELD_NUMBER: builtins.int
     snapshot_id: builtins.str
     uid: builtins.str
     owner: builtins.str
@@ -70,6 +71,12 @@ class Snapshot(google.protobuf.message.Message):
 
     @property
     def recycle_until_time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
+    @property
+    def granted_permissions(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[holdfast.api.records.v1.records_pb2.GrantPermission.ValueType]:
+        """Of somebody else's: what the caller may do with it. Such a snapshot is shown without its volume's id, its
+        base, manifest, schedule and reason: they would tell of what was not granted.
+        """
+
     def __init__(
         self,
         *,
@@ -93,9 +100,10 @@ class Snapshot(google.protobuf.message.Message):
         delete_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         recycle_until_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         schedule_id: builtins.str = ...,
+        granted_permissions: collections.abc.Iterable[holdfast.api.records.v1.records_pb2.GrantPermission.ValueType] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["complete_time", b"complete_time", "create_time", b"create_time", "delete_time", b"delete_time", "freeze_time", b"freeze_time", "lock_until_time", b"lock_until_time", "recycle_until_time", b"recycle_until_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["base_snapshot_uid", b"base_snapshot_uid", "complete_time", b"complete_time", "create_time", b"create_time", "delete_time", b"delete_time", "freeze_time", b"freeze_time", "lock_until_time", b"lock_until_time", "manifest", b"manifest", "owner", b"owner", "progress_done_bytes", b"progress_done_bytes", "progress_total_bytes", b"progress_total_bytes", "reason", b"reason", "recycle_until_time", b"recycle_until_time", "schedule_id", b"schedule_id", "size_bytes", b"size_bytes", "snapshot_id", b"snapshot_id", "state", b"state", "stored_bytes", b"stored_bytes", "uid", b"uid", "uploaded_bytes", b"uploaded_bytes", "volume_id", b"volume_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["base_snapshot_uid", b"base_snapshot_uid", "complete_time", b"complete_time", "create_time", b"create_time", "delete_time", b"delete_time", "freeze_time", b"freeze_time", "granted_permissions", b"granted_permissions", "lock_until_time", b"lock_until_time", "manifest", b"manifest", "owner", b"owner", "progress_done_bytes", b"progress_done_bytes", "progress_total_bytes", b"progress_total_bytes", "reason", b"reason", "recycle_until_time", b"recycle_until_time", "schedule_id", b"schedule_id", "size_bytes", b"size_bytes", "snapshot_id", b"snapshot_id", "state", b"state", "stored_bytes", b"stored_bytes", "uid", b"uid", "uploaded_bytes", b"uploaded_bytes", "volume_id", b"volume_id"]) -> None: ...
 
 global___Snapshot = Snapshot
 
@@ -182,12 +190,17 @@ class ListSnapshotsRequest(google.protobuf.message.Message):
     VOLUME_ID_FIELD_NUMBER: builtins.int
     GRANTED_FIELD_NUMBER: builtins.int
     DELETED_FIELD_NUMBER: builtins.int
+    PUBLIC_FIELD_NUMBER: builtins.int
+    OWNER_FIELD_NUMBER: builtins.int
     page_size: builtins.int
     page_token: builtins.str
     volume_id: builtins.str
     """Only of this volume of the caller, if set."""
     granted: builtins.bool
     deleted: builtins.bool
+    public: builtins.bool
+    """With `granted`: only those that are granted to everyone, or only those of this owner."""
+    owner: builtins.str
     def __init__(
         self,
         *,
@@ -196,8 +209,10 @@ class ListSnapshotsRequest(google.protobuf.message.Message):
         volume_id: builtins.str = ...,
         granted: builtins.bool = ...,
         deleted: builtins.bool = ...,
+        public: builtins.bool = ...,
+        owner: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["deleted", b"deleted", "granted", b"granted", "page_size", b"page_size", "page_token", b"page_token", "volume_id", b"volume_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["deleted", b"deleted", "granted", b"granted", "owner", b"owner", "page_size", b"page_size", "page_token", b"page_token", "public", b"public", "volume_id", b"volume_id"]) -> None: ...
 
 global___ListSnapshotsRequest = ListSnapshotsRequest
 
