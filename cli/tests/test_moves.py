@@ -2,13 +2,15 @@
 
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
 from holdfast.api.records.v1 import records_pb2 as r
-from holdfast.cli import failures, waiting
+from holdfast.api.volume.v1 import volume_pb2 as vb
+from holdfast.cli import failures
 from holdfast.metadata.cas import run
 from holdfast.metadata.host_actions import assignment_of
 from holdfast.metadata.testing import RunningMetadata, StandInHost
@@ -173,17 +175,17 @@ def test_a_drain_is_waited_for(
     person: Callable[..., Person],
     primary: StandInHost,
     metadata: RunningMetadata,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(waiting, "POLL_S", 0.05)
     operator = person("root-olga", "operator")
     operator.types("host", "drain", "host-a")
     run(metadata.etcd, lambda draft: set_drain_reason(draft, "host-a", "There is no room."))
     words = ["host", "drain", "host-a", "--wait", "--timeout"]
     late = operator.types(*words, "0.3", status=failures.WAITED_IN_VAIN).stderr
     assert "host host-a: 1 volume left. There is no room." in late and "was not emptied" in late
-    person("alice").types("volume", "delete", "disk")
-    assert "nothing is left" in operator.types(*words, "20").stdout
+    alice = metadata.client("alice")
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(alice.volumes.DeleteVolume, vb.DeleteVolumeRequest(volume_id="disk"))
+        assert "nothing is left" in operator.types(*words, "60").stdout
 
 
 def test_a_lost_host_says_so(person: Callable[..., Person], primary: StandInHost) -> None:

@@ -381,11 +381,13 @@ def test_hosts(metadata: RunningMetadata, two_hosts: list[StandInHost]) -> None:
     for method, request in [
         (alice.hosts.GetHost, hb.GetHostRequest(host_id="host-a")),
         (alice.hosts.ListHosts, hb.ListHostsRequest()),
+        (alice.hosts.WatchHost, hb.WatchHostRequest(host_id="host-a")),
         (alice.hosts.DeleteHost, hb.DeleteHostRequest(host_id="host-a")),
     ]:
         refused(etcd, method, request, "PERMISSION_DENIED", "OPERATOR_ONLY")
     none = hb.DeleteHostRequest(host_id="none")
     refused(etcd, olga.hosts.DeleteHost, none, "NOT_FOUND", "NOT_FOUND")
+    refused(etcd, olga.hosts.WatchHost, hb.WatchHostRequest(host_id="none"), "NOT_FOUND", "NOT_FOUND")
     delete = hb.DeleteHostRequest(host_id="host-a")
     refused(etcd, olga.hosts.DeleteHost, delete, "FAILED_PRECONDITION", "ALIVE")
     made_volume(alice, "v")

@@ -14,6 +14,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from holdfast.api.host.v1 import host_pb2 as hb
 from holdfast.api.records.v1 import records_pb2 as r
 from holdfast.api.volume.v1 import volume_pb2 as vb
 from holdfast.base.errors import Unauthenticated, Unavailable
@@ -176,6 +177,24 @@ def test_watches_share_one_and_see_the_end(metadata: RunningMetadata, two_hosts:
     for watch in watches:
         states = [answer.volume.state for answer in watch]
         assert states[-1] == r.VOLUME_STATE_UNSPECIFIED, "the last answer says deleted"
+
+
+def test_a_host_is_watched_while_it_is_emptied(
+    metadata: RunningMetadata, two_hosts: list[StandInHost]
+) -> None:
+    alice, olga = metadata.client("alice"), metadata.client("olga", "operator")
+    watch = olga.hosts.WatchHost(hb.WatchHostRequest(host_id="host-a"), timeout=60)
+    assert next(watch).host.volume_count == 0
+    alice.volumes.CreateVolume(vb.CreateVolumeRequest(volume_id="v", size_bytes=GIB))
+    assert any(answer.host.volume_count == 1 for answer in watch)
+    olga.hosts.DrainHost(hb.DrainHostRequest(host_id="host-a"))
+    assert any(answer.host.draining for answer in watch)
+    alice.volumes.DeleteVolume(vb.DeleteVolumeRequest(volume_id="v"))
+    assert any(answer.host.volume_count == 0 for answer in watch)
+    two_hosts[0].stop()
+    assert any(not answer.host.live for answer in watch)
+    olga.hosts.DeleteHost(hb.DeleteHostRequest(host_id="host-a"))
+    assert list(watch)[-1].deleted
 
 
 def test_a_defect_is_internal_and_says_nothing(

@@ -3,11 +3,11 @@
 import click
 
 from holdfast.api.host.v1 import host_pb2 as pb
-from holdfast.base.errors import HoldfastError
+from holdfast.base.errors import HoldfastError, NotFound
 from holdfast.cli.session import Session, session
 from holdfast.cli.show import emit, facts, moment, output_option, table
 from holdfast.cli.sizes import show_size
-from holdfast.cli.waiting import Narrator, polled, until, wait_options
+from holdfast.cli.waiting import Narrator, until, wait_options
 
 
 @click.group("host")
@@ -87,19 +87,22 @@ def _wait_empty(at: Session, host_id: str, timeout_s: float) -> pb.Host:
     """The host once it holds no volume, stores that are still being removed included."""
     narrate = Narrator()
 
-    def done(answer: pb.GetHostResponse) -> bool:
+    def done(answer: pb.WatchHostResponse) -> bool:
+        if answer.deleted:
+            raise NotFound("NOT_FOUND", f"Somebody has deleted host {host_id!r}.")
         if answer.host.volume_count and not answer.host.draining:
             raise HoldfastError(
                 "NOT_DRAINING", f"Somebody let host {host_id!r} hold volumes again: {_left(answer.host)}."
             )
         return not answer.host.volume_count
 
-    def show_it(answer: pb.GetHostResponse) -> None:
-        narrate(f"host {host_id}: {_left(answer.host)}. {answer.host.drain_reason}".rstrip())
+    def show_it(answer: pb.WatchHostResponse) -> None:
+        if not answer.deleted:
+            narrate(f"host {host_id}: {_left(answer.host)}. {answer.host.drain_reason}".rstrip())
 
-    request = pb.GetHostRequest(host_id=host_id)
+    request = pb.WatchHostRequest(host_id=host_id)
     what = f"Host {host_id!r} was not emptied"
-    answer = until(at, polled(at.client.hosts.GetHost), request, done, show_it, timeout_s, what)
+    answer = until(at, at.client.hosts.WatchHost, request, done, show_it, timeout_s, what)
     return answer.host  # type: ignore[no-any-return]
 
 

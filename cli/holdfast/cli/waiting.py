@@ -15,7 +15,6 @@ from holdfast.cli.session import Session
 
 F = TypeVar("F", bound=Callable[..., Any])
 RECONNECT_S = 0.5
-POLL_S = 1.0
 BAR_CHARS = 30
 
 
@@ -71,18 +70,6 @@ def until(
         if time.monotonic() + RECONNECT_S >= deadline_s:
             raise WaitedInVain("TIMEOUT", f"{what} within {timeout_s:g} s; it goes on. Try `wait` or `show`.")
         threading.Event().wait(RECONNECT_S)
-
-
-def polled(get: Callable[..., Any]) -> Callable[..., Iterator[Any]]:
-    """A watch, for `until`, of what the service lets nobody watch: asked for every POLL_S."""
-
-    def watch(request: Any, timeout: float) -> Iterator[Any]:
-        deadline_s = time.monotonic() + timeout
-        while (left_s := deadline_s - time.monotonic()) > 0:
-            yield get(request, timeout=left_s)
-            threading.Event().wait(min(POLL_S, left_s))
-
-    return watch
 
 
 def until_deleted(

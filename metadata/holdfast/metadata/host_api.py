@@ -1,5 +1,7 @@
 """HostService: see host.proto for each method's contract and errors. For operators only."""
 
+from collections.abc import Iterator
+
 from holdfast.api.host.v1 import host_pb2 as pb
 from holdfast.api.host.v1 import host_pb2_grpc
 from holdfast.api.records.v1 import records_pb2 as r
@@ -8,8 +10,8 @@ from holdfast.metadata.caller import Caller
 from holdfast.metadata.lookups import is_name, not_found
 from holdfast.metadata.pages import fill, page_size, read_token
 from holdfast.metadata.records import decode
-from holdfast.metadata.rpc import unary
-from holdfast.metadata.service import Service
+from holdfast.metadata.rpc import stream, unary
+from holdfast.metadata.service import AtEnd, Service
 from holdfast.metadata.views import host_view
 
 
@@ -20,12 +22,7 @@ class HostServicer(host_pb2_grpc.HostServiceServicer):
     @unary
     def GetHost(self, request: pb.GetHostRequest, caller: Caller) -> pb.GetHostResponse:
         caller.need_operator()
-        host = None
-        if is_name(request.host_id):
-            (host,) = self._service.records([keys.host(request.host_id)], r.HostRecord)
-        if host is None:
-            raise not_found("host", request.host_id)
-        return pb.GetHostResponse(host=self._views([host])[0])
+        return pb.GetHostResponse(host=self._find(request.host_id))
 
     @unary
     def ListHosts(self, request: pb.ListHostsRequest, caller: Caller) -> pb.ListHostsResponse:
@@ -37,6 +34,22 @@ class HostServicer(host_pb2_grpc.HostServiceServicer):
 
         hosts, token = fill(page_size(request.page_size), read_token(request.page_token), fetch)
         return pb.ListHostsResponse(hosts=self._views(hosts), next_page_token=token)
+
+    @stream
+    def WatchHost(
+        self, request: pb.WatchHostRequest, caller: Caller, at_end: AtEnd
+    ) -> Iterator[pb.WatchHostResponse]:
+        caller.need_operator()
+        host_id = self._find(request.host_id).host_id
+
+        def look() -> pb.Host | None:
+            (host,) = self._service.records([keys.host(host_id)], r.HostRecord)
+            return self._views([host])[0] if host else None
+
+        # Each assignment that comes or goes changes the host's record too: its allocated_bytes.
+        followed = [keys.host(host_id), keys.host_lease(host_id)]
+        for view in self._service.changes(followed, look, at_end):
+            yield pb.WatchHostResponse(host=view, deleted=view is None)
 
     @unary
     def DeleteHost(self, request: pb.DeleteHostRequest, caller: Caller) -> pb.DeleteHostResponse:
@@ -59,6 +72,14 @@ class HostServicer(host_pb2_grpc.HostServiceServicer):
     def _set_draining(self, host_id: str, caller: Caller, draining: bool) -> bool:
         caller.need_operator()
         return self._service.run(lambda draft: host_decisions.set_draining(draft, host_id, draining))
+
+    def _find(self, host_id: str) -> pb.Host:
+        host = None
+        if is_name(host_id):
+            (host,) = self._service.records([keys.host(host_id)], r.HostRecord)
+        if host is None:
+            raise not_found("host", host_id)
+        return self._views([host])[0]
 
     def _views(self, hosts: list[r.HostRecord]) -> list[pb.Host]:
         leases = self._service.records([keys.host_lease(one.host_id) for one in hosts], r.HostLease)

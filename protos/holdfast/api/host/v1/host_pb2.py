@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fholdfast/api/host/v1/host.proto\x12\x14holdfast.api.host.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9f\x02\n\x04Host\x12\x0f\n\x07host_id\x18\x01 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x02 \x01(\t\x12\x0c\n\x04live\x18\x03 \x01(\x08\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\t\x12\x0e\n\x06portal\x18\x05 \x01(\t\x12\x16\n\x0e\x63\x61pacity_bytes\x18\x06 \x01(\x04\x12\x17\n\x0f\x61llocated_bytes\x18\x07 \x01(\x04\x12\x14\n\x0cvolume_count\x18\x08 \x01(\r\x12\x0f\n\x07\x65xports\x18\t \x01(\x08\x12\x17\n\x0f\x65xports_message\x18\n \x01(\t\x12-\n\tlost_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x64raining\x18\x0c \x01(\x08\x12\x14\n\x0c\x64rain_reason\x18\r \x01(\t\"!\n\x0eGetHostRequest\x12\x0f\n\x07host_id\x18\x01 \x01(\t\";\n\x0fGetHostResponse\x12(\n\x04host\x18\x01 \x01(\x0b\x32\x1a.holdfast.api.host.v1.Host\"9\n\x10ListHostsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"W\n\x11ListHostsResponse\x12)\n\x05hosts\x18\x01 \x03(\x0b\x32\x1a.holdfast.api.host.v1.Host\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"2\n\x11\x44\x65leteHostRequest\x12\x0f\n\x07host_id\x18\x01 \x01(\t\x12\x0c\n\x04gone\x18\x02 \x01(\x08\"%\n\x12\x44\x65leteHostResponse\x12\x0f\n\x07\x63hanged\x18\x01 \x01(\x08\"#\n\x10\x44rainHostRequest\x12\x0f\n\x07host_id\x18\x01 \x01(\t\"$\n\x11\x44rainHostResponse\x12\x0f\n\x07\x63hanged\x18\x01 \x01(\x08\"%\n\x12UndrainHostRequest\x12\x0f\n\x07host_id\x18\x01 \x01(\t\"&\n\x13UndrainHostResponse\x12\x0f\n\x07\x63hanged\x18\x01 \x01(\x08\x32\xe6\x03\n\x0bHostService\x12V\n\x07GetHost\x12$.holdfast.api.host.v1.GetHostRequest\x1a%.holdfast.api.host.v1.GetHostResponse\x12\\\n\tListHosts\x12&.holdfast.api.host.v1.ListHostsRequest\x1a\'.holdfast.api.host.v1.ListHostsResponse\x12_\n\nDeleteHost\x12\'.holdfast.api.host.v1.DeleteHostRequest\x1a(.holdfast.api.host.v1.DeleteHostResponse\x12\\\n\tDrainHost\x12&.holdfast.api.host.v1.DrainHostRequest\x1a\'.holdfast.api.host.v1.DrainHostResponse\x12\x62\n\x0bUndrainHost\x12(.holdfast.api.host.v1.UndrainHostRequest\x1a).holdfast.api.host.v1.UndrainHostResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fholdfast/api/host/v1/host.proto\x12\x14holdfast.api.host.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9f\x02\n\x04Host\x12\x0f\n\x07host_id\x18\x01 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x02 \x01(\t\x12\x0c\n\x04live\x18\x03 \x01(\x08\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\t\x12\x0e\n\x06portal\x18\x05 \x01(\t\x12\x16\n\x0e\x63\x61pacity_bytes\x18\x06 \x01(\x04\x12\x17\n\x0f\x61llocated_bytes\x18\x07 \x01(\x04\x12\x14\n\x0cvolume_count\x18\x08 \x01(\r\x12\x0f\n\x07\x65xports\x18\t \x01(\x08\x12\x17\n\x0f\x65xports_message\x18\n \x01(\t\x12-\n\tlost_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x64raining\x18\x0c \x01(\x08\x12\x14\n\x0c\x64rain_reason\x18\r \x01(\t\"!\n\x0eGetHostRequest\x12\x0f\n\x07host_id\x18\x01 \x01(\t\";\n\x0fGetHostResponse\x12(\n\x04host\x18\x01 \x01(\x0b\x32\x1a.holdfast.api.host.v1.Host\"9\n\x10ListHostsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"W\n\x11ListHostsResponse\x12)\n\x05hosts\x18\x01 \x03(\x0b\x32\x1a.holdfast.api.host.v1.Host\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"#\n\x10WatchHostRequest\x12\x0f\n\x07host_id\x18\x01 \x01(\t\"N\n\x11WatchHostResponse\x12(\n\x04host\x18\x01 \x01(\x0b\x32\x1a.holdfast.api.host.v1.Host\x12\x0f\n\x07\x64\x65leted\x18\x02 \x01(\x08\"2\n\x11\x44\x65leteHostRequest\x12\x0f\n\x07host_id\x18\x01 \x01(\t\x12\x0c\n\x04gone\x18\x02 \x01(\x08\"%\n\x12\x44\x65leteHostResponse\x12\x0f\n\x07\x63hanged\x18\x01 \x01(\x08\"#\n\x10\x44rainHostRequest\x12\x0f\n\x07host_id\x18\x01 \x01(\t\"$\n\x11\x44rainHostResponse\x12\x0f\n\x07\x63hanged\x18\x01 \x01(\x08\"%\n\x12UndrainHostRequest\x12\x0f\n\x07host_id\x18\x01 \x01(\t\"&\n\x13UndrainHostResponse\x12\x0f\n\x07\x63hanged\x18\x01 \x01(\x08\x32\xc6\x04\n\x0bHostService\x12V\n\x07GetHost\x12$.holdfast.api.host.v1.GetHostRequest\x1a%.holdfast.api.host.v1.GetHostResponse\x12\\\n\tListHosts\x12&.holdfast.api.host.v1.ListHostsRequest\x1a\'.holdfast.api.host.v1.ListHostsResponse\x12^\n\tWatchHost\x12&.holdfast.api.host.v1.WatchHostRequest\x1a\'.holdfast.api.host.v1.WatchHostResponse0\x01\x12_\n\nDeleteHost\x12\'.holdfast.api.host.v1.DeleteHostRequest\x1a(.holdfast.api.host.v1.DeleteHostResponse\x12\\\n\tDrainHost\x12&.holdfast.api.host.v1.DrainHostRequest\x1a\'.holdfast.api.host.v1.DrainHostResponse\x12\x62\n\x0bUndrainHost\x12(.holdfast.api.host.v1.UndrainHostRequest\x1a).holdfast.api.host.v1.UndrainHostResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,18 +42,22 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTHOSTSREQUEST']._serialized_end=533
   _globals['_LISTHOSTSRESPONSE']._serialized_start=535
   _globals['_LISTHOSTSRESPONSE']._serialized_end=622
-  _globals['_DELETEHOSTREQUEST']._serialized_start=624
-  _globals['_DELETEHOSTREQUEST']._serialized_end=674
-  _globals['_DELETEHOSTRESPONSE']._serialized_start=676
-  _globals['_DELETEHOSTRESPONSE']._serialized_end=713
-  _globals['_DRAINHOSTREQUEST']._serialized_start=715
-  _globals['_DRAINHOSTREQUEST']._serialized_end=750
-  _globals['_DRAINHOSTRESPONSE']._serialized_start=752
-  _globals['_DRAINHOSTRESPONSE']._serialized_end=788
-  _globals['_UNDRAINHOSTREQUEST']._serialized_start=790
-  _globals['_UNDRAINHOSTREQUEST']._serialized_end=827
-  _globals['_UNDRAINHOSTRESPONSE']._serialized_start=829
-  _globals['_UNDRAINHOSTRESPONSE']._serialized_end=867
-  _globals['_HOSTSERVICE']._serialized_start=870
-  _globals['_HOSTSERVICE']._serialized_end=1356
+  _globals['_WATCHHOSTREQUEST']._serialized_start=624
+  _globals['_WATCHHOSTREQUEST']._serialized_end=659
+  _globals['_WATCHHOSTRESPONSE']._serialized_start=661
+  _globals['_WATCHHOSTRESPONSE']._serialized_end=739
+  _globals['_DELETEHOSTREQUEST']._serialized_start=741
+  _globals['_DELETEHOSTREQUEST']._serialized_end=791
+  _globals['_DELETEHOSTRESPONSE']._serialized_start=793
+  _globals['_DELETEHOSTRESPONSE']._serialized_end=830
+  _globals['_DRAINHOSTREQUEST']._serialized_start=832
+  _globals['_DRAINHOSTREQUEST']._serialized_end=867
+  _globals['_DRAINHOSTRESPONSE']._serialized_start=869
+  _globals['_DRAINHOSTRESPONSE']._serialized_end=905
+  _globals['_UNDRAINHOSTREQUEST']._serialized_start=907
+  _globals['_UNDRAINHOSTREQUEST']._serialized_end=944
+  _globals['_UNDRAINHOSTRESPONSE']._serialized_start=946
+  _globals['_UNDRAINHOSTRESPONSE']._serialized_end=984
+  _globals['_HOSTSERVICE']._serialized_start=987
+  _globals['_HOSTSERVICE']._serialized_end=1569
 # @@protoc_insertion_point(module_scope)

@@ -140,6 +140,41 @@ class ListHostsResponse(google.protobuf.message.Message):
 global___ListHostsResponse = ListHostsResponse
 
 @typing.final
+class WatchHostRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    HOST_ID_FIELD_NUMBER: builtins.int
+    host_id: builtins.str
+    def __init__(
+        self,
+        *,
+        host_id: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["host_id", b"host_id"]) -> None: ...
+
+global___WatchHostRequest = WatchHostRequest
+
+@typing.final
+class WatchHostResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    HOST_FIELD_NUMBER: builtins.int
+    DELETED_FIELD_NUMBER: builtins.int
+    deleted: builtins.bool
+    @property
+    def host(self) -> global___Host: ...
+    def __init__(
+        self,
+        *,
+        host: global___Host | None = ...,
+        deleted: builtins.bool = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["host", b"host"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["deleted", b"deleted", "host", b"host"]) -> None: ...
+
+global___WatchHostResponse = WatchHostResponse
+
+@typing.final
 class DeleteHostRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 

@@ -46,6 +46,11 @@ class HostServiceStub(object):
                 request_serializer=holdfast_dot_api_dot_host_dot_v1_dot_host__pb2.ListHostsRequest.SerializeToString,
                 response_deserializer=holdfast_dot_api_dot_host_dot_v1_dot_host__pb2.ListHostsResponse.FromString,
                 _registered_method=True)
+        self.WatchHost = channel.unary_stream(
+                '/holdfast.api.host.v1.HostService/WatchHost',
+                request_serializer=holdfast_dot_api_dot_host_dot_v1_dot_host__pb2.WatchHostRequest.SerializeToString,
+                response_deserializer=holdfast_dot_api_dot_host_dot_v1_dot_host__pb2.WatchHostResponse.FromString,
+                _registered_method=True)
         self.DeleteHost = channel.unary_unary(
                 '/holdfast.api.host.v1.HostService/DeleteHost',
                 request_serializer=holdfast_dot_api_dot_host_dot_v1_dot_host__pb2.DeleteHostRequest.SerializeToString,
@@ -81,6 +86,13 @@ class HostServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchHost(self, request, context):
+        """The host now and at each change, its volume_count included. NOT_FOUND NOT_FOUND: no such host.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DeleteHost(self, request, context):
         """Errors:
         NOT_FOUND           NOT_FOUND  no such host
@@ -92,7 +104,7 @@ class HostServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DrainHost(self, request, context):
-        """Move everything off a host, without an I/O error; it gets nothing new. Follow Host.volume_count and
+        """Move everything off a host, without an I/O error; it gets nothing new. Watch Host.volume_count and
         drain_reason. NOT_FOUND NOT_FOUND: no such host.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -118,6 +130,11 @@ def add_HostServiceServicer_to_server(servicer, server):
                     servicer.ListHosts,
                     request_deserializer=holdfast_dot_api_dot_host_dot_v1_dot_host__pb2.ListHostsRequest.FromString,
                     response_serializer=holdfast_dot_api_dot_host_dot_v1_dot_host__pb2.ListHostsResponse.SerializeToString,
+            ),
+            'WatchHost': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchHost,
+                    request_deserializer=holdfast_dot_api_dot_host_dot_v1_dot_host__pb2.WatchHostRequest.FromString,
+                    response_serializer=holdfast_dot_api_dot_host_dot_v1_dot_host__pb2.WatchHostResponse.SerializeToString,
             ),
             'DeleteHost': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteHost,
@@ -191,6 +208,33 @@ class HostService(object):
             '/holdfast.api.host.v1.HostService/ListHosts',
             holdfast_dot_api_dot_host_dot_v1_dot_host__pb2.ListHostsRequest.SerializeToString,
             holdfast_dot_api_dot_host_dot_v1_dot_host__pb2.ListHostsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchHost(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/holdfast.api.host.v1.HostService/WatchHost',
+            holdfast_dot_api_dot_host_dot_v1_dot_host__pb2.WatchHostRequest.SerializeToString,
+            holdfast_dot_api_dot_host_dot_v1_dot_host__pb2.WatchHostResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -34,6 +34,12 @@ class HostServiceStub:
         holdfast.api.host.v1.host_pb2.ListHostsResponse,
     ]
 
+    WatchHost: grpc.UnaryStreamMultiCallable[
+        holdfast.api.host.v1.host_pb2.WatchHostRequest,
+        holdfast.api.host.v1.host_pb2.WatchHostResponse,
+    ]
+    """The host now and at each change, its volume_count included. NOT_FOUND NOT_FOUND: no such host."""
+
     DeleteHost: grpc.UnaryUnaryMultiCallable[
         holdfast.api.host.v1.host_pb2.DeleteHostRequest,
         holdfast.api.host.v1.host_pb2.DeleteHostResponse,
@@ -48,7 +54,7 @@ class HostServiceStub:
         holdfast.api.host.v1.host_pb2.DrainHostRequest,
         holdfast.api.host.v1.host_pb2.DrainHostResponse,
     ]
-    """Move everything off a host, without an I/O error; it gets nothing new. Follow Host.volume_count and
+    """Move everything off a host, without an I/O error; it gets nothing new. Watch Host.volume_count and
     drain_reason. NOT_FOUND NOT_FOUND: no such host.
     """
 
@@ -74,6 +80,12 @@ class HostServiceAsyncStub:
         holdfast.api.host.v1.host_pb2.ListHostsResponse,
     ]
 
+    WatchHost: grpc.aio.UnaryStreamMultiCallable[
+        holdfast.api.host.v1.host_pb2.WatchHostRequest,
+        holdfast.api.host.v1.host_pb2.WatchHostResponse,
+    ]
+    """The host now and at each change, its volume_count included. NOT_FOUND NOT_FOUND: no such host."""
+
     DeleteHost: grpc.aio.UnaryUnaryMultiCallable[
         holdfast.api.host.v1.host_pb2.DeleteHostRequest,
         holdfast.api.host.v1.host_pb2.DeleteHostResponse,
@@ -88,7 +100,7 @@ class HostServiceAsyncStub:
         holdfast.api.host.v1.host_pb2.DrainHostRequest,
         holdfast.api.host.v1.host_pb2.DrainHostResponse,
     ]
-    """Move everything off a host, without an I/O error; it gets nothing new. Follow Host.volume_count and
+    """Move everything off a host, without an I/O error; it gets nothing new. Watch Host.volume_count and
     drain_reason. NOT_FOUND NOT_FOUND: no such host.
     """
 
@@ -119,6 +131,14 @@ class HostServiceServicer(metaclass=abc.ABCMeta):
     ) -> typing.Union[holdfast.api.host.v1.host_pb2.ListHostsResponse, collections.abc.Awaitable[holdfast.api.host.v1.host_pb2.ListHostsResponse]]: ...
 
     @abc.abstractmethod
+    def WatchHost(
+        self,
+        request: holdfast.api.host.v1.host_pb2.WatchHostRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[holdfast.api.host.v1.host_pb2.WatchHostResponse], collections.abc.AsyncIterator[holdfast.api.host.v1.host_pb2.WatchHostResponse]]:
+        """The host now and at each change, its volume_count included. NOT_FOUND NOT_FOUND: no such host."""
+
+    @abc.abstractmethod
     def DeleteHost(
         self,
         request: holdfast.api.host.v1.host_pb2.DeleteHostRequest,
@@ -136,7 +156,7 @@ class HostServiceServicer(metaclass=abc.ABCMeta):
         request: holdfast.api.host.v1.host_pb2.DrainHostRequest,
         context: _ServicerContext,
     ) -> typing.Union[holdfast.api.host.v1.host_pb2.DrainHostResponse, collections.abc.Awaitable[holdfast.api.host.v1.host_pb2.DrainHostResponse]]:
-        """Move everything off a host, without an I/O error; it gets nothing new. Follow Host.volume_count and
+        """Move everything off a host, without an I/O error; it gets nothing new. Watch Host.volume_count and
         drain_reason. NOT_FOUND NOT_FOUND: no such host.
         """
 
