@@ -96,6 +96,7 @@ class History(Cluster):
             lambda: to("take_over", c.take_over, some, f"{some}.1", epoch),
             lambda: to("hand_over", c.hand_over, primary, epoch, other),
             lambda: to("resign", c.resign, primary, epoch, other),
+            lambda: to("crash_move", c.crash_move, primary, epoch, other, self.now_s),
             *[lambda: to("cold_start", c.cold_start, other, self.boot(other), epoch)] * 2,
             lambda: to("path_move", c.path_move, primary, epoch, other, self.now_s),
         ]
@@ -192,7 +193,7 @@ class History(Cluster):
 
 
 MEMBERSHIP = {"leave_out", "join", "take_over", "hand_over", "resign", "cold_start"}
-EVERYTHING = MEMBERSHIP | {"path_move", "switch", "replace", "drop", "stay", "force", "removed"}
+EVERYTHING = MEMBERSHIP | {"path_move", "crash_move", "switch", "replace", "drop", "stay", "force", "removed"}
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ import pytest
 
 from holdfast.api.records.v1 import records_pb2 as r
 from holdfast.base.errors import HoldfastError, NotFound, Precondition, StaleEpoch
+from holdfast.base.limits import CRASH_MOVE_MIN_S
 from holdfast.metadata import attachment_changes, keys, replica_changes, snapshot_changes, volume_changes
 from holdfast.metadata.seal import unseal
 from holdfast.metadata.testing_cluster import HOST_KEY, Cluster
@@ -148,6 +149,17 @@ def test_path_move(at: Cluster) -> None:
     assert refused.value.reason == "TOO_SOON"
     assert at.do(replica_changes.path_move, "b", 2, "a", 1120.0)
     assert at.replica().path_move_time.seconds == 1120
+
+
+def test_what_crashes_everywhere_does_not_go_back_and_forth(at: Cluster) -> None:
+    assert at.do(replica_changes.crash_move, "a", 1, "b", 1000.0)
+    assert where(at) == (2, "b", ["b"]) and at.replica().crash_move_time.seconds == 1000
+    at.do(replica_changes.join, "b", 2, "a", "a.1")
+    with pytest.raises(Precondition, match="stays where it is") as refused:
+        at.do(replica_changes.crash_move, "b", 3, "a", 1000.0 + CRASH_MOVE_MIN_S - 1)
+    assert refused.value.reason == "TOO_SOON" and where(at) == (3, "b", ["a", "b"])
+    assert at.do(replica_changes.crash_move, "b", 3, "a", 1000.0 + CRASH_MOVE_MIN_S)
+    assert where(at) == (4, "a", ["a"])
 
 
 def test_replace_a_host_that_is_gone(at: Cluster) -> None:
@@ -382,6 +394,9 @@ REFUSALS: dict[str, Refusal] = {
     "switch: to a joiner": ("NOT_IN_SYNC", degrade, c.request_switch, ("b",)),
     "switch: to the dead": ("NOT_LIVE", lambda at: at.go("b"), c.request_switch, ("b",)),
     "switch: being deleted": ("NOT_AVAILABLE", deleted, c.request_switch, ("b",)),
+    "crash move: old epoch": (STALE, degrade, c.crash_move, ("a", 1, "b", 9.0)),
+    "crash move: to a joiner": ("NOT_IN_SYNC", degrade, c.crash_move, ("a", 2, "b", 9.0)),
+    "crash move: to the dead": ("NOT_LIVE", lambda at: at.go("b"), c.crash_move, ("a", 1, "b", 9.0)),
     "path move: old epoch": (STALE, degrade, c.path_move, ("a", 1, "b", 9.0)),
     "path move: by a mirror": (STALE, nothing, c.path_move, ("b", 1, "a", 9.0)),
     "path move: to a joiner": ("NOT_IN_SYNC", degrade, c.path_move, ("a", 2, "b", 9.0)),

@@ -313,3 +313,13 @@ def test_a_fenced_export_ends_its_sessions_and_opens_again(fake: FakeLio) -> Non
     fake.converge(UID, fenced, True)
     assert fake.steps(fenced) == []
     assert fake.steps(SERVED) == [Step(Kind.WRITE, enable, "1")]
+
+
+def test_it_ends_them_also_without_a_worker_once_what_they_wait_for_is_answered(fake: FakeLio) -> None:
+    fake.converge(UID, SERVED, True)
+    fenced = dataclasses.replace(SERVED, fenced=True, serve=False)
+    steps = fake.steps(fenced, worker=False)
+    assert [step.path.rpartition("/")[2] for step in steps] == ["block_dev", "reset_ring", "enable"]
+    fake.converge(UID, fenced, False)
+    assert fake.steps(fenced, worker=False) == [], "once"
+    assert fake.steps(SERVED)[-1].value == "1", "it opens again with the next worker"

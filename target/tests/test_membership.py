@@ -166,3 +166,14 @@ def test_a_cold_start_needs_every_member_back() -> None:
     ]:
         assert cold_start_possible(WAS_PRIMARY, "a1", leases) == possible
     assert not cold_start_possible(assigned(), "a1", {"a": "a1", "b": "b2"})
+
+
+@pytest.mark.parametrize("observed", [None, seen(), seen(wants_leave_out=("b",)), seen(epoch=4)])
+def test_a_worker_that_does_not_stay_is_not_asked(observed: Observed | None) -> None:
+    """Whatever it says in the moments in which it runs."""
+    looping = dataclasses.replace(NOW, crash_looping=True)
+    assert decide(assigned(), "a", observed, looping) == say.CrashMove(5, "b")
+    for now in (but(looping, b=""), but(looping, b="b2"), dataclasses.replace(looping, leases=None)):
+        assert not isinstance(decide(assigned(), "a", observed, now), say.CrashMove), "nobody could take it"
+    for other in (assigned(r.ROLE_MIRROR), assigned(deleting=True), assigned(boot_id="a0")):
+        assert not isinstance(decide(other, "a", observed, looping), say.CrashMove)

@@ -170,6 +170,15 @@ def test_sessions_from_before_a_cold_start_end_once_on_every_path() -> None:
     assert all(one is not None and one.cold_epoch == 3 for one in seen)
 
 
+def test_a_host_whose_worker_does_not_stay_sends_initiators_elsewhere() -> None:
+    """Unless it is the primary still: there is no other path then."""
+    for role, fenced in ((r.ROLE_PRIMARY, False), (r.ROLE_MIRROR, True), (r.ROLE_JOINER, True)):
+        fields = {} if role == r.ROLE_PRIMARY else {"primary_host_id": "b"}
+        assignment = assigned(role=role, attachments=[attachment()], **fields)
+        export = plan(assignment, present=EXPORTED, worker_alive=False, crash_looping=True).export
+        assert export is not None and export.fenced is fenced and not export.serve
+
+
 def test_an_agent_that_does_not_know_the_export_yet_closes_no_ring() -> None:
     """But it tells of epochs: a kernel that hangs holds up no change of roles."""
     one = assigned(attachments=[attachment()])

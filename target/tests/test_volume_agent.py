@@ -229,6 +229,23 @@ def test_a_change_is_asked_for_until_it_is_made(bench: Bench) -> None:
     bench.until(lambda: bench.etcd.count("leave_out") > asked)
 
 
+def test_a_worker_that_does_not_stay_costs_its_host_the_volume(bench: Bench) -> None:
+    """Once the mirror is there; not of a host that is not the primary."""
+    bench.etcd.away = False
+    bench.workers._command[:] = [sys.executable, "-c", ""]
+    bench.leases(a="boot-1")
+    bench.agent.assign(assigned(r.ROLE_PRIMARY))
+    bench.until(lambda: bench.agent._worker.crash_looping)
+    assert not bench.etcd.count("crash_move"), "there is nobody else"
+    bench.leases(**LIVE)
+    bench.until(lambda: bench.etcd.count("crash_move") == 1)
+    bench.agent.assign(assigned(r.ROLE_JOINER, epoch=2, boot_id=""))
+    assert bench.agent._situation().crash_looping, "its exports are fenced"
+    bench.until(lambda: not bench.agent._changes._sending)
+    bench.agent.reconcile()
+    assert not bench.agent._changes._sending and bench.etcd.count("crash_move") == 1
+
+
 def test_what_is_refused_for_now_is_asked_again(bench: Bench) -> None:
     bench.etcd.away = False
     bench.etcd.fail["take_over"] = Precondition("PRIMARY_LIVES", "wait")

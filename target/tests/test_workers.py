@@ -13,7 +13,15 @@ from holdfast.base.loop import Loop
 from holdfast.target.control import Desired, DesiredPeer, Observed
 from holdfast.target.control_client import WorkerLink
 from holdfast.target.worker_control import ControlServer
-from holdfast.target.workers import Backoff, Worker, Workers, start_time, worker_command
+from holdfast.target.workers import (
+    BACKOFF_FORGET_S,
+    CRASH_LOOP_ENDS,
+    Backoff,
+    Worker,
+    Workers,
+    start_time,
+    worker_command,
+)
 
 UID = "0123456789abcdef01234567"
 DESIRED = Desired(
@@ -144,6 +152,22 @@ def test_backoff() -> None:
     backoff.started(100)
     backoff.ended(161)
     assert backoff.not_before_s == 161 and backoff.failures == 1
+
+
+def test_what_ends_again_and_again_is_in_a_loop_until_one_stays() -> None:
+    backoff, now_s = Backoff(), 0.0
+    for _ in range(CRASH_LOOP_ENDS):
+        assert not backoff.crash_looping(now_s)
+        backoff.started(now_s)
+        now_s += BACKOFF_FORGET_S - 1
+        backoff.ended(now_s)
+    now_s += 100
+    assert backoff.crash_looping(now_s), "it waits for its start"
+    backoff.started(now_s)
+    assert backoff.crash_looping(now_s + BACKOFF_FORGET_S - 1)
+    assert not backoff.crash_looping(now_s + BACKOFF_FORGET_S)
+    backoff.ended(now_s + BACKOFF_FORGET_S)
+    assert not backoff.crash_looping(now_s + BACKOFF_FORGET_S)
 
 
 def test_the_link_says_once_and_hears_everything(tmp_path: Path) -> None:

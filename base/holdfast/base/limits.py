@@ -50,6 +50,8 @@ PATH_AWAY_S = 3
 """An initiator without a session to the primary for so long, and with I/O at a mirror, moves the volume."""
 PATH_MOVE_MIN_S = 120
 """Between two such moves of a volume."""
+CRASH_MOVE_MIN_S = 900
+"""Between two moves of a volume because its process did not stay: what ends it may follow it."""
 SYNC_MAX_BYTES_S = 200 * MIB
 """Of one resync, or of filling one volume from its snapshot, while nobody else needs the disks."""
 SYNC_FLOOR_BYTES_S = 8 * MIB

@@ -93,7 +93,7 @@ class HostActions:
         return follow(self.etcd, keys.HOST_LEASES, stop)
 
     def leave_out(self, volume_uid: str, epoch: int, hosts: Collection[str]) -> bool:
-        """For this and the next six: see replica_changes, and replica_decisions for `path_move`."""
+        """For this and the next seven: see replica_changes, and replica_decisions for `path_move`."""
         return run(
             self.etcd,
             lambda draft: replica_changes.leave_out(draft, volume_uid, self.host_id, epoch, hosts),
@@ -123,6 +123,14 @@ class HostActions:
         return run(
             self.etcd,
             lambda draft: replica_changes.resign(draft, volume_uid, self.host_id, epoch, to_host_id),
+        )
+
+    def crash_move(self, volume_uid: str, epoch: int, to_host_id: str) -> bool:
+        return run(
+            self.etcd,
+            lambda draft: replica_changes.crash_move(
+                draft, volume_uid, self.host_id, epoch, to_host_id, self._clock()
+            ),
         )
 
     def cold_start(self, volume_uid: str, boot_id: str, epoch: int) -> bool:

@@ -12,6 +12,7 @@ the record, and never done twice. The transaction compares everything that was l
 | take_over | mirror | NOT_IN_SYNC, PRIMARY_LIVES | in_sync is the mirror alone, and it is the primary |
 | hand_over | primary | NOT_IN_SYNC, NOT_LIVE | another member is the primary |
 | resign | primary | NOT_IN_SYNC, NOT_LIVE | the same, and the old one is out |
+| crash_move | primary | as resign; TOO_SOON | the same, though nothing was yielded |
 | cold_start | any member | NOT_IN_SYNC, NOT_LIVE, MEMORY_KEPT | it alone, under its new boot |
 
 replica_decisions.py has those of the control plane; `derived.write` is where either is written.
@@ -25,6 +26,7 @@ from collections.abc import Collection
 
 from holdfast.api.records.v1 import records_pb2 as r
 from holdfast.base.errors import Precondition
+from holdfast.base.limits import CRASH_MOVE_MIN_S
 from holdfast.metadata import keys
 from holdfast.metadata.cas import Draft
 from holdfast.metadata.derived import write
@@ -47,6 +49,7 @@ from holdfast.metadata.replica_record import (
     need_assigned,
     need_live,
     need_member,
+    need_rest,
     owned,
     set_in_sync,
 )
@@ -54,6 +57,7 @@ from holdfast.metadata.replica_record import (
 __all__ = [
     "NewReplica",
     "cold_start",
+    "crash_move",
     "drop",
     "force_start",
     "hand_over",
@@ -135,6 +139,24 @@ def resign(draft: Draft, volume_uid: str, host_id: str, epoch: int, to_host_id: 
     replica = _to_another(draft, volume_uid, host_id, epoch, to_host_id)
     set_in_sync(replica, [one for one in replica.in_sync if one.host_id != host_id])
     return write(draft, replica)
+
+
+def crash_move(
+    draft: Draft, volume_uid: str, host_id: str, epoch: int, to_host_id: str, now_s: float
+) -> bool:
+    """The primary's agent, whose worker does not stay: as resign, but seldom.
+
+    The worker may be running again by now. As at a takeover, that does no harm: what it acknowledges the
+    heir has applied, and the heir serves only when its promise to it is over (I-3).
+
+    Raises Precondition TOO_SOON within CRASH_MOVE_MIN_S of the last one: what ends the worker may be what it
+    is asked to do, and would go back and forth with the volume.
+    """
+    replica = owned(draft, volume_uid, host_id, epoch)
+    need_rest(replica, "crash_move_time", now_s, CRASH_MOVE_MIN_S, "its process did not stay")
+    # Before the resignation: it writes the record, and this goes with it.
+    draft.put(keys.replica(volume_uid), replica)
+    return resign(draft, volume_uid, host_id, epoch, to_host_id)
 
 
 def cold_start(draft: Draft, volume_uid: str, host_id: str, boot_id: str, epoch: int) -> bool:

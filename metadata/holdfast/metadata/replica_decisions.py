@@ -28,6 +28,7 @@ from holdfast.metadata.replica_record import (
     need_assigned,
     need_live,
     need_member,
+    need_rest,
     record_of,
     set_in_sync,
 )
@@ -117,15 +118,8 @@ def path_move(draft: Draft, volume_uid: str, host_id: str, epoch: int, to_host_i
     replica = check_owner(draft, volume_uid, host_id, epoch)
     if to_host_id in (replica.primary_host_id, replica.wanted_primary_host_id):
         return False
-    moved_s = replica.path_move_time.ToMilliseconds() / 1000
-    if replica.HasField("path_move_time") and now_s < moved_s + PATH_MOVE_MIN_S:
-        raise Precondition(
-            "TOO_SOON",
-            f"Volume {volume_uid} was moved for an initiator's path {now_s - moved_s:.0f} s ago: it stays "
-            f"where it is for {PATH_MOVE_MIN_S} s.",
-        )
+    need_rest(replica, "path_move_time", now_s, PATH_MOVE_MIN_S, "an initiator had lost its path")
     # Before the switch: it writes the record, and this goes with it.
-    replica.path_move_time.CopyFrom(timestamp(now_s))
     draft.put(keys.replica(volume_uid), replica)
     return request_switch(draft, volume_uid, to_host_id)
 

@@ -7,7 +7,7 @@ that is in sync. Every lease that is looked at here is compared by the transacti
 from holdfast.api.records.v1 import records_pb2 as r
 from holdfast.base.errors import Precondition, StaleEpoch
 from holdfast.metadata import keys
-from holdfast.metadata.assigned import check_owner
+from holdfast.metadata.assigned import check_owner, timestamp
 from holdfast.metadata.cas import Draft
 
 
@@ -88,6 +88,19 @@ def need_assigned(replica: r.ReplicaRecord, host_id: str) -> None:
         raise Precondition(
             "NOT_ASSIGNED", f"Volume {replica.volume_uid} is not assigned to host {host_id}: choose another."
         )
+
+
+def need_rest(replica: r.ReplicaRecord, field: str, now_s: float, rest_s: float, why: str) -> None:
+    """Set the time `field` to now. Raises Precondition TOO_SOON within `rest_s` of what it was."""
+    moved = getattr(replica, field)
+    moved_s = moved.ToMilliseconds() / 1000
+    if replica.HasField(field) and now_s < moved_s + rest_s:  # type: ignore[arg-type]
+        raise Precondition(
+            "TOO_SOON",
+            f"Volume {replica.volume_uid} was moved {now_s - moved_s:.0f} s ago because {why}: it stays "
+            f"where it is for {rest_s:g} s.",
+        )
+    moved.CopyFrom(timestamp(now_s))
 
 
 def set_in_sync(replica: r.ReplicaRecord, members: list[r.InSync]) -> None:

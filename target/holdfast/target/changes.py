@@ -10,7 +10,7 @@ from functools import partial
 
 from holdfast.base.errors import HoldfastError, NotFound, StaleEpoch, Unavailable
 from holdfast.base.loop import Timer
-from holdfast.target.reports import Change, PathMove
+from holdfast.target.reports import Change, CrashMove, PathMove
 from holdfast.target.tools import Tools
 
 log = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ class ChangeSender:
             self._again_in(ECHO_S)
         elif isinstance(error, HoldfastError):
             log.warning("volume %s: %s is not done: %s", self._uid, change, error)
-            refused = isinstance(change, PathMove) and not self.etcd_away
+            refused = isinstance(change, PathMove | CrashMove) and not self.etcd_away
             self._again_in(REFUSED_MOVE_S if refused else RETRY_S)
         else:
             log.error("volume %s: %s failed: %r", self._uid, change, error)

@@ -52,8 +52,9 @@ class Export:
     """The newest epoch that began without what was not flushed. Sessions from before it are ended, once."""
 
     fenced: bool = False
-    """This host may be the primary no more, and cannot ask: its sessions end, so that what initiators wait
-    for here they try on another path. (Answered BUSY, they would try it here again, for minutes.)
+    """This host may be the primary no more, and cannot ask, or has no worker that stays to say so: its
+    sessions end, so that what initiators wait for here they try on another path. (Answered BUSY, they would
+    try it here again, for minutes.)
     """
 
     @property

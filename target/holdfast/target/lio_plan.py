@@ -99,6 +99,9 @@ def reconcile_export(
         return steps + removal
     if wanted.serve and worker_serves:
         return steps + _make_target(wanted, present)
+    if wanted.fenced and not worker_serves and present.enabled:
+        fence = [Step(Kind.WRITE, f"{group_path(volume_uid, one)}/enable", "0") for one in present.groups]
+        return steps + _answer_everything(volume_uid) + fence
     return steps + _remove_unwanted_acls(wanted, present, worker_serves)
 
 

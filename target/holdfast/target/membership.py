@@ -6,6 +6,7 @@ it again (metadata's replica_changes.py): a decision from old news is refused th
 
 | role here | change | when |
 |---|---|---|
+| primary | crash_move | its worker does not stay (workers.py), and a member lives: resign in its place |
 | primary | leave_out | the worker wants it: members are lost, or a join must be fenced |
 | primary | resign | it has yielded because its disk failed, and a member lives |
 | primary | hand_over | it has yielded because it was asked to, and that host lives |
@@ -47,16 +48,20 @@ class Circumstances:
     """For how long `cold_start_possible` has held without a break."""
     path_cut_s: float = 0.0
     """For how long initiators whose I/O a mirror refuses have had no session here (volume_sessions.py)."""
+    crash_looping: bool = False
+    """The worker has ended again and again, each time soon after its start."""
 
 
 def decide(
     assignment: r.Assignment | None, host_id: str, observed: Observed | None, now: Circumstances
 ) -> Change | None:
     """The change to ask for, or None. Asked again as long as it holds, until the assignment has changed."""
-    if assignment is None or assignment.deleting or now.leases is None or observed is None:
+    if assignment is None or assignment.deleting or now.leases is None:
         return None
     role = role_here(assignment, now.boot_id)
-    if (observed.epoch, observed.role) != (assignment.epoch, role):
+    if role == PRIMARY and now.crash_looping and (heirs := _heirs(assignment, now.leases)):
+        return say.CrashMove(assignment.epoch, heirs[0])
+    if observed is None or (observed.epoch, observed.role) != (assignment.epoch, role):
         return None
     if role == PRIMARY:
         return _as_primary(assignment, observed, now, now.leases)
@@ -85,7 +90,7 @@ def _as_primary(
 
 def _resignation(assignment: r.Assignment, observed: Observed, leases: Leases) -> Change | None:
     """Without an heir it stays: it would be asked in vain."""
-    heirs = [peer.host_id for peer in assignment.peers if _keeps_memory(peer, leases)]
+    heirs = _heirs(assignment, leases)
     if not (observed.yielded and observed.wants_resign and heirs):
         return None
     wanted = assignment.yield_to_host_id
@@ -93,7 +98,7 @@ def _resignation(assignment: r.Assignment, observed: Observed, leases: Leases) -
 
 
 def _yielded(assignment: r.Assignment, leases: Leases) -> Change | None:
-    heirs = [peer.host_id for peer in assignment.peers if _keeps_memory(peer, leases)]
+    heirs = _heirs(assignment, leases)
     wanted = assignment.yield_to_host_id
     if wanted in heirs:
         return say.HandOver(assignment.epoch, wanted)
@@ -108,7 +113,7 @@ def _path_move(
     well = observed.serving and observed.peer_connected and not assignment.yield_to_host_id
     if not (attached and well and now.path_cut_s >= PATH_AWAY_S):
         return None
-    heirs = [peer.host_id for peer in assignment.peers if _keeps_memory(peer, leases)]
+    heirs = _heirs(assignment, leases)
     return say.PathMove(assignment.epoch, heirs[0]) if heirs else None
 
 
@@ -147,6 +152,10 @@ def cold_start_possible(assignment: r.Assignment, boot_id: str, leases: Leases) 
     boots = {peer.host_id: peer.boot_id for peer in assignment.peers if peer.boot_id}
     boots[assignment.host_id] = assignment.boot_id
     return all(leases.get(host_id, "") not in ("", boot) for host_id, boot in boots.items())
+
+
+def _heirs(assignment: r.Assignment, leases: Leases) -> list[str]:
+    return [peer.host_id for peer in assignment.peers if _keeps_memory(peer, leases)]
 
 
 def _keeps_memory(peer: r.Peer, leases: Leases) -> bool:

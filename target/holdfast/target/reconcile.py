@@ -71,6 +71,8 @@ class Situation:
     """Its copy was not thrown away a moment ago."""
     etcd_away: bool = False
     """A change of members that is wanted could not be recorded: etcd does not answer."""
+    crash_looping: bool = False
+    """The worker does not stay."""
 
     @property
     def ring_open(self) -> bool:
@@ -231,10 +233,12 @@ def _export(assignment: r.Assignment, host: Host, now: Situation) -> Export | No
 
 def _fenced(assignment: r.Assignment, host: Host, now: Situation) -> bool:
     """The primary of the last epoch that is known here has lost sight of a mirror and of etcd: that mirror
-    may have taken over by now.
+    may have taken over by now. Or it is not the primary, and nobody stays to say so to initiators.
     """
     observed = now.observed
-    if observed is None or role_here(assignment, host.boot_id) != PRIMARY:
+    if role_here(assignment, host.boot_id) != PRIMARY:
+        return now.crash_looping
+    if observed is None:
         return False
     return now.etcd_away and bool(observed.wants_leave_out) and not observed.serving
 

@@ -210,6 +210,15 @@ class Resign:
 
 
 @dataclass(frozen=True)
+class CrashMove:
+    epoch: int
+    to_host_id: str
+
+    def send(self, actions: HostActions, volume_uid: str) -> None:
+        actions.crash_move(volume_uid, self.epoch, self.to_host_id)
+
+
+@dataclass(frozen=True)
 class ColdStart:
     epoch: int
     boot_id: str
@@ -227,7 +236,7 @@ class PathMove:
         actions.path_move(volume_uid, self.epoch, self.to_host_id)
 
 
-Change = LeaveOut | Join | TakeOver | HandOver | Resign | ColdStart | PathMove
+Change = LeaveOut | Join | TakeOver | HandOver | Resign | CrashMove | ColdStart | PathMove
 """A change of who may acknowledge, or where: decided in membership.py, sent ahead of everything else."""
 
 Report = (

@@ -135,6 +135,7 @@ class VolumeAgent:
             leases=host.leases,
             cold_possible_s=self._cold_possible_s(),
             path_cut_s=self._path_cut_s(),
+            crash_looping=self._worker.crash_looping,
         )
         self._changes.send(membership.decide(assignment, host.host_id, observed, now))
 
@@ -198,6 +199,7 @@ class VolumeAgent:
             may_sync=self._may_sync(),
             may_rebuild=self._may_rebuild(),
             etcd_away=self._changes.etcd_away,
+            crash_looping=self._worker.crash_looping,
         )
 
     def _look_again(self, delay_s: float) -> None:

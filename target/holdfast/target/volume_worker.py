@@ -66,6 +66,10 @@ class VolumeWorker:
         log_path = self._tools.workers.control_socket(self._uid).with_suffix(".log")
         return f"The worker of volume {self._uid} keeps ending; its log on the host, {log_path}, says why."
 
+    @property
+    def crash_looping(self) -> bool:
+        return self._backoff.crash_looping(self._tools.loop.now())
+
     def forget_failures(self) -> None:
         self._backoff = Backoff()
 

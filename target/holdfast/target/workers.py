@@ -26,7 +26,9 @@ TERM_PATIENCE_S = 10.0
 BACKOFF_FIRST_S = 0.2
 BACKOFF_MAX_S = 20.0
 BACKOFF_FORGET_S = 60.0
-"""A worker that ran so long is started again at once."""
+"""A worker that ran so long is started again at once, and what ended those before it is over."""
+CRASH_LOOP_ENDS = 5
+"""So many that did not run so long, one after the other."""
 LOG_KEEP_BYTES = 8 << 20
 
 
@@ -184,13 +186,21 @@ class Backoff:
     def __init__(self) -> None:
         self._wait_s = 0.0
         self._started_s = 0.0
+        self._running = False
         self.not_before_s = 0.0
         self.failures = 0
 
+    def crash_looping(self, now_s: float) -> bool:
+        """Whether another start will hardly help."""
+        stays = self._running and now_s - self._started_s >= BACKOFF_FORGET_S
+        return self.failures >= CRASH_LOOP_ENDS and not stays
+
     def started(self, now_s: float) -> None:
         self._started_s = now_s
+        self._running = True
 
     def ended(self, now_s: float) -> None:
+        self._running = False
         if now_s - self._started_s >= BACKOFF_FORGET_S:
             self._wait_s, self.failures = 0.0, 0
         self.not_before_s = now_s + self._wait_s

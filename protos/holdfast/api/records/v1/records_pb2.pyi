@@ -454,6 +454,7 @@ class ReplicaRecord(google.protobuf.message.Message):
     PATH_MOVE_TIME_FIELD_NUMBER: builtins.int
     FORCED_FIELD_NUMBER: builtins.int
     COLD_EPOCH_FIELD_NUMBER: builtins.int
+    CRASH_MOVE_TIME_FIELD_NUMBER: builtins.int
     volume_uid: builtins.str
     epoch: builtins.int
     primary_host_id: builtins.str
@@ -483,6 +484,10 @@ class ReplicaRecord(google.protobuf.message.Message):
     def forced(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ForcedStart]:
         """Every forced start, oldest first: data was given up, by whom, and what."""
 
+    @property
+    def crash_move_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """When the volume was last moved because its process on the primary's host did not stay."""
+
     def __init__(
         self,
         *,
@@ -497,9 +502,10 @@ class ReplicaRecord(google.protobuf.message.Message):
         path_move_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         forced: collections.abc.Iterable[global___ForcedStart] | None = ...,
         cold_epoch: builtins.int = ...,
+        crash_move_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["path_move_time", b"path_move_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["cold_epoch", b"cold_epoch", "epoch", b"epoch", "forced", b"forced", "host_ids", b"host_ids", "in_sync", b"in_sync", "joining", b"joining", "leaving_host_id", b"leaving_host_id", "path_move_time", b"path_move_time", "primary_host_id", b"primary_host_id", "volume_uid", b"volume_uid", "wanted_primary_host_id", b"wanted_primary_host_id"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["crash_move_time", b"crash_move_time", "path_move_time", b"path_move_time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["cold_epoch", b"cold_epoch", "crash_move_time", b"crash_move_time", "epoch", b"epoch", "forced", b"forced", "host_ids", b"host_ids", "in_sync", b"in_sync", "joining", b"joining", "leaving_host_id", b"leaving_host_id", "path_move_time", b"path_move_time", "primary_host_id", b"primary_host_id", "volume_uid", b"volume_uid", "wanted_primary_host_id", b"wanted_primary_host_id"]) -> None: ...
 
 global___ReplicaRecord = ReplicaRecord
 
