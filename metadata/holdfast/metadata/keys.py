@@ -14,6 +14,7 @@ WARDEN = PREFIX + "warden"
 SETTINGS = PREFIX + "settings/"
 SCHEDULES = PREFIX + "schedules/"
 SCHEDULE_RUNS = PREFIX + "schedule_runs/"
+DIRECT = PREFIX + "direct/"
 
 
 def volume(uid: str) -> str:
@@ -65,6 +66,25 @@ def host_lease(host_id: str) -> str:
 
 def snapshotter_lease(snapshotter_id: str) -> str:
     return SNAPSHOTTER_LEASES + snapshotter_id
+
+
+def directs(owner: str) -> str:
+    """The prefix of an owner's snapshots that are being made from outside."""
+    return f"{DIRECT}{owner}/"
+
+
+def direct(owner: str, snapshot_uid: str) -> str:
+    """There while the snapshot is being made from outside."""
+    return directs(owner) + snapshot_uid
+
+
+def staged(snapshot_uid: str) -> str:
+    """The prefix of what was put for a snapshot that is being made from outside."""
+    return f"{PREFIX}staged/{snapshot_uid}/"
+
+
+def staged_by(snapshot_uid: str, writer: str) -> str:
+    return staged(snapshot_uid) + writer
 
 
 def claim(snapshot_uid: str) -> str:

@@ -32,10 +32,18 @@ def read_token(token: str) -> str:
         raw = base64.b64decode(token.encode(), altchars=b"-_", validate=True)
         text = raw.removeprefix(_MARK).decode()
     except (binascii.Error, ValueError) as error:
-        raise bad_token() from error
+        raise _bad_token() from error
     if len(token) > TOKEN_MAX_CHARS or not raw.startswith(_MARK) or "/" in text or not text.isprintable():
-        raise bad_token()
+        raise _bad_token()
     return text
+
+
+def read_number(token: str) -> int | None:
+    """As `read_token`, of a token that was made of a number; None for no token."""
+    text = read_token(token)
+    if text and not (text.isascii() and text.isdigit()):
+        raise _bad_token()
+    return int(text) if text else None
 
 
 def fill(
@@ -61,5 +69,5 @@ def fill(
             return items, ""
 
 
-def bad_token() -> BadInput:
+def _bad_token() -> BadInput:
     return BadInput("BAD_PAGE_TOKEN", "That page_token is not one of ours: start again without a token.")

@@ -49,8 +49,22 @@ def stream(
     return call
 
 
+def collect(
+    method: Callable[[Any, Iterator[_Request], Caller], _Response],
+) -> Callable[[Any, Iterator[_Request], grpc.ServicerContext], _Response]:
+    """For a stream of requests with one answer."""
+
+    @functools.wraps(method)
+    def call(self: Any, requests: Iterator[_Request], context: grpc.ServicerContext) -> _Response:
+        with _answering(method.__name__, None, context) as caller:
+            return method(self, requests, caller)
+        raise AssertionError("a refused call has been aborted, which raises")
+
+    return call
+
+
 @contextmanager
-def _answering(name: str, request: Message, context: grpc.ServicerContext) -> Iterator[Caller]:
+def _answering(name: str, request: Message | None, context: grpc.ServicerContext) -> Iterator[Caller]:
     """Give who calls; log the end; turn an error into the call's status."""
     started_s = time.monotonic()
     caller = None
@@ -63,14 +77,18 @@ def _answering(name: str, request: Message, context: grpc.ServicerContext) -> It
         refusal = error
     except Exception:
         # What went wrong is for the log, not for the caller.
-        _LOG.exception("%s failed: %s", name, redacted(request))
+        _LOG.exception("%s failed: %s", name, _shown(request))
         refusal = HoldfastError("INTERNAL", f"{name} failed for a defect of the service's: see its log.")
     _log(name, caller, request, refusal.reason, started_s)
     abort(context, refusal)
 
 
-def _log(name: str, caller: Caller | None, request: Message, outcome: str, started_s: float) -> None:
+def _log(name: str, caller: Caller | None, request: Message | None, outcome: str, started_s: float) -> None:
     if _LOG.isEnabledFor(logging.INFO):
         took_ms = (time.monotonic() - started_s) * 1000
         who = caller.name if caller else "?"
-        _LOG.info("%s by %s: %s in %.1f ms: %s", name, who, outcome, took_ms, redacted(request))
+        _LOG.info("%s by %s: %s in %.1f ms: %s", name, who, outcome, took_ms, _shown(request))
+
+
+def _shown(request: Message | None) -> str:
+    return "a stream" if request is None else redacted(request)

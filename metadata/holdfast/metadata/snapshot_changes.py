@@ -98,8 +98,13 @@ def strike_off(draft: Draft, snapshot_uid: str, host_id: str, reason: str) -> bo
 
 
 def end(draft: Draft, snapshot: r.SnapshotRecord) -> None:
-    """Take a snapshot that ends off its volume's assignments, and drop its claim."""
-    volume = draft.get(keys.volume(snapshot.volume_uid), r.VolumeRecord)
+    """Take a snapshot that ends off its volume's assignments; drop its claim, and what was staged for it."""
+    if snapshot.HasField("direct"):
+        draft.delete(keys.direct(snapshot.owner, snapshot.uid))
+        draft.delete_under(keys.staged(snapshot.uid))
+        volume = None
+    else:
+        volume = draft.get(keys.volume(snapshot.volume_uid), r.VolumeRecord)
     if volume is not None:
         assignments = Assignments.read(draft, snapshot.volume_uid)
         assignments.drop_snapshot(snapshot.uid, volume.base_generation)

@@ -78,6 +78,11 @@ class SnapshotterActions:
         entry = self.etcd.get(keys.snapshot(snapshot_uid))
         return decode(r.SnapshotRecord, entry.value) if entry else None
 
+    def staged(self, snapshot_uid: str) -> list[r.StagedRecord]:
+        """What was put for a snapshot that is made from outside, by each snapshotter that took any of it."""
+        entries, _ = self.etcd.range(keys.staged(snapshot_uid))
+        return [decode(r.StagedRecord, entry.value) for entry in entries]
+
     def claim(self, snapshot_uid: str) -> Claimant | None:
         """Who holds the snapshot now if it is this process: hand it to the calls below. None otherwise."""
         by = self.claimant()

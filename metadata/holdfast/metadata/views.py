@@ -97,6 +97,7 @@ def snapshot_view(snapshot: r.SnapshotRecord) -> Snapshot:
         uploaded_bytes=snapshot.uploaded_bytes,
         manifest=snapshot.manifest,
         schedule_id=snapshot.schedule_id,
+        direct=snapshot.HasField("direct"),
     )
     for name in (
         "create_time", "freeze_time", "complete_time", "lock_until_time", "delete_time", "recycle_until_time",

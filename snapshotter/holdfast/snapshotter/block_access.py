@@ -3,20 +3,18 @@
 As in metadata, what a caller may not see is NOT_FOUND, and looks like what does not exist (I-10).
 """
 
-import threading
-import time
-from collections import OrderedDict
-from collections.abc import Callable
 from typing import NamedTuple
 
 from holdfast.api.records.v1 import records_pb2 as r
 from holdfast.base.errors import BadInput, Precondition
 from holdfast.metadata import keys
 from holdfast.metadata.cas import Draft, Store
+from holdfast.metadata.direct_changes import open_for_blocks
 from holdfast.metadata.lookups import EVERYONE, usable_snapshot
 from holdfast.metadata.permissions import READ_BLOCKS, of_grant
 from holdfast.metadata.records import decode
-from holdfast.snapshotter.access import REMEMBERED_MAX, USER_FRESH_S, Readable
+from holdfast.snapshotter.access import USER_FRESH_S, Readable
+from holdfast.snapshotter.recent import Recent
 
 ANCESTORS_MAX = 64
 """Snapshots that are looked at to find whether two are related."""
@@ -38,35 +36,32 @@ class Leave(NamedTuple):
 class BlockAccess:
     """For many threads. Everything may raise Unavailable."""
 
-    def __init__(self, etcd: Store, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, etcd: Store) -> None:
         self._etcd = etcd
-        self._clock = clock
-        self._lock = threading.Lock()
-        self._remembered: OrderedDict[tuple[str, str, str], tuple[Leave, float]] = OrderedDict()
+        self._readable: Recent[tuple[str, str, str], Leave] = Recent(USER_FRESH_S)
+        self._writable: Recent[tuple[str, str], r.SnapshotRecord] = Recent(USER_FRESH_S)
 
     def read(self, caller: str, owner: str, snapshot_id: str) -> Leave:
         """Leave to read. An empty owner is the caller.
 
         Raises NotFound, Denied NOT_GRANTED, or Precondition NOT_COMPLETED.
         """
-        key = (caller, owner, snapshot_id)
-        with self._lock:
-            known, asked_s = self._remembered.get(key, (None, 0.0))
-        now_s = self._clock()
-        if known is not None and now_s - asked_s < USER_FRESH_S:
-            return known
+        return self._readable.get((caller, owner, snapshot_id), lambda: self._ask(caller, owner, snapshot_id))
+
+    def put(self, caller: str, snapshot_id: str) -> r.SnapshotRecord:
+        """The caller's own snapshot, if it is being made from outside, as it was a moment ago: what records
+        blocks decides again. Raises NotFound, or Precondition NOT_PENDING."""
+        return self._writable.get(
+            (caller, snapshot_id), lambda: open_for_blocks(Draft(self._etcd), caller, snapshot_id)
+        )
+
+    def _ask(self, caller: str, owner: str, snapshot_id: str) -> Leave:
         draft = Draft(self._etcd)
         snapshot = usable_snapshot(draft, caller, owner, snapshot_id, READ_BLOCKS)
         if snapshot.state != r.SNAPSHOT_STATE_COMPLETED:
             state = r.SnapshotState.Name(snapshot.state).removeprefix("SNAPSHOT_STATE_")
             raise Precondition("NOT_COMPLETED", f"Snapshot {snapshot_id!r} is {state}, not COMPLETED.")
-        leave = Leave(snapshot, f"{caller} by {_granted_by(draft, snapshot, caller)}")
-        with self._lock:
-            self._remembered[key] = (leave, now_s)
-            self._remembered.move_to_end(key)
-            if len(self._remembered) > REMEMBERED_MAX:
-                self._remembered.popitem(last=False)
-        return leave
+        return Leave(snapshot, f"{caller} by {_granted_by(draft, snapshot, caller)}")
 
     def check_related(self, one: r.SnapshotRecord, other: r.SnapshotRecord) -> None:
         """Raises BadInput NOT_RELATED unless both are of one volume, or one comes from the other's."""

@@ -20,16 +20,16 @@ from holdfast.metadata.etcd import Etcd
 from holdfast.metadata.health import HealthKeeper
 from holdfast.metadata.snapshotter_actions import SNAPSHOTTER_LEASE_TTL_S, SnapshotterActions
 from holdfast.snapshotter.access import Access
-from holdfast.snapshotter.block_access import BlockAccess
-from holdfast.snapshotter.block_tokens import BlockTokens, key_from
+from holdfast.snapshotter.block_tokens import key_from
 from holdfast.snapshotter.blocks_api import BlockServicer
 from holdfast.snapshotter.exports import open_export
 from holdfast.snapshotter.grpc_server import SERVICES, GrpcServer
 from holdfast.snapshotter.guests import Guests
+from holdfast.snapshotter.idle import IdleDirects
 from holdfast.snapshotter.objects_url import open_store
-from holdfast.snapshotter.quotas import Quotas
 from holdfast.snapshotter.serve import Readers
 from holdfast.snapshotter.service import Service
+from holdfast.snapshotter.staging import Stagers
 from holdfast.snapshotter.task import nbd_views
 from holdfast.snapshotter.upload import Settings
 
@@ -149,8 +149,9 @@ class Process:
         self._nbd = Server(self._loop, exports, connections_max=NBD_CONNECTIONS_MAX)
         self.nbd_port = self._nbd.listen_tcp(*split_address(listen_nbd), tls=server_context(tls))
         self._health = HealthKeeper(self._etcd, SERVICES)
+        self._stagers = Stagers(self._etcd_for_access, self._store)
         blocks = BlockServicer(
-            BlockAccess(self._etcd_for_access), self._guests.readers, BlockTokens(token_key), Quotas()
+            self._etcd_for_access, self._store, self._guests.readers, self._stagers, token_key
         )
         self._grpc = GrpcServer(grpc_listen, tls, self._health, blocks)
 
@@ -176,14 +177,18 @@ class Process:
         self._health.start()
         self._grpc.start()
         service.start()
+        idle = IdleDirects(self._etcd)
+        idle.start()
         service.actions.keeper.wait_attached(REGISTERED_WAIT_S)
         notify.tell_supervisor(notify.READY)
         self._loop.run()
         _exit_after(STOP_GRACE_S)
+        idle.stop()
         service.stop()
         self._health.stop()
         self._grpc.stop()
         self._nbd.close()
+        self._stagers.close()
         self._guests.close()
         self._readers.close()
         self._loop.close()

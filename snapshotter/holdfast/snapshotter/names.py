@@ -8,7 +8,7 @@ import itertools
 import re
 import secrets
 
-_NAME = re.compile(r"snapshots/([0-9a-f]{24})/(pack|index|checkpoint|manifest)-[0-9a-f]{12}-\d{8}")
+_NAME = re.compile(r"snapshots/([0-9a-f]{24})/(pack|index|checkpoint|manifest|staged)-[0-9a-f]{12}-\d{8}")
 
 
 class Namer:
@@ -27,6 +27,13 @@ class Namer:
 
     def checkpoint(self) -> str:
         return self._name("checkpoint")
+
+    def staged(self) -> str:
+        return self._name("staged")
+
+    @property
+    def writer(self) -> str:
+        return self._writer
 
     def manifest(self) -> str:
         return self._name("manifest")

@@ -82,18 +82,31 @@ class PackBuilder:
             view[at : at + len(data)] = data
 
 
+def tail_bytes(rows: int) -> int:
+    """How much of a pack, from its end, holds its table if that has so many rows."""
+    return rows * _ROW.size + TAIL_BYTES
+
+
 def decode_table(data: bytes, name: str) -> list[PackRow]:
     """The table of a whole pack. Raises DataLoss; says nothing about the extents' own bytes."""
     body_bytes, _ = check_header(KIND, data, name)
-    end = HEADER.size + body_bytes
-    if len(data) != end + DIGEST_BYTES or body_bytes < _TRAILER.size:
-        raise damaged(name, f"it is {len(data)} bytes long and says {end + DIGEST_BYTES}")
+    size_bytes = HEADER.size + body_bytes + DIGEST_BYTES
+    if len(data) != size_bytes or body_bytes < _TRAILER.size:
+        raise damaged(name, f"it is {len(data)} bytes long and says {size_bytes}")
+    return decode_tail(data, size_bytes, name)
+
+
+def decode_tail(data: bytes, size_bytes: int, name: str) -> list[PackRow]:
+    """The table of a pack of `size_bytes`, of which `data` is the end. Raises DataLoss."""
+    start, end = size_bytes - len(data), len(data) - DIGEST_BYTES
     table_at, count, zero = _TRAILER.unpack_from(data, end - _TRAILER.size)
-    if zero or table_at < HEADER.size or table_at + count * _ROW.size != end - _TRAILER.size:
+    at = table_at - start
+    if zero or table_at < HEADER.size or at < 0 or at + count * _ROW.size != end - _TRAILER.size:
         raise damaged(name, f"its table of {count} rows at {table_at} does not fit")
-    if hashlib.sha256(data[: HEADER.size] + data[table_at:end]).digest() != data[end:]:
+    head = header(KIND, size_bytes - HEADER.size - DIGEST_BYTES)
+    if hashlib.sha256(head + data[at:end]).digest() != data[end:]:
         raise damaged(name, "its table's checksum does not match")
-    rows = [PackRow(*fields) for fields in _ROW.iter_unpack(data[table_at : end - _TRAILER.size])]
+    rows = [PackRow(*fields) for fields in _ROW.iter_unpack(data[at : end - _TRAILER.size])]
     at = HEADER.size
     for row in rows:
         if row.offset != at:

@@ -19,6 +19,7 @@ from holdfast.base.limits import MIB
 from holdfast.base.tls import PeerIdentity
 from holdfast.metadata.snapshot_changes import Claimant, Uploaded
 from holdfast.metadata.snapshotter_actions import SnapshotterActions
+from holdfast.snapshotter.assemble import Assembly, NotWhatWasSaid
 from holdfast.snapshotter.frozen import FrozenView, ViewLost
 from holdfast.snapshotter.frozen_nbd import NbdView, export_name
 from holdfast.snapshotter.index import Index, load_manifest, new_shard_cache
@@ -73,6 +74,8 @@ class Task:
         reporter = Reporter(self.actions, self.snapshot_uid, self.by)
         store = PatientStore(self.store, self.stop, reporter.waits)
         record = self._record()
+        if record.HasField("direct"):
+            return self._assemble(record, store, reporter)
         full = not record.base_manifest
         while True:
             try:
@@ -82,6 +85,26 @@ class Task:
                     raise
                 _LOG.warning("snapshot %s is uploaded in full: %s", self.snapshot_uid, error)
                 full = True
+
+    def _assemble(self, record: r.SnapshotRecord, store: PatientStore, reporter: Reporter) -> bool:
+        """One that was made from outside: what it consists of is in the store. There is no other try."""
+        try:
+            assembly = Assembly(
+                self._job(record, store, full=not record.base_manifest),
+                record.direct,
+                self.actions.staged(self.snapshot_uid),
+                store,
+                self.stop,
+                self.settings,
+                reporter.progress,
+            )
+            return self._complete(assembly.run())
+        except (DataLoss, NotWhatWasSaid) as error:
+            reason = error.message
+        except BaseUnusable as error:
+            reason = str(error)
+        self.actions.fail(self.snapshot_uid, reason)
+        raise Precondition("FAILED", reason)
 
     def _upload(self, record: r.SnapshotRecord, store: PatientStore, reporter: Reporter, full: bool) -> bool:
         try:

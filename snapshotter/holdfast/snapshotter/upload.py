@@ -118,7 +118,7 @@ class Upload:
         self._reports = reports or Reports()
         self._namer = namer or Namer(job.snapshot_uid)
         self._names = threading.Lock()
-        self._draft = self._new_draft()
+        self._draft = new_draft(job.base)
         self._counters = Counters()
         self._total_bytes = 0
         self._checkpoint = ""
@@ -145,7 +145,7 @@ class Upload:
                 return False
             self._draft.resume(found, name)
         except DataLoss:
-            self._draft = self._new_draft()
+            self._draft = new_draft(self._job.base)
             return False
         self._counters = found.counters
         self._checkpoint = name
@@ -181,12 +181,6 @@ class Upload:
             pipeline.close()
             puts.shutdown(wait=True, cancel_futures=True)
         return self._finish()
-
-    def _new_draft(self) -> Draft:
-        base = self._job.base
-        if base is None:
-            return Draft((), _no_base)
-        return Draft(base.manifest.shards, base.load)
 
     def _put_pack(self, data: bytearray) -> StoredObject:
         with self._names:
@@ -234,31 +228,42 @@ class Upload:
         self._draft.finish()
         if self._draft.waiting_bytes:
             self._store_waiting()
-        job = self._job
-        data = manifest.encode(
-            Manifest(
-                snapshot_uid=job.snapshot_uid,
-                volume_uid=job.volume_uid,
-                base_snapshot_uid=job.base.manifest.snapshot_uid if job.base else "",
-                size_bytes=job.size_bytes,
-                freeze_time_ms=job.freeze_time_ms,
-                shards=self._draft.refs(),
-                keys=self._key_material(),
-            ),
-            job.key,
-        )
-        where = self._store.put_confirmed(self._namer.manifest(), data)
-        self._counters = replace(self._counters, stored_bytes=self._counters.stored_bytes + len(data))
-        return Result(where.name, hashlib.sha256(data).hexdigest(), self._counters)
+        where, digest = write_manifest(self._job, self._draft.refs(), self._store, self._namer.manifest())
+        self._counters = replace(self._counters, stored_bytes=self._counters.stored_bytes + where.size_bytes)
+        return Result(where.name, digest, self._counters)
 
-    def _key_material(self) -> KeyMaterial | None:
-        job = self._job
-        if job.encryption is None:
-            return None
-        others = job.base.keys.keys if job.base else {}
-        return KeyMaterial(
-            job.encryption.wrapped, ring.seal_ring(job.snapshot_uid, job.encryption.key, others)
-        )
+
+def new_draft(base: Index | None) -> Draft:
+    """An index that starts as the base's."""
+    if base is None:
+        return Draft((), _no_base)
+    return Draft(base.manifest.shards, base.load)
+
+
+def write_manifest(
+    job: Job, shards: tuple[ShardRef, ...], store: PatientStore, name: str
+) -> tuple[StoredObject, str]:
+    """Store the manifest, when everything that it names is there; where it is, and its SHA-256."""
+    data = manifest.encode(
+        Manifest(
+            snapshot_uid=job.snapshot_uid,
+            volume_uid=job.volume_uid,
+            base_snapshot_uid=job.base.manifest.snapshot_uid if job.base else "",
+            size_bytes=job.size_bytes,
+            freeze_time_ms=job.freeze_time_ms,
+            shards=shards,
+            keys=_key_material(job),
+        ),
+        job.key,
+    )
+    return store.put_confirmed(name, data), hashlib.sha256(data).hexdigest()
+
+
+def _key_material(job: Job) -> KeyMaterial | None:
+    if job.encryption is None:
+        return None
+    others = job.base.keys.keys if job.base else {}
+    return KeyMaterial(job.encryption.wrapped, ring.seal_ring(job.snapshot_uid, job.encryption.key, others))
 
 
 def _no_base(_: ShardRef) -> Shard:

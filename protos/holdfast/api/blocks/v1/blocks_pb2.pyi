@@ -273,3 +273,207 @@ class GetBlocksResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["block_index", b"block_index", "data", b"data", "sha256", b"sha256"]) -> None: ...
 
 global___GetBlocksResponse = GetBlocksResponse
+
+@typing.final
+class StartSnapshotRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SNAPSHOT_ID_FIELD_NUMBER: builtins.int
+    SIZE_BYTES_FIELD_NUMBER: builtins.int
+    PARENT_FIELD_NUMBER: builtins.int
+    IDLE_TIMEOUT_S_FIELD_NUMBER: builtins.int
+    snapshot_id: builtins.str
+    size_bytes: builtins.int
+    idle_timeout_s: builtins.int
+    """It fails when nothing was put for so long. 3600 if not set."""
+    @property
+    def parent(self) -> global___SnapshotName:
+        """If set: what reads where no block is put. It stays whole, and needed, whatever becomes of the parent."""
+
+    def __init__(
+        self,
+        *,
+        snapshot_id: builtins.str = ...,
+        size_bytes: builtins.int = ...,
+        parent: global___SnapshotName | None = ...,
+        idle_timeout_s: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["parent", b"parent"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["idle_timeout_s", b"idle_timeout_s", "parent", b"parent", "size_bytes", b"size_bytes", "snapshot_id", b"snapshot_id"]) -> None: ...
+
+global___StartSnapshotRequest = StartSnapshotRequest
+
+@typing.final
+class StartSnapshotResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    UID_FIELD_NUMBER: builtins.int
+    BLOCK_BYTES_FIELD_NUMBER: builtins.int
+    CREATED_FIELD_NUMBER: builtins.int
+    uid: builtins.str
+    block_bytes: builtins.int
+    created: builtins.bool
+    def __init__(
+        self,
+        *,
+        uid: builtins.str = ...,
+        block_bytes: builtins.int = ...,
+        created: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["block_bytes", b"block_bytes", "created", b"created", "uid", b"uid"]) -> None: ...
+
+global___StartSnapshotResponse = StartSnapshotResponse
+
+@typing.final
+class PutBlockRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SNAPSHOT_ID_FIELD_NUMBER: builtins.int
+    BLOCK_INDEX_FIELD_NUMBER: builtins.int
+    DATA_FIELD_NUMBER: builtins.int
+    SHA256_FIELD_NUMBER: builtins.int
+    snapshot_id: builtins.str
+    """The caller's own id of it. In PutBlocks, of the first message: others may leave it out."""
+    block_index: builtins.int
+    data: builtins.bytes
+    sha256: builtins.bytes
+    """SHA-256 of data."""
+    def __init__(
+        self,
+        *,
+        snapshot_id: builtins.str = ...,
+        block_index: builtins.int = ...,
+        data: builtins.bytes = ...,
+        sha256: builtins.bytes = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["block_index", b"block_index", "data", b"data", "sha256", b"sha256", "snapshot_id", b"snapshot_id"]) -> None: ...
+
+global___PutBlockRequest = PutBlockRequest
+
+@typing.final
+class PutBlockResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+global___PutBlockResponse = PutBlockResponse
+
+@typing.final
+class PutBlocksResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    BLOCK_COUNT_FIELD_NUMBER: builtins.int
+    block_count: builtins.int
+    def __init__(
+        self,
+        *,
+        block_count: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["block_count", b"block_count"]) -> None: ...
+
+global___PutBlocksResponse = PutBlocksResponse
+
+@typing.final
+class ListPutBlocksRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SNAPSHOT_ID_FIELD_NUMBER: builtins.int
+    PAGE_SIZE_FIELD_NUMBER: builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    snapshot_id: builtins.str
+    page_size: builtins.int
+    """In runs: 1000 if not set, 10000 at most."""
+    page_token: builtins.str
+    def __init__(
+        self,
+        *,
+        snapshot_id: builtins.str = ...,
+        page_size: builtins.int = ...,
+        page_token: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["page_size", b"page_size", "page_token", b"page_token", "snapshot_id", b"snapshot_id"]) -> None: ...
+
+global___ListPutBlocksRequest = ListPutBlocksRequest
+
+@typing.final
+class BlockRun(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    FIRST_BLOCK_INDEX_FIELD_NUMBER: builtins.int
+    END_BLOCK_INDEX_FIELD_NUMBER: builtins.int
+    first_block_index: builtins.int
+    """Half open."""
+    end_block_index: builtins.int
+    def __init__(
+        self,
+        *,
+        first_block_index: builtins.int = ...,
+        end_block_index: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["end_block_index", b"end_block_index", "first_block_index", b"first_block_index"]) -> None: ...
+
+global___BlockRun = BlockRun
+
+@typing.final
+class ListPutBlocksResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    RUNS_FIELD_NUMBER: builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    SIZE_BYTES_FIELD_NUMBER: builtins.int
+    next_page_token: builtins.str
+    size_bytes: builtins.int
+    @property
+    def runs(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___BlockRun]: ...
+    def __init__(
+        self,
+        *,
+        runs: collections.abc.Iterable[global___BlockRun] | None = ...,
+        next_page_token: builtins.str = ...,
+        size_bytes: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["next_page_token", b"next_page_token", "runs", b"runs", "size_bytes", b"size_bytes"]) -> None: ...
+
+global___ListPutBlocksResponse = ListPutBlocksResponse
+
+@typing.final
+class CompleteSnapshotRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SNAPSHOT_ID_FIELD_NUMBER: builtins.int
+    PUT_BLOCK_COUNT_FIELD_NUMBER: builtins.int
+    SHA256_FIELD_NUMBER: builtins.int
+    snapshot_id: builtins.str
+    put_block_count: builtins.int
+    """How many different blocks were put."""
+    sha256: builtins.bytes
+    """If set, it is checked. SHA-256 of: the SHA-256 of each 128 KiB of each block that was put, ascending, one
+    behind the other; the last one of the snapshot filled up with zeros.
+    """
+    def __init__(
+        self,
+        *,
+        snapshot_id: builtins.str = ...,
+        put_block_count: builtins.int = ...,
+        sha256: builtins.bytes = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["put_block_count", b"put_block_count", "sha256", b"sha256", "snapshot_id", b"snapshot_id"]) -> None: ...
+
+global___CompleteSnapshotRequest = CompleteSnapshotRequest
+
+@typing.final
+class CompleteSnapshotResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CHANGED_FIELD_NUMBER: builtins.int
+    changed: builtins.bool
+    def __init__(
+        self,
+        *,
+        changed: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["changed", b"changed"]) -> None: ...
+
+global___CompleteSnapshotResponse = CompleteSnapshotResponse

@@ -78,6 +78,31 @@ class BlockServiceStub(object):
                 request_serializer=holdfast_dot_api_dot_blocks_dot_v1_dot_blocks__pb2.GetBlocksRequest.SerializeToString,
                 response_deserializer=holdfast_dot_api_dot_blocks_dot_v1_dot_blocks__pb2.GetBlocksResponse.FromString,
                 _registered_method=True)
+        self.StartSnapshot = channel.unary_unary(
+                '/holdfast.api.blocks.v1.BlockService/StartSnapshot',
+                request_serializer=holdfast_dot_api_dot_blocks_dot_v1_dot_blocks__pb2.StartSnapshotRequest.SerializeToString,
+                response_deserializer=holdfast_dot_api_dot_blocks_dot_v1_dot_blocks__pb2.StartSnapshotResponse.FromString,
+                _registered_method=True)
+        self.PutBlock = channel.unary_unary(
+                '/holdfast.api.blocks.v1.BlockService/PutBlock',
+                request_serializer=holdfast_dot_api_dot_blocks_dot_v1_dot_blocks__pb2.PutBlockRequest.SerializeToString,
+                response_deserializer=holdfast_dot_api_dot_blocks_dot_v1_dot_blocks__pb2.PutBlockResponse.FromString,
+                _registered_method=True)
+        self.PutBlocks = channel.stream_unary(
+                '/holdfast.api.blocks.v1.BlockService/PutBlocks',
+                request_serializer=holdfast_dot_api_dot_blocks_dot_v1_dot_blocks__pb2.PutBlockRequest.SerializeToString,
+                response_deserializer=holdfast_dot_api_dot_blocks_dot_v1_dot_blocks__pb2.PutBlocksResponse.FromString,
+                _registered_method=True)
+        self.ListPutBlocks = channel.unary_unary(
+                '/holdfast.api.blocks.v1.BlockService/ListPutBlocks',
+                request_serializer=holdfast_dot_api_dot_blocks_dot_v1_dot_blocks__pb2.ListPutBlocksRequest.SerializeToString,
+                response_deserializer=holdfast_dot_api_dot_blocks_dot_v1_dot_blocks__pb2.ListPutBlocksResponse.FromString,
+                _registered_method=True)
+        self.CompleteSnapshot = channel.unary_unary(
+                '/holdfast.api.blocks.v1.BlockService/CompleteSnapshot',
+                request_serializer=holdfast_dot_api_dot_blocks_dot_v1_dot_blocks__pb2.CompleteSnapshotRequest.SerializeToString,
+                response_deserializer=holdfast_dot_api_dot_blocks_dot_v1_dot_blocks__pb2.CompleteSnapshotResponse.FromString,
+                _registered_method=True)
 
 
 class BlockServiceServicer(object):
@@ -143,6 +168,71 @@ class BlockServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def StartSnapshot(self, request, context):
+        """Begin a snapshot whose blocks are then put; it is PENDING until CompleteSnapshot. With a parent it starts
+        as that, otherwise as zeros. SnapshotService shows it, deletes it, and tells when it is COMPLETED.
+        Errors:
+        INVALID_ARGUMENT    BAD_ID            the id is malformed: choose another
+        INVALID_ARGUMENT    BAD_SIZE          not a positive multiple of 4096 bytes: correct it
+        INVALID_ARGUMENT    SIZE_TOO_LARGE    no volume could be so large: correct it
+        INVALID_ARGUMENT    SIZE_TOO_SMALL    smaller than the parent: correct it
+        INVALID_ARGUMENT    BAD_TIMEOUT       not from 60 s to 3 days: correct it
+        NOT_FOUND           NOT_FOUND         no such parent that the caller may see
+        PERMISSION_DENIED   NOT_GRANTED       the caller may not read the parent's blocks: ask its owner
+        FAILED_PRECONDITION NOT_COMPLETED     the parent is not COMPLETED: wait
+        FAILED_PRECONDITION PARENT_ENCRYPTED  start without a parent, and put all blocks
+        ALREADY_EXISTS      ALREADY_EXISTS    the caller has another snapshot of that id: choose another
+        RESOURCE_EXHAUSTED  TOO_MANY          the caller has 16 under way: complete or delete one
+        The same request again gives the same snapshot, and created=false.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PutBlock(self, request, context):
+        """Store one block. Answered when it is durable. Put again, the later one counts. Errors:
+        NOT_FOUND           NOT_FOUND         no such snapshot of the caller
+        FAILED_PRECONDITION NOT_PENDING       it is not being made any more, or not from outside: its reason
+        says more
+        INVALID_ARGUMENT    BAD_BLOCK_INDEX   outside the snapshot: correct it
+        INVALID_ARGUMENT    BAD_BLOCK_LENGTH  not all of the block: 524288 bytes, the last one what is left
+        INVALID_ARGUMENT    BAD_CHECKSUM      the data is not what the checksum is of: send it again
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PutBlocks(self, request_iterator, context):
+        """Many, answered once when all are durable. After an error some may be: ListPutBlocks knows, and putting
+        them again does no harm. Errors as PutBlock, and
+        INVALID_ARGUMENT    TOO_MANY_BLOCKS   more than 1024 in one call: send them in several
+        INVALID_ARGUMENT    SNAPSHOTS_MIXED   blocks of two snapshots in one call: send them apart
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListPutBlocks(self, request, context):
+        """The blocks that were put, ascending, as runs: what need not be put again after an interruption.
+        NOT_FOUND NOT_FOUND, FAILED_PRECONDITION NOT_PENDING: as PutBlock.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CompleteSnapshot(self, request, context):
+        """Nothing more is to come. The index is then made, and the snapshot becomes COMPLETED by itself; or FAILED,
+        with a reason, if the checksum is another or the object store has lost a block. Errors:
+        NOT_FOUND           NOT_FOUND         no such snapshot of the caller
+        FAILED_PRECONDITION NOT_PENDING       as PutBlock
+        FAILED_PRECONDITION BLOCKS_MISSING    other than put_block_count were put: ListPutBlocks says which
+        INVALID_ARGUMENT    BAD_CHECKSUM      not 32 bytes: correct it, or leave it out
+        The same request again changes nothing, and changed=false.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_BlockServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -175,6 +265,31 @@ def add_BlockServiceServicer_to_server(servicer, server):
                     servicer.GetBlocks,
                     request_deserializer=holdfast_dot_api_dot_blocks_dot_v1_dot_blocks__pb2.GetBlocksRequest.FromString,
                     response_serializer=holdfast_dot_api_dot_blocks_dot_v1_dot_blocks__pb2.GetBlocksResponse.SerializeToString,
+            ),
+            'StartSnapshot': grpc.unary_unary_rpc_method_handler(
+                    servicer.StartSnapshot,
+                    request_deserializer=holdfast_dot_api_dot_blocks_dot_v1_dot_blocks__pb2.StartSnapshotRequest.FromString,
+                    response_serializer=holdfast_dot_api_dot_blocks_dot_v1_dot_blocks__pb2.StartSnapshotResponse.SerializeToString,
+            ),
+            'PutBlock': grpc.unary_unary_rpc_method_handler(
+                    servicer.PutBlock,
+                    request_deserializer=holdfast_dot_api_dot_blocks_dot_v1_dot_blocks__pb2.PutBlockRequest.FromString,
+                    response_serializer=holdfast_dot_api_dot_blocks_dot_v1_dot_blocks__pb2.PutBlockResponse.SerializeToString,
+            ),
+            'PutBlocks': grpc.stream_unary_rpc_method_handler(
+                    servicer.PutBlocks,
+                    request_deserializer=holdfast_dot_api_dot_blocks_dot_v1_dot_blocks__pb2.PutBlockRequest.FromString,
+                    response_serializer=holdfast_dot_api_dot_blocks_dot_v1_dot_blocks__pb2.PutBlocksResponse.SerializeToString,
+            ),
+            'ListPutBlocks': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPutBlocks,
+                    request_deserializer=holdfast_dot_api_dot_blocks_dot_v1_dot_blocks__pb2.ListPutBlocksRequest.FromString,
+                    response_serializer=holdfast_dot_api_dot_blocks_dot_v1_dot_blocks__pb2.ListPutBlocksResponse.SerializeToString,
+            ),
+            'CompleteSnapshot': grpc.unary_unary_rpc_method_handler(
+                    servicer.CompleteSnapshot,
+                    request_deserializer=holdfast_dot_api_dot_blocks_dot_v1_dot_blocks__pb2.CompleteSnapshotRequest.FromString,
+                    response_serializer=holdfast_dot_api_dot_blocks_dot_v1_dot_blocks__pb2.CompleteSnapshotResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -353,6 +468,141 @@ class BlockService(object):
             '/holdfast.api.blocks.v1.BlockService/GetBlocks',
             holdfast_dot_api_dot_blocks_dot_v1_dot_blocks__pb2.GetBlocksRequest.SerializeToString,
             holdfast_dot_api_dot_blocks_dot_v1_dot_blocks__pb2.GetBlocksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StartSnapshot(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/holdfast.api.blocks.v1.BlockService/StartSnapshot',
+            holdfast_dot_api_dot_blocks_dot_v1_dot_blocks__pb2.StartSnapshotRequest.SerializeToString,
+            holdfast_dot_api_dot_blocks_dot_v1_dot_blocks__pb2.StartSnapshotResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PutBlock(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/holdfast.api.blocks.v1.BlockService/PutBlock',
+            holdfast_dot_api_dot_blocks_dot_v1_dot_blocks__pb2.PutBlockRequest.SerializeToString,
+            holdfast_dot_api_dot_blocks_dot_v1_dot_blocks__pb2.PutBlockResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PutBlocks(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/holdfast.api.blocks.v1.BlockService/PutBlocks',
+            holdfast_dot_api_dot_blocks_dot_v1_dot_blocks__pb2.PutBlockRequest.SerializeToString,
+            holdfast_dot_api_dot_blocks_dot_v1_dot_blocks__pb2.PutBlocksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPutBlocks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/holdfast.api.blocks.v1.BlockService/ListPutBlocks',
+            holdfast_dot_api_dot_blocks_dot_v1_dot_blocks__pb2.ListPutBlocksRequest.SerializeToString,
+            holdfast_dot_api_dot_blocks_dot_v1_dot_blocks__pb2.ListPutBlocksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CompleteSnapshot(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/holdfast.api.blocks.v1.BlockService/CompleteSnapshot',
+            holdfast_dot_api_dot_blocks_dot_v1_dot_blocks__pb2.CompleteSnapshotRequest.SerializeToString,
+            holdfast_dot_api_dot_blocks_dot_v1_dot_blocks__pb2.CompleteSnapshotResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -78,6 +78,71 @@ class BlockServiceStub:
       INVALID_ARGUMENT    TOO_MANY_BLOCKS  more than 1024 in one call: ask for them in several
     """
 
+    StartSnapshot: grpc.UnaryUnaryMultiCallable[
+        holdfast.api.blocks.v1.blocks_pb2.StartSnapshotRequest,
+        holdfast.api.blocks.v1.blocks_pb2.StartSnapshotResponse,
+    ]
+    """Begin a snapshot whose blocks are then put; it is PENDING until CompleteSnapshot. With a parent it starts
+    as that, otherwise as zeros. SnapshotService shows it, deletes it, and tells when it is COMPLETED.
+    Errors:
+      INVALID_ARGUMENT    BAD_ID            the id is malformed: choose another
+      INVALID_ARGUMENT    BAD_SIZE          not a positive multiple of 4096 bytes: correct it
+      INVALID_ARGUMENT    SIZE_TOO_LARGE    no volume could be so large: correct it
+      INVALID_ARGUMENT    SIZE_TOO_SMALL    smaller than the parent: correct it
+      INVALID_ARGUMENT    BAD_TIMEOUT       not from 60 s to 3 days: correct it
+      NOT_FOUND           NOT_FOUND         no such parent that the caller may see
+      PERMISSION_DENIED   NOT_GRANTED       the caller may not read the parent's blocks: ask its owner
+      FAILED_PRECONDITION NOT_COMPLETED     the parent is not COMPLETED: wait
+      FAILED_PRECONDITION PARENT_ENCRYPTED  start without a parent, and put all blocks
+      ALREADY_EXISTS      ALREADY_EXISTS    the caller has another snapshot of that id: choose another
+      RESOURCE_EXHAUSTED  TOO_MANY          the caller has 16 under way: complete or delete one
+    The same request again gives the same snapshot, and created=false.
+    """
+
+    PutBlock: grpc.UnaryUnaryMultiCallable[
+        holdfast.api.blocks.v1.blocks_pb2.PutBlockRequest,
+        holdfast.api.blocks.v1.blocks_pb2.PutBlockResponse,
+    ]
+    """Store one block. Answered when it is durable. Put again, the later one counts. Errors:
+      NOT_FOUND           NOT_FOUND         no such snapshot of the caller
+      FAILED_PRECONDITION NOT_PENDING       it is not being made any more, or not from outside: its reason
+                                            says more
+      INVALID_ARGUMENT    BAD_BLOCK_INDEX   outside the snapshot: correct it
+      INVALID_ARGUMENT    BAD_BLOCK_LENGTH  not all of the block: 524288 bytes, the last one what is left
+      INVALID_ARGUMENT    BAD_CHECKSUM      the data is not what the checksum is of: send it again
+    """
+
+    PutBlocks: grpc.StreamUnaryMultiCallable[
+        holdfast.api.blocks.v1.blocks_pb2.PutBlockRequest,
+        holdfast.api.blocks.v1.blocks_pb2.PutBlocksResponse,
+    ]
+    """Many, answered once when all are durable. After an error some may be: ListPutBlocks knows, and putting
+    them again does no harm. Errors as PutBlock, and
+      INVALID_ARGUMENT    TOO_MANY_BLOCKS   more than 1024 in one call: send them in several
+      INVALID_ARGUMENT    SNAPSHOTS_MIXED   blocks of two snapshots in one call: send them apart
+    """
+
+    ListPutBlocks: grpc.UnaryUnaryMultiCallable[
+        holdfast.api.blocks.v1.blocks_pb2.ListPutBlocksRequest,
+        holdfast.api.blocks.v1.blocks_pb2.ListPutBlocksResponse,
+    ]
+    """The blocks that were put, ascending, as runs: what need not be put again after an interruption.
+    NOT_FOUND NOT_FOUND, FAILED_PRECONDITION NOT_PENDING: as PutBlock.
+    """
+
+    CompleteSnapshot: grpc.UnaryUnaryMultiCallable[
+        holdfast.api.blocks.v1.blocks_pb2.CompleteSnapshotRequest,
+        holdfast.api.blocks.v1.blocks_pb2.CompleteSnapshotResponse,
+    ]
+    """Nothing more is to come. The index is then made, and the snapshot becomes COMPLETED by itself; or FAILED,
+    with a reason, if the checksum is another or the object store has lost a block. Errors:
+      NOT_FOUND           NOT_FOUND         no such snapshot of the caller
+      FAILED_PRECONDITION NOT_PENDING       as PutBlock
+      FAILED_PRECONDITION BLOCKS_MISSING    other than put_block_count were put: ListPutBlocks says which
+      INVALID_ARGUMENT    BAD_CHECKSUM      not 32 bytes: correct it, or leave it out
+    The same request again changes nothing, and changed=false.
+    """
+
 class BlockServiceAsyncStub:
     """The blocks of snapshots, without a volume: served by every snapshotter, each of which takes the others'
     tokens. A block is 512 KiB, at a multiple of that; the last one of a snapshot may be shorter. A block
@@ -136,6 +201,71 @@ class BlockServiceAsyncStub:
     ]
     """Many, in the order asked for. Errors as GetBlock, and
       INVALID_ARGUMENT    TOO_MANY_BLOCKS  more than 1024 in one call: ask for them in several
+    """
+
+    StartSnapshot: grpc.aio.UnaryUnaryMultiCallable[
+        holdfast.api.blocks.v1.blocks_pb2.StartSnapshotRequest,
+        holdfast.api.blocks.v1.blocks_pb2.StartSnapshotResponse,
+    ]
+    """Begin a snapshot whose blocks are then put; it is PENDING until CompleteSnapshot. With a parent it starts
+    as that, otherwise as zeros. SnapshotService shows it, deletes it, and tells when it is COMPLETED.
+    Errors:
+      INVALID_ARGUMENT    BAD_ID            the id is malformed: choose another
+      INVALID_ARGUMENT    BAD_SIZE          not a positive multiple of 4096 bytes: correct it
+      INVALID_ARGUMENT    SIZE_TOO_LARGE    no volume could be so large: correct it
+      INVALID_ARGUMENT    SIZE_TOO_SMALL    smaller than the parent: correct it
+      INVALID_ARGUMENT    BAD_TIMEOUT       not from 60 s to 3 days: correct it
+      NOT_FOUND           NOT_FOUND         no such parent that the caller may see
+      PERMISSION_DENIED   NOT_GRANTED       the caller may not read the parent's blocks: ask its owner
+      FAILED_PRECONDITION NOT_COMPLETED     the parent is not COMPLETED: wait
+      FAILED_PRECONDITION PARENT_ENCRYPTED  start without a parent, and put all blocks
+      ALREADY_EXISTS      ALREADY_EXISTS    the caller has another snapshot of that id: choose another
+      RESOURCE_EXHAUSTED  TOO_MANY          the caller has 16 under way: complete or delete one
+    The same request again gives the same snapshot, and created=false.
+    """
+
+    PutBlock: grpc.aio.UnaryUnaryMultiCallable[
+        holdfast.api.blocks.v1.blocks_pb2.PutBlockRequest,
+        holdfast.api.blocks.v1.blocks_pb2.PutBlockResponse,
+    ]
+    """Store one block. Answered when it is durable. Put again, the later one counts. Errors:
+      NOT_FOUND           NOT_FOUND         no such snapshot of the caller
+      FAILED_PRECONDITION NOT_PENDING       it is not being made any more, or not from outside: its reason
+                                            says more
+      INVALID_ARGUMENT    BAD_BLOCK_INDEX   outside the snapshot: correct it
+      INVALID_ARGUMENT    BAD_BLOCK_LENGTH  not all of the block: 524288 bytes, the last one what is left
+      INVALID_ARGUMENT    BAD_CHECKSUM      the data is not what the checksum is of: send it again
+    """
+
+    PutBlocks: grpc.aio.StreamUnaryMultiCallable[
+        holdfast.api.blocks.v1.blocks_pb2.PutBlockRequest,
+        holdfast.api.blocks.v1.blocks_pb2.PutBlocksResponse,
+    ]
+    """Many, answered once when all are durable. After an error some may be: ListPutBlocks knows, and putting
+    them again does no harm. Errors as PutBlock, and
+      INVALID_ARGUMENT    TOO_MANY_BLOCKS   more than 1024 in one call: send them in several
+      INVALID_ARGUMENT    SNAPSHOTS_MIXED   blocks of two snapshots in one call: send them apart
+    """
+
+    ListPutBlocks: grpc.aio.UnaryUnaryMultiCallable[
+        holdfast.api.blocks.v1.blocks_pb2.ListPutBlocksRequest,
+        holdfast.api.blocks.v1.blocks_pb2.ListPutBlocksResponse,
+    ]
+    """The blocks that were put, ascending, as runs: what need not be put again after an interruption.
+    NOT_FOUND NOT_FOUND, FAILED_PRECONDITION NOT_PENDING: as PutBlock.
+    """
+
+    CompleteSnapshot: grpc.aio.UnaryUnaryMultiCallable[
+        holdfast.api.blocks.v1.blocks_pb2.CompleteSnapshotRequest,
+        holdfast.api.blocks.v1.blocks_pb2.CompleteSnapshotResponse,
+    ]
+    """Nothing more is to come. The index is then made, and the snapshot becomes COMPLETED by itself; or FAILED,
+    with a reason, if the checksum is another or the object store has lost a block. Errors:
+      NOT_FOUND           NOT_FOUND         no such snapshot of the caller
+      FAILED_PRECONDITION NOT_PENDING       as PutBlock
+      FAILED_PRECONDITION BLOCKS_MISSING    other than put_block_count were put: ListPutBlocks says which
+      INVALID_ARGUMENT    BAD_CHECKSUM      not 32 bytes: correct it, or leave it out
+    The same request again changes nothing, and changed=false.
     """
 
 class BlockServiceServicer(metaclass=abc.ABCMeta):
@@ -208,6 +338,81 @@ class BlockServiceServicer(metaclass=abc.ABCMeta):
     ) -> typing.Union[collections.abc.Iterator[holdfast.api.blocks.v1.blocks_pb2.GetBlocksResponse], collections.abc.AsyncIterator[holdfast.api.blocks.v1.blocks_pb2.GetBlocksResponse]]:
         """Many, in the order asked for. Errors as GetBlock, and
           INVALID_ARGUMENT    TOO_MANY_BLOCKS  more than 1024 in one call: ask for them in several
+        """
+
+    @abc.abstractmethod
+    def StartSnapshot(
+        self,
+        request: holdfast.api.blocks.v1.blocks_pb2.StartSnapshotRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[holdfast.api.blocks.v1.blocks_pb2.StartSnapshotResponse, collections.abc.Awaitable[holdfast.api.blocks.v1.blocks_pb2.StartSnapshotResponse]]:
+        """Begin a snapshot whose blocks are then put; it is PENDING until CompleteSnapshot. With a parent it starts
+        as that, otherwise as zeros. SnapshotService shows it, deletes it, and tells when it is COMPLETED.
+        Errors:
+          INVALID_ARGUMENT    BAD_ID            the id is malformed: choose another
+          INVALID_ARGUMENT    BAD_SIZE          not a positive multiple of 4096 bytes: correct it
+          INVALID_ARGUMENT    SIZE_TOO_LARGE    no volume could be so large: correct it
+          INVALID_ARGUMENT    SIZE_TOO_SMALL    smaller than the parent: correct it
+          INVALID_ARGUMENT    BAD_TIMEOUT       not from 60 s to 3 days: correct it
+          NOT_FOUND           NOT_FOUND         no such parent that the caller may see
+          PERMISSION_DENIED   NOT_GRANTED       the caller may not read the parent's blocks: ask its owner
+          FAILED_PRECONDITION NOT_COMPLETED     the parent is not COMPLETED: wait
+          FAILED_PRECONDITION PARENT_ENCRYPTED  start without a parent, and put all blocks
+          ALREADY_EXISTS      ALREADY_EXISTS    the caller has another snapshot of that id: choose another
+          RESOURCE_EXHAUSTED  TOO_MANY          the caller has 16 under way: complete or delete one
+        The same request again gives the same snapshot, and created=false.
+        """
+
+    @abc.abstractmethod
+    def PutBlock(
+        self,
+        request: holdfast.api.blocks.v1.blocks_pb2.PutBlockRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[holdfast.api.blocks.v1.blocks_pb2.PutBlockResponse, collections.abc.Awaitable[holdfast.api.blocks.v1.blocks_pb2.PutBlockResponse]]:
+        """Store one block. Answered when it is durable. Put again, the later one counts. Errors:
+          NOT_FOUND           NOT_FOUND         no such snapshot of the caller
+          FAILED_PRECONDITION NOT_PENDING       it is not being made any more, or not from outside: its reason
+                                                says more
+          INVALID_ARGUMENT    BAD_BLOCK_INDEX   outside the snapshot: correct it
+          INVALID_ARGUMENT    BAD_BLOCK_LENGTH  not all of the block: 524288 bytes, the last one what is left
+          INVALID_ARGUMENT    BAD_CHECKSUM      the data is not what the checksum is of: send it again
+        """
+
+    @abc.abstractmethod
+    def PutBlocks(
+        self,
+        request_iterator: _MaybeAsyncIterator[holdfast.api.blocks.v1.blocks_pb2.PutBlockRequest],
+        context: _ServicerContext,
+    ) -> typing.Union[holdfast.api.blocks.v1.blocks_pb2.PutBlocksResponse, collections.abc.Awaitable[holdfast.api.blocks.v1.blocks_pb2.PutBlocksResponse]]:
+        """Many, answered once when all are durable. After an error some may be: ListPutBlocks knows, and putting
+        them again does no harm. Errors as PutBlock, and
+          INVALID_ARGUMENT    TOO_MANY_BLOCKS   more than 1024 in one call: send them in several
+          INVALID_ARGUMENT    SNAPSHOTS_MIXED   blocks of two snapshots in one call: send them apart
+        """
+
+    @abc.abstractmethod
+    def ListPutBlocks(
+        self,
+        request: holdfast.api.blocks.v1.blocks_pb2.ListPutBlocksRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[holdfast.api.blocks.v1.blocks_pb2.ListPutBlocksResponse, collections.abc.Awaitable[holdfast.api.blocks.v1.blocks_pb2.ListPutBlocksResponse]]:
+        """The blocks that were put, ascending, as runs: what need not be put again after an interruption.
+        NOT_FOUND NOT_FOUND, FAILED_PRECONDITION NOT_PENDING: as PutBlock.
+        """
+
+    @abc.abstractmethod
+    def CompleteSnapshot(
+        self,
+        request: holdfast.api.blocks.v1.blocks_pb2.CompleteSnapshotRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[holdfast.api.blocks.v1.blocks_pb2.CompleteSnapshotResponse, collections.abc.Awaitable[holdfast.api.blocks.v1.blocks_pb2.CompleteSnapshotResponse]]:
+        """Nothing more is to come. The index is then made, and the snapshot becomes COMPLETED by itself; or FAILED,
+        with a reason, if the checksum is another or the object store has lost a block. Errors:
+          NOT_FOUND           NOT_FOUND         no such snapshot of the caller
+          FAILED_PRECONDITION NOT_PENDING       as PutBlock
+          FAILED_PRECONDITION BLOCKS_MISSING    other than put_block_count were put: ListPutBlocks says which
+          INVALID_ARGUMENT    BAD_CHECKSUM      not 32 bytes: correct it, or leave it out
+        The same request again changes nothing, and changed=false.
         """
 
 def add_BlockServiceServicer_to_server(servicer: BlockServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

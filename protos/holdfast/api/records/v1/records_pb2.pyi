@@ -660,6 +660,31 @@ class FrozenOn(google.protobuf.message.Message):
 global___FrozenOn = FrozenOn
 
 @typing.final
+class DirectUpload(google.protobuf.message.Message):
+    """Of a snapshot that is made from outside, through BlockService, and not from a volume."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    IDLE_TIMEOUT_S_FIELD_NUMBER: builtins.int
+    PUT_BLOCKS_FIELD_NUMBER: builtins.int
+    SHA256_FIELD_NUMBER: builtins.int
+    idle_timeout_s: builtins.int
+    """It fails when nothing was put for so long."""
+    put_blocks: builtins.int
+    """Set when it is completed: the blocks that were put, and, if the caller gave it, the checksum of them all."""
+    sha256: builtins.str
+    def __init__(
+        self,
+        *,
+        idle_timeout_s: builtins.int = ...,
+        put_blocks: builtins.int = ...,
+        sha256: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["idle_timeout_s", b"idle_timeout_s", "put_blocks", b"put_blocks", "sha256", b"sha256"]) -> None: ...
+
+global___DirectUpload = DirectUpload
+
+@typing.final
 class SnapshotRecord(google.protobuf.message.Message):
     """snapshots/<uid>"""
 
@@ -695,6 +720,7 @@ class SnapshotRecord(google.protobuf.message.Message):
     SCHEDULE_UID_FIELD_NUMBER: builtins.int
     SCHEDULE_ID_FIELD_NUMBER: builtins.int
     SLOT_TIME_FIELD_NUMBER: builtins.int
+    DIRECT_FIELD_NUMBER: builtins.int
     uid: builtins.str
     snapshot_id: builtins.str
     owner: builtins.str
@@ -752,6 +778,10 @@ class SnapshotRecord(google.protobuf.message.Message):
 
     @property
     def slot_time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
+    @property
+    def direct(self) -> global___DirectUpload:
+        """Its `volume_uid` is the parent's, or one of its own that no volume has."""
+
     def __init__(
         self,
         *,
@@ -785,9 +815,10 @@ class SnapshotRecord(google.protobuf.message.Message):
         schedule_uid: builtins.str = ...,
         schedule_id: builtins.str = ...,
         slot_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        direct: global___DirectUpload | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["complete_time", b"complete_time", "create_time", b"create_time", "delete_time", b"delete_time", "freeze_time", b"freeze_time", "lock_until_time", b"lock_until_time", "recycle_until_time", b"recycle_until_time", "restore_time", b"restore_time", "slot_time", b"slot_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["base_generation", b"base_generation", "base_manifest", b"base_manifest", "base_snapshot_uid", b"base_snapshot_uid", "checkpoints", b"checkpoints", "complete_time", b"complete_time", "create_time", b"create_time", "delete_time", b"delete_time", "freeze_time", b"freeze_time", "frozen_on", b"frozen_on", "generation", b"generation", "lock_until_time", b"lock_until_time", "manifest", b"manifest", "manifest_sha256", b"manifest_sha256", "owner", b"owner", "progress_done_bytes", b"progress_done_bytes", "progress_total_bytes", b"progress_total_bytes", "reason", b"reason", "recycle_until_time", b"recycle_until_time", "restore_time", b"restore_time", "schedule_id", b"schedule_id", "schedule_uid", b"schedule_uid", "size_bytes", b"size_bytes", "slot_time", b"slot_time", "snapshot_id", b"snapshot_id", "state", b"state", "stored_bytes", b"stored_bytes", "uid", b"uid", "uploaded_bytes", b"uploaded_bytes", "volume_id", b"volume_id", "volume_uid", b"volume_uid"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["complete_time", b"complete_time", "create_time", b"create_time", "delete_time", b"delete_time", "direct", b"direct", "freeze_time", b"freeze_time", "lock_until_time", b"lock_until_time", "recycle_until_time", b"recycle_until_time", "restore_time", b"restore_time", "slot_time", b"slot_time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["base_generation", b"base_generation", "base_manifest", b"base_manifest", "base_snapshot_uid", b"base_snapshot_uid", "checkpoints", b"checkpoints", "complete_time", b"complete_time", "create_time", b"create_time", "delete_time", b"delete_time", "direct", b"direct", "freeze_time", b"freeze_time", "frozen_on", b"frozen_on", "generation", b"generation", "lock_until_time", b"lock_until_time", "manifest", b"manifest", "manifest_sha256", b"manifest_sha256", "owner", b"owner", "progress_done_bytes", b"progress_done_bytes", "progress_total_bytes", b"progress_total_bytes", "reason", b"reason", "recycle_until_time", b"recycle_until_time", "restore_time", b"restore_time", "schedule_id", b"schedule_id", "schedule_uid", b"schedule_uid", "size_bytes", b"size_bytes", "slot_time", b"slot_time", "snapshot_id", b"snapshot_id", "state", b"state", "stored_bytes", b"stored_bytes", "uid", b"uid", "uploaded_bytes", b"uploaded_bytes", "volume_id", b"volume_id", "volume_uid", b"volume_uid"]) -> None: ...
 
 global___SnapshotRecord = SnapshotRecord
 
@@ -1232,6 +1263,70 @@ class SnapshotterLease(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["grpc_port", b"grpc_port", "nbd_address", b"nbd_address", "nbd_port", b"nbd_port", "snapshotter_id", b"snapshotter_id"]) -> None: ...
 
 global___SnapshotterLease = SnapshotterLease
+
+@typing.final
+class StagedPack(google.protobuf.message.Message):
+    """A pack of blocks that were put, confirmed to be in the object store."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    SIZE_BYTES_FIELD_NUMBER: builtins.int
+    SEQUENCE_FIELD_NUMBER: builtins.int
+    BLOCK_RUNS_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    size_bytes: builtins.int
+    sequence: builtins.int
+    """A revision of etcd's, read after the last of its blocks had come: of two packs with the same block, the
+    one with the higher number counts; of one writer's, the later.
+    """
+    @property
+    def block_runs(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """The blocks that it holds, ascending: first and end of each run, one behind the other."""
+
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        size_bytes: builtins.int = ...,
+        sequence: builtins.int = ...,
+        block_runs: collections.abc.Iterable[builtins.int] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["block_runs", b"block_runs", "name", b"name", "sequence", b"sequence", "size_bytes", b"size_bytes"]) -> None: ...
+
+global___StagedPack = StagedPack
+
+@typing.final
+class StagedRecord(google.protobuf.message.Message):
+    """staged/<snapshot uid>/<writer>: what one snapshotter has stored of the blocks that were put for a
+    snapshot that is being made from outside. Each pack is acknowledged only when it is here.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SNAPSHOT_UID_FIELD_NUMBER: builtins.int
+    WRITER_FIELD_NUMBER: builtins.int
+    PACKS_FIELD_NUMBER: builtins.int
+    LIST_FIELD_NUMBER: builtins.int
+    snapshot_uid: builtins.str
+    writer: builtins.str
+    list: builtins.str
+    """The object that lists the packs before those; empty if there are none."""
+    @property
+    def packs(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___StagedPack]:
+        """Oldest first."""
+
+    def __init__(
+        self,
+        *,
+        snapshot_uid: builtins.str = ...,
+        writer: builtins.str = ...,
+        packs: collections.abc.Iterable[global___StagedPack] | None = ...,
+        list: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["list", b"list", "packs", b"packs", "snapshot_uid", b"snapshot_uid", "writer", b"writer"]) -> None: ...
+
+global___StagedRecord = StagedRecord
 
 @typing.final
 class SnapshotClaim(google.protobuf.message.Message):

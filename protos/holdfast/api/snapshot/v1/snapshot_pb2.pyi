@@ -34,6 +34,7 @@ class Snapshot(google.protobuf.message.Message):
     STORED_BYTES_FIELD_NUMBER: builtins.int
     UPLOADED_BYTES_FIELD_NUMBER: builtins.int
     MANIFEST_FIELD_NUMBER: builtins.int
+    DIRECT_FIELD_NUMBER: builtins.int
     LOCK_UNTIL_TIME_FIELD_NUMBER: builtins.int
     DELETE_TIME_FIELD_NUMBER: builtins.int
     RECYCLE_UNTIL_TIME_FIELD_NUMBER: builtins.int
@@ -53,6 +54,8 @@ class Snapshot(google.protobuf.message.Message):
     stored_bytes: builtins.int
     uploaded_bytes: builtins.int
     manifest: builtins.str
+    direct: builtins.bool
+    """Made from outside, through BlockService, and not from a volume."""
     schedule_id: builtins.str
     """The owner's schedule that made it; empty if made by hand."""
     @property
@@ -96,6 +99,7 @@ class Snapshot(google.protobuf.message.Message):
         stored_bytes: builtins.int = ...,
         uploaded_bytes: builtins.int = ...,
         manifest: builtins.str = ...,
+        direct: builtins.bool = ...,
         lock_until_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         delete_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         recycle_until_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
@@ -103,7 +107,7 @@ class Snapshot(google.protobuf.message.Message):
         granted_permissions: collections.abc.Iterable[holdfast.api.records.v1.records_pb2.GrantPermission.ValueType] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["complete_time", b"complete_time", "create_time", b"create_time", "delete_time", b"delete_time", "freeze_time", b"freeze_time", "lock_until_time", b"lock_until_time", "recycle_until_time", b"recycle_until_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["base_snapshot_uid", b"base_snapshot_uid", "complete_time", b"complete_time", "create_time", b"create_time", "delete_time", b"delete_time", "freeze_time", b"freeze_time", "granted_permissions", b"granted_permissions", "lock_until_time", b"lock_until_time", "manifest", b"manifest", "owner", b"owner", "progress_done_bytes", b"progress_done_bytes", "progress_total_bytes", b"progress_total_bytes", "reason", b"reason", "recycle_until_time", b"recycle_until_time", "schedule_id", b"schedule_id", "size_bytes", b"size_bytes", "snapshot_id", b"snapshot_id", "state", b"state", "stored_bytes", b"stored_bytes", "uid", b"uid", "uploaded_bytes", b"uploaded_bytes", "volume_id", b"volume_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["base_snapshot_uid", b"base_snapshot_uid", "complete_time", b"complete_time", "create_time", b"create_time", "delete_time", b"delete_time", "direct", b"direct", "freeze_time", b"freeze_time", "granted_permissions", b"granted_permissions", "lock_until_time", b"lock_until_time", "manifest", b"manifest", "owner", b"owner", "progress_done_bytes", b"progress_done_bytes", "progress_total_bytes", b"progress_total_bytes", "reason", b"reason", "recycle_until_time", b"recycle_until_time", "schedule_id", b"schedule_id", "size_bytes", b"size_bytes", "snapshot_id", b"snapshot_id", "state", b"state", "stored_bytes", b"stored_bytes", "uid", b"uid", "uploaded_bytes", b"uploaded_bytes", "volume_id", b"volume_id"]) -> None: ...
 
 global___Snapshot = Snapshot
 
