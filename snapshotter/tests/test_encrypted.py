@@ -160,7 +160,8 @@ def test_an_independent_program_rebuilds_it(directory: DirectoryStore, tmp_path:
     volume = volume_of(7, 3)
     base, base_key = "", None
     for number in range(2):
-        key, wrapped = keys.new_data_key(service, UIDS[number], "alice", "main")
+        wrapped = keys.new_data_key(service, UIDS[number], "alice", "main")
+        key = keys.open_data_key(service, UIDS[number], wrapped)
         stop = threading.Event()
         before = index_of(directory, base, key=base_key) if base else None
         job = Job(UIDS[number], VOLUME_UID, GIB, 0, before, base, Encryption(key, wrapped))

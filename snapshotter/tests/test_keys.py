@@ -99,9 +99,10 @@ def test_a_key_that_is_not_there(service: KeyService) -> None:
 
 
 def test_a_snapshots_data_key(service: KeyService) -> None:
-    key, wrapped = keys.new_data_key(service, UID, "alice", "main")
-    assert keys.unwrap(service, UID, wrapped) == key.secret
-    again, _ = keys.new_data_key(service, UID, "alice", "main")
+    wrapped = keys.new_data_key(service, UID, "alice", "main")
+    key = keys.open_data_key(service, UID, wrapped)
+    assert key.secret == keys.unwrap(service, UID, wrapped)
+    again = keys.open_data_key(service, UID, keys.new_data_key(service, UID, "alice", "main"))
     assert again.secret != key.secret
     with pytest.raises(KeyUnavailable):
         keys.unwrap(service, OTHER_UID, wrapped)

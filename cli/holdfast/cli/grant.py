@@ -25,12 +25,16 @@ def command() -> None:
     show_default=True,
     help="What it lets USER do; repeatable.",
 )
+@click.option("--key", default="", help="Of an encrypted snapshot: USER's key for it, if not `default`.")
 @output_option
-def create(snapshot_id: str, user: str, permitted_words: tuple[str, ...]) -> None:
+def create(snapshot_id: str, user: str, permitted_words: tuple[str, ...], key: str) -> None:
     """Let USER (or '*', everyone) make volumes from your snapshot SNAPSHOT_ID, or read its blocks."""
     with session() as at:
         request = pb.CreateGrantRequest(
-            snapshot_id=snapshot_id, user=user, permissions=[PERMISSIONS[one] for one in permitted_words]
+            snapshot_id=snapshot_id,
+            user=user,
+            permissions=[PERMISSIONS[one] for one in permitted_words],
+            encryption_key=key,
         )
         response = at.call(at.client.grants.CreateGrant, request)
     grant = response.grant
@@ -45,8 +49,11 @@ def list_(snapshot_id: str) -> None:
     """List who may use your snapshot SNAPSHOT_ID."""
     with session() as at:
         response = at.pages(at.client.grants.ListGrants, pb.ListGrantsRequest(snapshot_id=snapshot_id))
-    rows = [[_who(one.user), permitted(one.permissions), moment(one.create_time)] for one in response.grants]
-    emit(response, lambda: table(["USER", "MAY", "SINCE"], rows, "Nobody but you may use it."))
+    rows = [
+        [_who(one.user), permitted(one.permissions), moment(one.create_time), one.encryption_key or "-"]
+        for one in response.grants
+    ]
+    emit(response, lambda: table(["USER", "MAY", "SINCE", "KEY"], rows, "Nobody but you may use it."))
 
 
 @command.command()

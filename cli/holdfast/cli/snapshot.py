@@ -2,6 +2,7 @@
 
 import click
 
+from holdfast.api.encryption.v1 import encryption_pb2 as eb
 from holdfast.api.records.v1 import records_pb2 as r
 from holdfast.api.snapshot.v1 import snapshot_pb2 as pb
 from holdfast.base.errors import HoldfastError, NotFound
@@ -21,12 +22,13 @@ def command() -> None:
 @command.command()
 @click.argument("snapshot_id")
 @click.option("--volume", "volume_id", required=True, help="Of this volume of yours.")
+@click.option("--key", default="", help="Encrypt it with this key of yours. Without: as the volume says.")
 @wait_options(default=False)
 @output_option
-def create(snapshot_id: str, volume_id: str, wait: bool, timeout_s: float) -> None:
+def create(snapshot_id: str, volume_id: str, key: str, wait: bool, timeout_s: float) -> None:
     """Take a snapshot: every write acknowledged before this command. The upload goes on by itself."""
     with session() as at:
-        request = pb.CreateSnapshotRequest(snapshot_id=snapshot_id, volume_id=volume_id)
+        request = pb.CreateSnapshotRequest(snapshot_id=snapshot_id, volume_id=volume_id, encryption_key=key)
         snapshot = at.call(at.client.snapshots.CreateSnapshot, request).snapshot
         if wait:
             snapshot = wait_completed(at, snapshot_id, "", timeout_s)
@@ -97,6 +99,23 @@ for one in (keeping.delete, keeping.lock, keeping.restore, keeping.purge):
     command.add_command(one)
 
 
+@command.command()
+@click.argument("snapshot_id")
+@click.option("--key", default="", help="Another key of yours. Without: a new one of the same name.")
+@output_option
+def rekey(snapshot_id: str, key: str) -> None:
+    """Put another key in the place of the one that a snapshot is encrypted with.
+
+    Nothing in the object store changes. The old key is then needed for nothing of this snapshot; who has it
+    and an old copy of the records or of the object store can still read it.
+    """
+    with session() as at:
+        request = eb.RekeySnapshotRequest(snapshot_id=snapshot_id, encryption_key=key)
+        response = at.call(at.client.encryption.RekeySnapshot, request)
+    now = response.encryption_key
+    emit(response, lambda: click.echo(f"Snapshot {snapshot_id} is encrypted with key {now} from now on."))
+
+
 def wait_completed(at: Session, snapshot_id: str, owner: str, timeout_s: float) -> pb.Snapshot:
     """The snapshot once it is COMPLETED; with a progress bar meanwhile."""
     bar = Bar(f"snapshot {snapshot_id}")
@@ -148,6 +167,7 @@ def _show(snapshot: pb.Snapshot) -> None:
             ("Done", _progress(snapshot)),
             ("You may", permitted(snapshot.granted_permissions)),
             ("Kind", f"incremental from {base}" if base else "" if snapshot.granted_permissions else "full"),
+            ("Encrypted", f"with key {snapshot.encryption_key}" if snapshot.encryption_key else ""),
             ("Uploaded", f"{show_size(snapshot.uploaded_bytes)} of changed extents" if uploaded else ""),
             ("Stored", f"{show_size(snapshot.stored_bytes)} of new objects" if uploaded else ""),
             ("Manifest", snapshot.manifest),

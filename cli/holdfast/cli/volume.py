@@ -2,6 +2,7 @@
 
 import click
 
+from holdfast.api.encryption.v1 import encryption_pb2 as eb
 from holdfast.api.records.v1 import records_pb2 as r
 from holdfast.api.volume.v1 import volume_pb2 as pb
 from holdfast.base.errors import BadInput, HoldfastError, NotFound
@@ -24,6 +25,7 @@ def command() -> None:
 @click.option("--from", "source", metavar="[OWNER/]SNAPSHOT", help="Make it from a snapshot.")
 @click.option("--multi-attach", is_flag=True, help="Several initiators may be attached at a time.")
 @click.option("--needs-mirror", is_flag=True, help="Writes wait while only one host has the volume.")
+@click.option("--key", default="", help="Encrypt its snapshots with this key of yours.")
 @wait_options(default=True)
 @output_option
 def create(
@@ -32,12 +34,17 @@ def create(
     source: str | None,
     multi_attach: bool,
     needs_mirror: bool,
+    key: str,
     wait: bool,
     timeout_s: float,
 ) -> None:
     """Create a volume, and wait until it can be attached."""
     request = pb.CreateVolumeRequest(
-        volume_id=volume_id, size_bytes=size, multi_attach=multi_attach, needs_mirror=needs_mirror
+        volume_id=volume_id,
+        size_bytes=size,
+        multi_attach=multi_attach,
+        needs_mirror=needs_mirror,
+        encryption_key=key,
     )
     if source is not None:
         owner, _, snapshot_id = source.rpartition("/")
@@ -49,6 +56,22 @@ def create(
         if wait:
             volume = wait_available(at, volume_id, timeout_s)
         emit(volume, lambda: show_volume(volume))
+
+
+@command.command()
+@click.argument("volume_id")
+@click.option("--key", help="This key of yours, for snapshots to come.")
+@click.option("--off", is_flag=True, help="Snapshots to come are not encrypted.")
+@output_option
+def encrypt(volume_id: str, key: str | None, off: bool) -> None:
+    """Have snapshots of a volume encrypted, or no longer. The first one after that is a full one."""
+    if off == bool(key):
+        raise click.UsageError("Give either --key or --off.")
+    with session() as at:
+        request = eb.SetVolumeKeyRequest(volume_id=volume_id, encryption_key=key or "")
+        response = at.call(at.client.encryption.SetVolumeKey, request)
+    what = "not encrypted" if off else f"encrypted with key {key}"
+    emit(response, lambda: click.echo(f"Snapshots of {volume_id} to come are {what}."))
 
 
 @command.command("list")

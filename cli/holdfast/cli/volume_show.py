@@ -53,6 +53,7 @@ def _what_it_is(volume: pb.Volume) -> list[tuple[str, str]]:
         ("Target", volume.target_iqn),
         ("Attach", "several initiators" if volume.multi_attach else "one initiator"),
         ("Writes", "only to two hosts" if volume.needs_mirror else ""),
+        ("Snapshots", f"encrypted with key {volume.encryption_key}" if volume.encryption_key else ""),
         ("Created", moment(volume.create_time)),
     ]
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import grpc
 
 from holdfast.api.attachment.v1.attachment_pb2_grpc import AttachmentServiceStub
+from holdfast.api.encryption.v1.encryption_pb2_grpc import EncryptionServiceStub
 from holdfast.api.grant.v1.grant_pb2_grpc import GrantServiceStub
 from holdfast.api.host.v1.host_pb2_grpc import HostServiceStub
 from holdfast.api.schedule.v1.schedule_pb2_grpc import ScheduleServiceStub
@@ -34,6 +35,7 @@ class Client:
     hosts: HostServiceStub
     settings: SettingsServiceStub
     schedules: ScheduleServiceStub
+    encryption: EncryptionServiceStub
 
     def close(self) -> None:
         self.channel.close()
@@ -62,4 +64,5 @@ def connect(server: str, tls: TlsFiles) -> Client:
         HostServiceStub(channel),
         SettingsServiceStub(channel),
         ScheduleServiceStub(channel),
+        EncryptionServiceStub(channel),
     )

@@ -4,8 +4,9 @@ from holdfast.api.grant.v1 import grant_pb2 as pb
 from holdfast.api.grant.v1 import grant_pb2_grpc
 from holdfast.api.records.v1 import records_pb2 as r
 from holdfast.base.errors import BadInput
-from holdfast.metadata import keys, snapshot_decisions
+from holdfast.metadata import encryption_decisions, keys, snapshot_decisions
 from holdfast.metadata.caller import Caller
+from holdfast.metadata.encryption_api import check_key_name
 from holdfast.metadata.lookups import EVERYONE, is_name, snapshot_of
 from holdfast.metadata.pages import fill, page_size, read_token
 from holdfast.metadata.permissions import check_permissions
@@ -34,7 +35,15 @@ class GrantServicer(grant_pb2_grpc.GrantServiceServicer):
             tuple(check_permissions(request.permissions)),
             self._service.clock(),
         )
-        grant, created = self._service.run(lambda draft: snapshot_decisions.create_grant(draft, new))
+        key_name = check_key_name(request.encryption_key)
+        rewrapped = self._service.rewrapped(
+            lambda draft: encryption_decisions.wanted_for_grant(
+                draft, new.owner, new.snapshot_id, new.user, key_name
+            )
+        )
+        grant, created = self._service.run(
+            lambda draft: snapshot_decisions.create_grant(draft, new, rewrapped)
+        )
         return pb.CreateGrantResponse(grant=grant_view(grant), created=created)
 
     @unary

@@ -15,7 +15,7 @@ import grpc
 from google.protobuf.message import Message
 
 from holdfast.base.errors import HoldfastError
-from holdfast.metadata.caller import Caller, caller_of
+from holdfast.metadata.caller import SERVICES, USERS, Caller, caller_of
 from holdfast.metadata.redact import redacted
 from holdfast.metadata.statuses import abort
 
@@ -27,9 +27,22 @@ _Response = TypeVar("_Response", bound=Message)
 def unary(
     method: Callable[[Any, _Request, Caller], _Response],
 ) -> Callable[[Any, _Request, grpc.ServicerContext], _Response]:
+    return _unary(method, USERS)
+
+
+def unary_for_services(
+    method: Callable[[Any, _Request, Caller], _Response],
+) -> Callable[[Any, _Request, grpc.ServicerContext], _Response]:
+    """Of what only the cluster's own services may call."""
+    return _unary(method, SERVICES)
+
+
+def _unary(
+    method: Callable[[Any, _Request, Caller], _Response], roles: tuple[str, ...]
+) -> Callable[[Any, _Request, grpc.ServicerContext], _Response]:
     @functools.wraps(method)
     def call(self: Any, request: _Request, context: grpc.ServicerContext) -> _Response:
-        with _answering(method.__name__, request, context) as caller:
+        with _answering(method.__name__, request, context, roles) as caller:
             return method(self, request, caller)
         raise AssertionError("a refused call has been aborted, which raises")
 
@@ -43,7 +56,7 @@ def stream(
 
     @functools.wraps(method)
     def call(self: Any, request: _Request, context: grpc.ServicerContext) -> Iterator[_Response]:
-        with _answering(method.__name__, request, context) as caller:
+        with _answering(method.__name__, request, context, USERS) as caller:
             yield from method(self, request, caller, context.add_callback)
 
     return call
@@ -56,7 +69,7 @@ def collect(
 
     @functools.wraps(method)
     def call(self: Any, requests: Iterator[_Request], context: grpc.ServicerContext) -> _Response:
-        with _answering(method.__name__, None, context) as caller:
+        with _answering(method.__name__, None, context, USERS) as caller:
             return method(self, requests, caller)
         raise AssertionError("a refused call has been aborted, which raises")
 
@@ -64,12 +77,14 @@ def collect(
 
 
 @contextmanager
-def _answering(name: str, request: Message | None, context: grpc.ServicerContext) -> Iterator[Caller]:
+def _answering(
+    name: str, request: Message | None, context: grpc.ServicerContext, roles: tuple[str, ...]
+) -> Iterator[Caller]:
     """Give who calls; log the end; turn an error into the call's status."""
     started_s = time.monotonic()
     caller = None
     try:
-        caller = caller_of(context)
+        caller = caller_of(context, roles)
         yield caller
         _log(name, caller, request, "OK", started_s)
         return

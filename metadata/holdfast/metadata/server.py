@@ -9,6 +9,7 @@ from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from holdfast.api.attachment.v1 import attachment_pb2, attachment_pb2_grpc
+from holdfast.api.encryption.v1 import encryption_pb2, encryption_pb2_grpc
 from holdfast.api.grant.v1 import grant_pb2, grant_pb2_grpc
 from holdfast.api.host.v1 import host_pb2, host_pb2_grpc
 from holdfast.api.schedule.v1 import schedule_pb2, schedule_pb2_grpc
@@ -18,11 +19,13 @@ from holdfast.api.volume.v1 import volume_pb2, volume_pb2_grpc
 from holdfast.base.errors import Unavailable
 from holdfast.base.tls import TlsFiles
 from holdfast.metadata.attachment_api import AttachmentServicer
+from holdfast.metadata.encryption_api import EncryptionServicer
 from holdfast.metadata.etcd import Etcd
 from holdfast.metadata.feed import Feed
 from holdfast.metadata.grant_api import GrantServicer
 from holdfast.metadata.health import HealthKeeper
 from holdfast.metadata.host_api import HostServicer
+from holdfast.metadata.rewrapping import Rewrapper
 from holdfast.metadata.schedule_api import ScheduleServicer
 from holdfast.metadata.service import WATCHES_MAX, Service
 from holdfast.metadata.settings_api import SettingsServicer
@@ -48,6 +51,7 @@ SERVICES = [
         (host_pb2, "HostService"),
         (settings_pb2, "SettingsService"),
         (schedule_pb2, "ScheduleService"),
+        (encryption_pb2, "EncryptionService"),
     )
 ]
 
@@ -68,7 +72,7 @@ class MetadataServer:
         self._health = HealthKeeper(etcd, SERVICES)
         threads = ThreadPoolExecutor(CALL_THREADS + 2 * WATCHES_MAX, thread_name_prefix="rpc")
         self._server = grpc.server(threads, options=_OPTIONS)
-        service = Service(etcd, self._feed, seal_key, overcommit, clock)
+        service = Service(etcd, self._feed, seal_key, overcommit, clock, Rewrapper(etcd, tls))
         volume_pb2_grpc.add_VolumeServiceServicer_to_server(VolumeServicer(service), self._server)
         snapshot_pb2_grpc.add_SnapshotServiceServicer_to_server(SnapshotServicer(service), self._server)
         grant_pb2_grpc.add_GrantServiceServicer_to_server(GrantServicer(service), self._server)
@@ -76,6 +80,7 @@ class MetadataServer:
         host_pb2_grpc.add_HostServiceServicer_to_server(HostServicer(service), self._server)
         schedule_pb2_grpc.add_ScheduleServiceServicer_to_server(ScheduleServicer(service), self._server)
         settings_pb2_grpc.add_SettingsServiceServicer_to_server(SettingsServicer(service), self._server)
+        encryption_pb2_grpc.add_EncryptionServiceServicer_to_server(EncryptionServicer(service), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, self._server)
         names = [*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME]
         reflection.enable_server_reflection(names, self._server)

@@ -10,10 +10,12 @@ from typing import TypeVar
 from holdfast.api.records.v1 import records_pb2 as r
 from holdfast.base.errors import Exhausted, Unavailable
 from holdfast.metadata.cas import Draft, run
+from holdfast.metadata.encryption_decisions import Rewrapped, Wanted
 from holdfast.metadata.etcd import Etcd
 from holdfast.metadata.feed import Feed
 from holdfast.metadata.pages import fill
 from holdfast.metadata.records import M, decode
+from holdfast.metadata.rewrapping import Rewrapper
 
 T = TypeVar("T")
 WATCHES_MAX = 256
@@ -27,7 +29,8 @@ class Service:
     """Everything that the servicers share.
 
     `seal_key`: the X25519 private key that CHAP secrets for the service are sealed to; every copy of the
-    service has the same. `overcommit`: how many times a host's capacity may be promised.
+    service has the same. `overcommit`: how many times a host's capacity may be promised. `rewrapper`: asks
+    snapshotters, which have the keys of encrypted snapshots.
     """
 
     etcd: Etcd
@@ -35,6 +38,7 @@ class Service:
     seal_key: bytes
     overcommit: float = 1.0
     clock: Callable[[], float] = time.time
+    rewrapper: Rewrapper | None = None
     _placement: threading.Lock = field(default_factory=threading.Lock)
     watches: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(WATCHES_MAX))
 
@@ -53,6 +57,14 @@ class Service:
         finally:
             if held:
                 self._placement.release()
+
+    def rewrapped(self, look: Callable[[Draft], Wanted | None]) -> Rewrapped | None:
+        """The data key that `look` finds is to be wrapped anew, if it finds one. See `Rewrapper`."""
+        wanted = self.look(look)
+        if wanted is None:
+            return None
+        assert self.rewrapper is not None, "a server without snapshotters"
+        return self.rewrapper.rewrap(wanted)
 
     def look(self, look: Callable[[Draft], T]) -> T:
         """Read without changing anything."""

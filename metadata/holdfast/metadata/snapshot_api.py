@@ -9,6 +9,7 @@ from holdfast.api.snapshot.v1 import snapshot_pb2_grpc
 from holdfast.base.ids import check_name, new_uid
 from holdfast.metadata import keeping_decisions, keys, snapshot_decisions
 from holdfast.metadata.caller import Caller
+from holdfast.metadata.encryption_api import check_key_name
 from holdfast.metadata.granted_snapshots import page_of_granted, shown_to
 from holdfast.metadata.lookups import EVERYONE, OUT_OF_SIGHT, visible_snapshot
 from holdfast.metadata.pages import fill, page_size, read_token
@@ -28,7 +29,12 @@ class SnapshotServicer(snapshot_pb2_grpc.SnapshotServiceServicer):
     def CreateSnapshot(self, request: pb.CreateSnapshotRequest, caller: Caller) -> pb.CreateSnapshotResponse:
         check_name("snapshot", request.snapshot_id)
         new = snapshot_decisions.NewSnapshot(
-            caller.name, request.snapshot_id, request.volume_id, new_uid(), self._service.clock()
+            caller.name,
+            request.snapshot_id,
+            request.volume_id,
+            new_uid(),
+            self._service.clock(),
+            check_key_name(request.encryption_key),
         )
         snapshot, created = self._service.run(lambda draft: snapshot_decisions.create(draft, new))
         return pb.CreateSnapshotResponse(snapshot=snapshot_view(snapshot), created=created)

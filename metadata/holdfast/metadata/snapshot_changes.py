@@ -175,6 +175,18 @@ def checkpoint(draft: Draft, snapshot_uid: str, by: Claimant, name: str) -> bool
     return draft.put(keys.snapshot(snapshot_uid), snapshot)
 
 
+def set_data_key(draft: Draft, snapshot_uid: str, by: Claimant, made: r.WrappedKey) -> r.WrappedKey:
+    """The snapshot's data key: `made`, unless it has one. Whatever is uploaded is under that.
+
+    Before any object is: two that upload one snapshot must never do it under two keys.
+    """
+    snapshot = claimed(draft, snapshot_uid, by)
+    if not snapshot.HasField("data_key"):
+        snapshot.data_key.CopyFrom(made)
+        draft.put(keys.snapshot(snapshot_uid), snapshot)
+    return snapshot.data_key
+
+
 def complete(draft: Draft, snapshot_uid: str, by: Claimant, uploaded: Uploaded, now_s: float) -> bool:
     """FROZEN → COMPLETED: the manifest is in the object store. False if this very upload already did it.
 

@@ -7,6 +7,7 @@ from holdfast.base.errors import AlreadyExists, Exhausted, Precondition
 from holdfast.metadata import keys
 from holdfast.metadata.assigned import Assignments, timestamp
 from holdfast.metadata.cas import Changed, Draft
+from holdfast.metadata.encryption_decisions import Rewrapped, replaced
 from holdfast.metadata.lookups import snapshot_of, volume_of
 from holdfast.metadata.permissions import Permission, of_grant
 
@@ -21,6 +22,8 @@ class NewSnapshot:
     volume_id: str
     uid: str
     now_s: float
+    encryption_key: str = ""
+    """Empty: as the volume says."""
 
 
 def create(draft: Draft, new: NewSnapshot) -> tuple[r.SnapshotRecord, bool]:
@@ -35,6 +38,11 @@ def create(draft: Draft, new: NewSnapshot) -> tuple[r.SnapshotRecord, bool]:
             raise AlreadyExists(
                 "ALREADY_EXISTS",
                 f"You have a snapshot {new.snapshot_id!r} of another volume: choose another id.",
+            )
+        if new.encryption_key not in ("", existing.encryption_key):
+            raise AlreadyExists(
+                "ALREADY_EXISTS",
+                f"You have a snapshot {new.snapshot_id!r} with another key, or none: choose another id.",
             )
         return existing, name.uid == new.uid
     volume = volume_of(draft, new.owner, new.volume_id)
@@ -70,13 +78,15 @@ def _record(draft: Draft, new: NewSnapshot, volume: r.VolumeRecord) -> r.Snapsho
         size_bytes=volume.size_bytes,
         state=r.SNAPSHOT_STATE_PENDING,
         create_time=timestamp(new.now_s),
+        encryption_key=new.encryption_key or volume.encryption_key,
     )
     if volume.base_snapshot_uid:
         base = draft.get(keys.snapshot(volume.base_snapshot_uid), r.SnapshotRecord)
         # A base that was deleted for good may lose its objects at any moment: then this one is full; one in
         # the recycle bin cannot. Compared, so that from this transaction on the base is a root of the
-        # collection.
-        if base is not None and base.state in (r.SNAPSHOT_STATE_COMPLETED, r.SNAPSHOT_STATE_RECYCLED):
+        # collection. Nor do encrypted snapshots share packs with others.
+        good = base is not None and base.state in (r.SNAPSHOT_STATE_COMPLETED, r.SNAPSHOT_STATE_RECYCLED)
+        if base is not None and good and bool(base.encryption_key) == bool(snapshot.encryption_key):
             snapshot.base_snapshot_uid = base.uid
             snapshot.base_manifest = base.manifest
             snapshot.base_generation = volume.base_generation
@@ -94,9 +104,17 @@ class NewGrant:
     now_s: float
 
 
-def create_grant(draft: Draft, new: NewGrant) -> tuple[r.GrantRecord, bool]:
-    """The grant, and whether it is new. Errors: GrantService.CreateGrant."""
+def create_grant(
+    draft: Draft, new: NewGrant, rewrapped: Rewrapped | None = None
+) -> tuple[r.GrantRecord, bool]:
+    """The grant, and whether it is new. Errors: GrantService.CreateGrant.
+
+    Args:
+        rewrapped: the data key of an encrypted snapshot for that user; None if what is granted is good.
+    """
     snapshot = snapshot_of(draft, new.owner, new.snapshot_id)
+    if rewrapped is not None and rewrapped.snapshot_uid != snapshot.uid:
+        raise replaced(new.snapshot_id)
     key = keys.grant(snapshot.uid, new.user)
     existing = draft.get(key, r.GrantRecord)
     if existing is not None:
@@ -105,7 +123,12 @@ def create_grant(draft: Draft, new: NewGrant) -> tuple[r.GrantRecord, bool]:
                 "ALREADY_EXISTS",
                 f"{new.user!r} is granted other permissions on {new.snapshot_id!r}: delete that grant first.",
             )
+        if rewrapped is not None:
+            existing.data_key.CopyFrom(rewrapped.data_key)
+            draft.put(key, existing)
         return existing, False
+    if snapshot.encryption_key and rewrapped is None:
+        raise replaced(new.snapshot_id)
     grant = r.GrantRecord(
         snapshot_uid=snapshot.uid,
         snapshot_id=new.snapshot_id,
@@ -113,6 +136,7 @@ def create_grant(draft: Draft, new: NewGrant) -> tuple[r.GrantRecord, bool]:
         user=new.user,
         permissions=new.permissions,
         create_time=timestamp(new.now_s),
+        data_key=rewrapped.data_key if rewrapped else None,
     )
     draft.put(key, grant)
     draft.put(keys.granted(new.user, snapshot.uid), r.NameRecord(uid=snapshot.uid))

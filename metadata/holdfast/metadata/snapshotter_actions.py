@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from holdfast.api.records.v1 import records_pb2 as r
 from holdfast.base.errors import Precondition
-from holdfast.metadata import keys, snapshot_changes
+from holdfast.metadata import encryption_decisions, keys, snapshot_changes
 from holdfast.metadata.cas import Draft, run
 from holdfast.metadata.claimable import Claimable
 from holdfast.metadata.etcd import Etcd
@@ -103,6 +103,14 @@ class SnapshotterActions:
 
     def checkpoint(self, snapshot_uid: str, by: Claimant, name: str) -> bool:
         return run(self.etcd, lambda draft: snapshot_changes.checkpoint(draft, snapshot_uid, by, name))
+
+    def set_data_key(self, snapshot_uid: str, by: Claimant, made: r.WrappedKey) -> r.WrappedKey:
+        """The snapshot's data key as it is recorded: `made`, unless there was one."""
+        return run(self.etcd, lambda draft: snapshot_changes.set_data_key(draft, snapshot_uid, by, made))
+
+    def base_key(self, snapshot: r.SnapshotRecord) -> r.WrappedKey | None:
+        """The data key of its base, for its owner; None if that is not encrypted."""
+        return encryption_decisions.base_key(Draft(self.etcd), snapshot)
 
     def complete(self, snapshot_uid: str, by: Claimant, uploaded: Uploaded) -> bool:
         return run(

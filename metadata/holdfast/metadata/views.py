@@ -37,6 +37,7 @@ def volume_view(
         sync_total_bytes=volume.sync_total_bytes,
         sync_rate_bytes_s=volume.sync_rate_bytes_s,
         repair_reason=volume.repair_reason,
+        encryption_key=volume.encryption_key,
     )
     if volume.HasField("verify"):
         view.verify.CopyFrom(volume.verify)
@@ -77,7 +78,9 @@ def granted_view(snapshot: r.SnapshotRecord, grants: Iterable[r.GrantRecord]) ->
     """As somebody is shown it to whom it is granted: without what tells of other resources of its owner."""
     view = snapshot_view(snapshot)
     clear(view, "volume_id", "base_snapshot_uid", "manifest", "schedule_id", "reason")
-    view.granted_permissions.extend(sorted({one for grant in grants for one in of_grant(grant)}))
+    granted = list(grants)
+    view.granted_permissions.extend(sorted({one for grant in granted for one in of_grant(grant)}))
+    view.encryption_key = next((one.data_key.name for one in granted if one.HasField("data_key")), "")
     return view
 
 
@@ -98,6 +101,7 @@ def snapshot_view(snapshot: r.SnapshotRecord) -> Snapshot:
         manifest=snapshot.manifest,
         schedule_id=snapshot.schedule_id,
         direct=snapshot.HasField("direct"),
+        encryption_key=snapshot.encryption_key,
     )
     for name in (
         "create_time", "freeze_time", "complete_time", "lock_until_time", "delete_time", "recycle_until_time",
@@ -122,6 +126,7 @@ def grant_view(grant: r.GrantRecord) -> Grant:
         user=grant.user,
         create_time=grant.create_time,
         permissions=of_grant(grant),
+        encryption_key=grant.data_key.name,
     )
 
 

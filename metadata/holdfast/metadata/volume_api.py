@@ -10,6 +10,7 @@ from holdfast.base.ids import check_name, new_uid
 from holdfast.base.limits import BLOCK_BYTES, VOLUME_MAX_BYTES
 from holdfast.metadata import keys, volume_decisions, volume_requests
 from holdfast.metadata.caller import Caller
+from holdfast.metadata.encryption_api import check_key_name
 from holdfast.metadata.lookups import not_found, volume_of
 from holdfast.metadata.pages import fill, page_size, read_token
 from holdfast.metadata.records import decode
@@ -54,6 +55,7 @@ class VolumeServicer(volume_pb2_grpc.VolumeServiceServicer):
             now_s=self._service.clock(),
             overcommit=self._service.overcommit,
             needs_mirror=request.needs_mirror,
+            encryption_key=check_key_name(request.encryption_key),
         )
         with self._service.placing():
             volume, created = self._service.run(lambda draft: volume_decisions.create(draft, new))

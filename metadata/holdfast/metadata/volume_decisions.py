@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from holdfast.api.records.v1 import records_pb2 as r
 from holdfast.base import ids
 from holdfast.base.errors import AlreadyExists, BadInput, Precondition
-from holdfast.metadata import keys
+from holdfast.metadata import encryption_decisions, keys
 from holdfast.metadata.assigned import Assignments, timestamp
 from holdfast.metadata.cas import Changed, Draft
 from holdfast.metadata.derived import write
@@ -28,6 +28,7 @@ class NewVolume:
     now_s: float
     overcommit: float
     needs_mirror: bool = False
+    encryption_key: str = ""
 
 
 def create(draft: Draft, new: NewVolume) -> tuple[r.VolumeRecord, bool]:
@@ -49,6 +50,8 @@ def create(draft: Draft, new: NewVolume) -> tuple[r.VolumeRecord, bool]:
         )
     hosts = _choose_hosts(draft, size_bytes, new.overcommit)
     volume = _volume_record(new, size_bytes, source)
+    if source is not None:
+        encryption_decisions.inherit(draft, volume, source)
     draft.put(name_key, r.NameRecord(uid=new.uid))
     draft.put(keys.volume(new.uid), volume)
     _assign(draft, volume, hosts)
@@ -85,6 +88,7 @@ def _check_same(draft: Draft, new: NewVolume, volume: r.VolumeRecord) -> None:
         )
     same = volume.multi_attach == new.multi_attach and volume.needs_mirror == new.needs_mirror
     same = same and bool(volume.origin_snapshot_uid) == bool(new.source_id)
+    same = same and new.encryption_key in ("", volume.encryption_key)
     if volume.origin_snapshot_uid:
         # The record outlives the snapshot's deletion, so the same request still finds its answer.
         origin = draft.peek(keys.snapshot(volume.origin_snapshot_uid), r.SnapshotRecord)
@@ -143,6 +147,7 @@ def _volume_record(new: NewVolume, size_bytes: int, source: r.SnapshotRecord | N
         needs_mirror=new.needs_mirror,
         target_iqn=ids.target_iqn(new.uid),
         naa=ids.naa(new.uid),
+        encryption_key=new.encryption_key,
     )
     if source is not None:
         volume.origin_snapshot_uid = source.uid

@@ -9,7 +9,7 @@ is out of reach, what was allowed a while ago still is, so that hydration goes o
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol
 
 from holdfast.api.records.v1 import records_pb2 as r
@@ -17,10 +17,13 @@ from holdfast.base.errors import NotFound, Unavailable
 from holdfast.base.ids import is_uid
 from holdfast.base.tls import PeerIdentity
 from holdfast.metadata import keys
+from holdfast.metadata.encryption_decisions import key_for_user
 from holdfast.metadata.etcd import Entry
 from holdfast.metadata.lookups import EVERYONE
 from holdfast.metadata.permissions import READ_BLOCKS, permit
 from holdfast.metadata.records import M, decode
+from holdfast.snapshotter.keys import from_records
+from holdfast.snapshotter.ring import WrappedKey
 
 FRESH_S = 3.0
 """How long an answer of etcd's is not asked for again."""
@@ -47,6 +50,8 @@ class Readable(NamedTuple):
     size_bytes: int
     manifest: str
     manifest_sha256: str
+    keys: tuple[WrappedKey, ...] = ()
+    """The data key of an encrypted one, as it is wrapped for who may read it: any of these will do."""
 
 
 class Access:
@@ -83,7 +88,24 @@ class Access:
         snapshot = self._record(keys.snapshot(uid), r.SnapshotRecord)
         if snapshot is None or not snapshot.manifest or not self._may_read(snapshot, peer):
             return None
-        return Readable(uid, snapshot.size_bytes, snapshot.manifest, snapshot.manifest_sha256)
+        wrapped = from_records(self._keys(snapshot, peer))
+        return Readable(uid, snapshot.size_bytes, snapshot.manifest, snapshot.manifest_sha256, wrapped)
+
+    def _keys(self, snapshot: r.SnapshotRecord, peer: PeerIdentity) -> list[r.WrappedKey]:
+        """The data key of an encrypted snapshot for whom `peer` reads: a host, for its volumes' owners."""
+        if not snapshot.HasField("data_key"):
+            return []
+        if peer.role == "user":
+            grant = self._record(keys.grant(snapshot.uid, peer.name), r.GrantRecord)
+            return key_for_user(snapshot, [grant], peer.name)
+        if peer.role == "operator":
+            return [snapshot.data_key]
+        found = []
+        for assignment in self._made_from(snapshot.uid, peer.name):
+            volume = self._record(keys.volume(assignment.volume_uid), r.VolumeRecord)
+            if volume is not None:
+                found.append(volume.origin_key if volume.HasField("origin_key") else snapshot.data_key)
+        return found
 
     def _may_read(self, snapshot: r.SnapshotRecord, peer: PeerIdentity) -> bool:
         if peer.role == "user":
@@ -94,19 +116,23 @@ class Access:
             )
             return snapshot.owner == peer.name or permit(grants, READ_BLOCKS)
         # DELETED too: it is no longer shown, and volumes that still copy from it go on.
-        return peer.role == "operator" or (peer.role == "host" and self._is_origin(snapshot.uid, peer.name))
+        if peer.role == "host":
+            return any(True for _ in self._made_from(snapshot.uid, peer.name))
+        return peer.role == "operator"
 
     def _record(self, key: str, message_type: type[M]) -> M | None:
         entry = self._etcd.get(key)
         return decode(message_type, entry.value) if entry else None
 
-    def _is_origin(self, snapshot_uid: str, host_id: str) -> bool:
+    def _made_from(self, snapshot_uid: str, host_id: str) -> Iterator[r.Assignment]:
+        """The assignments to a host of volumes that were made from a snapshot."""
         raw = snapshot_uid.encode()
-        return any(
-            # Most assignments do not even contain the uid: decoding them would be most of the work.
-            raw in entry.value and decode(r.Assignment, entry.value).origin_snapshot_uid == snapshot_uid
-            for entry in self._etcd.range(keys.assignments(host_id))[0]
-        )
+        for entry in self._etcd.range(keys.assignments(host_id))[0]:
+            # Most do not even contain the uid: decoding them would be most of the work.
+            if raw in entry.value:
+                assignment = decode(r.Assignment, entry.value)
+                if assignment.origin_snapshot_uid == snapshot_uid:
+                    yield assignment
 
     def _remember(self, uid: str, peer: PeerIdentity, found: Readable | None) -> None:
         with self._lock:

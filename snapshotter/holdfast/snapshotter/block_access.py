@@ -10,11 +10,14 @@ from holdfast.base.errors import BadInput, Precondition
 from holdfast.metadata import keys
 from holdfast.metadata.cas import Draft, Store
 from holdfast.metadata.direct_changes import open_for_blocks
-from holdfast.metadata.lookups import EVERYONE, usable_snapshot
+from holdfast.metadata.encryption_decisions import key_for_user
+from holdfast.metadata.lookups import EVERYONE, grants_of, usable_snapshot
 from holdfast.metadata.permissions import READ_BLOCKS, of_grant
 from holdfast.metadata.records import decode
 from holdfast.snapshotter.access import USER_FRESH_S, Readable
+from holdfast.snapshotter.keys import from_records
 from holdfast.snapshotter.recent import Recent
+from holdfast.snapshotter.ring import WrappedKey
 
 ANCESTORS_MAX = 64
 """Snapshots that are looked at to find whether two are related."""
@@ -26,11 +29,12 @@ class Leave(NamedTuple):
     snapshot: r.SnapshotRecord
     holder: str
     """The caller, and the very grant that lets them: tokens are bound to it."""
+    keys: tuple[WrappedKey, ...] = ()
 
     @property
     def readable(self) -> Readable:
         one = self.snapshot
-        return Readable(one.uid, one.size_bytes, one.manifest, one.manifest_sha256)
+        return Readable(one.uid, one.size_bytes, one.manifest, one.manifest_sha256, self.keys)
 
 
 class BlockAccess:
@@ -61,7 +65,9 @@ class BlockAccess:
         if snapshot.state != r.SNAPSHOT_STATE_COMPLETED:
             state = r.SnapshotState.Name(snapshot.state).removeprefix("SNAPSHOT_STATE_")
             raise Precondition("NOT_COMPLETED", f"Snapshot {snapshot_id!r} is {state}, not COMPLETED.")
-        return Leave(snapshot, f"{caller} by {_granted_by(draft, snapshot, caller)}")
+        wrapped = key_for_user(snapshot, grants_of(draft, snapshot.uid, caller), caller)
+        holder = f"{caller} by {_granted_by(draft, snapshot, caller)}"
+        return Leave(snapshot, holder, from_records(wrapped))
 
     def check_related(self, one: r.SnapshotRecord, other: r.SnapshotRecord) -> None:
         """Raises BadInput NOT_RELATED unless both are of one volume, or one comes from the other's."""

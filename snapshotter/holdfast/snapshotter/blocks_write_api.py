@@ -163,7 +163,7 @@ class WriteMethods:
 
     def _check_parent(self, new: NewDirect) -> None:
         parent = self._may.read(new.owner, new.parent_owner, new.parent_id)
-        if self._parents.get(parent.readable).index.manifest.keys is not None:
+        if parent.snapshot.encryption_key:
             raise Precondition(
                 "PARENT_ENCRYPTED",
                 f"Snapshot {new.parent_id!r} is encrypted: start without a parent, and put every block.",

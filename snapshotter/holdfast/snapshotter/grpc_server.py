@@ -1,4 +1,4 @@
-"""The snapshotter's gRPC server: the block API, health and reflection, behind mutual TLS."""
+"""The snapshotter's gRPC server: the block API, keys, health and reflection, behind mutual TLS."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -7,13 +7,17 @@ from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from holdfast.api.blocks.v1 import blocks_pb2, blocks_pb2_grpc
+from holdfast.api.key.v1 import key_pb2, key_pb2_grpc
 from holdfast.base.errors import Unavailable
 from holdfast.base.limits import MIB
 from holdfast.base.tls import TlsFiles
 from holdfast.metadata.health import HealthKeeper
 from holdfast.snapshotter.quotas import CALLS_MAX
 
-SERVICES = [blocks_pb2.DESCRIPTOR.services_by_name["BlockService"].full_name]
+SERVICES = [
+    blocks_pb2.DESCRIPTOR.services_by_name["BlockService"].full_name,
+    key_pb2.DESCRIPTOR.services_by_name["KeyService"].full_name,
+]
 _MORE_THREADS = 16
 """Beside those of the calls that may be under way: for health, and for telling others that they may not."""
 STOP_GRACE_S = 1.0
@@ -31,11 +35,17 @@ class GrpcServer:
     """Serves from `start` to `stop`."""
 
     def __init__(
-        self, listen: str, tls: TlsFiles, keeper: HealthKeeper, blocks: blocks_pb2_grpc.BlockServiceServicer
+        self,
+        listen: str,
+        tls: TlsFiles,
+        keeper: HealthKeeper,
+        blocks: blocks_pb2_grpc.BlockServiceServicer,
+        keys: key_pb2_grpc.KeyServiceServicer,
     ) -> None:
         threads = ThreadPoolExecutor(CALLS_MAX + _MORE_THREADS, "rpc")
         self._server = grpc.server(threads, options=_OPTIONS)
         blocks_pb2_grpc.add_BlockServiceServicer_to_server(blocks, self._server)
+        key_pb2_grpc.add_KeyServiceServicer_to_server(keys, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(keeper.servicer, self._server)
         names = [*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME]
         reflection.enable_server_reflection(names, self._server)

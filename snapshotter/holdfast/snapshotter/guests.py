@@ -15,6 +15,7 @@ from holdfast.base.limits import MIB
 from holdfast.base.loop import Loop
 from holdfast.base.nbd.export import Served
 from holdfast.snapshotter.access import Readable
+from holdfast.snapshotter.keys import NO_KEYS, KeyService
 from holdfast.snapshotter.objects import ObjectStore
 from holdfast.snapshotter.reader import SnapshotReader
 from holdfast.snapshotter.serve import Readers, SnapshotExport
@@ -32,9 +33,13 @@ class Guests:
     """What all users of a process share. Connections are counted on the loop's thread."""
 
     def __init__(
-        self, store: ObjectStore, per_user: int = CONNECTIONS_PER_USER, in_all: int = CONNECTIONS_MAX
+        self,
+        store: ObjectStore,
+        per_user: int = CONNECTIONS_PER_USER,
+        in_all: int = CONNECTIONS_MAX,
+        keys: KeyService = NO_KEYS,
     ) -> None:
-        self.readers = Readers(store, GETS, CACHE_BYTES)
+        self.readers = Readers(store, GETS, CACHE_BYTES, keys)
         self.pool = ThreadPoolExecutor(THREADS, thread_name_prefix="guest")
         self._per_user = per_user
         self._in_all = in_all

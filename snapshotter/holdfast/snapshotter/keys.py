@@ -5,8 +5,10 @@ The user is the owner of the volume or snapshot, as the metadata service knows i
 nobody can name another's key. Wrapping is bound to a context: the snapshot, the user and the key's name.
 """
 
+from collections.abc import Iterable
 from typing import Protocol
 
+from holdfast.api.records.v1 import records_pb2 as r
 from holdfast.snapshotter.cipher import KEY_BYTES, DataKey, new_secret
 from holdfast.snapshotter.key_errors import KeyUnavailable
 from holdfast.snapshotter.ring import WrappedKey
@@ -30,6 +32,9 @@ class NoKeys:
 
     def unwrap(self, user: str, name: str, context: bytes, wrapped: bytes) -> bytes:
         raise _no_service()
+
+
+NO_KEYS = NoKeys()
 
 
 def _no_service() -> KeyUnavailable:
@@ -58,7 +63,23 @@ def unwrap(service: KeyService, snapshot_uid: str, wrapped: WrappedKey) -> bytes
     return secret
 
 
-def new_data_key(service: KeyService, snapshot_uid: str, user: str, name: str) -> tuple[DataKey, WrappedKey]:
-    """A data key that nobody has used, and as it is to be recorded. Raises KeyUnavailable."""
-    secret = new_secret()
-    return DataKey(secret), wrap(service, snapshot_uid, user, name, secret)
+def from_record(record: r.WrappedKey) -> WrappedKey:
+    return WrappedKey(record.user, record.name, record.ciphertext)
+
+
+def from_records(records: Iterable[r.WrappedKey]) -> tuple[WrappedKey, ...]:
+    return tuple(from_record(record) for record in records)
+
+
+def to_record(wrapped: WrappedKey) -> r.WrappedKey:
+    return r.WrappedKey(user=wrapped.user, name=wrapped.name, ciphertext=wrapped.ciphertext)
+
+
+def new_data_key(service: KeyService, snapshot_uid: str, user: str, name: str) -> WrappedKey:
+    """A data key that nobody has used, as it is to be recorded. Raises KeyUnavailable."""
+    return wrap(service, snapshot_uid, user, name, new_secret())
+
+
+def open_data_key(service: KeyService, snapshot_uid: str, wrapped: WrappedKey) -> DataKey:
+    """Raises KeyUnavailable."""
+    return DataKey(unwrap(service, snapshot_uid, wrapped))

@@ -4,7 +4,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 from holdfast.base.errors import BadInput
-from holdfast.snapshotter.keys import KeyService, NoKeys
+from holdfast.snapshotter.keys import NO_KEYS, KeyService
 from holdfast.snapshotter.keys_command import TIMEOUT_S, CommandKeys
 from holdfast.snapshotter.keys_file import FileKeys
 
@@ -12,7 +12,7 @@ from holdfast.snapshotter.keys_file import FileKeys
 def open_keys(url: str) -> KeyService:
     """The service at `url`; none for an empty one. Raises BadInput BAD_KEYS."""
     if not url:
-        return NoKeys()
+        return NO_KEYS
     parts = urlsplit(url)
     path = Path(parts.path)
     options = {name: values[-1] for name, values in parse_qs(parts.query).items()}

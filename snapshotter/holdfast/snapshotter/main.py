@@ -26,6 +26,8 @@ from holdfast.snapshotter.exports import open_export
 from holdfast.snapshotter.grpc_server import SERVICES, GrpcServer
 from holdfast.snapshotter.guests import Guests
 from holdfast.snapshotter.idle import IdleDirects
+from holdfast.snapshotter.key_api import KeyServicer
+from holdfast.snapshotter.keys_url import open_keys
 from holdfast.snapshotter.objects_url import open_store
 from holdfast.snapshotter.serve import Readers
 from holdfast.snapshotter.service import Service
@@ -49,6 +51,7 @@ NBD_CONNECTIONS_MAX = 1024
 @click.option("--listen-nbd", default="[::]:7411", help="Address and port to serve snapshots at.")
 @click.option("--grpc-listen", default="[::]:7410", help="Address and port of the block API and health.")
 @click.option("--objects", required=True, help="file:///dir, or s3://bucket/prefix?endpoint=http://…")
+@click.option("--keys", default="", help="Users' keys: file:///dir, or command:///program?timeout_s=10")
 @click.option("--etcd", "endpoints", multiple=True, default=["127.0.0.1:2379"], help="A member; repeatable.")
 @click.option("--etcd-ca", type=_FILE, help="etcd's authority; with it, etcd is spoken to over TLS.")
 @click.option("--etcd-cert", type=_FILE, help="Our certificate for etcd.")
@@ -75,6 +78,7 @@ def main(
     listen_nbd: str,
     grpc_listen: str,
     objects: str,
+    keys: str,
     endpoints: tuple[str, ...],
     etcd_ca: Path | None,
     etcd_cert: Path | None,
@@ -108,6 +112,7 @@ def main(
             endpoints,
             TlsFiles(*etcd_files) if etcd_files else None,
             objects,
+            keys,
             listen_nbd,
             grpc_listen,
             key_from(token_key or key),
@@ -134,17 +139,19 @@ class Process:
         endpoints: tuple[str, ...],
         etcd_tls: TlsFiles | None,
         objects: str,
+        keys: str,
         listen_nbd: str,
         grpc_listen: str,
         token_key: bytes,
     ) -> None:
         self._store = open_store(objects)
+        self._keys = open_keys(keys)
         self._open_view = nbd_views(client_context(tls))
         self._etcd = Etcd(endpoints, etcd_tls)
         self._etcd_for_access = Etcd(endpoints, etcd_tls, ETCD_ASK_TIMEOUT_S)
         self._loop = Loop()
-        self._readers = Readers(self._store)
-        self._guests = Guests(self._store)
+        self._readers = Readers(self._store, keys=self._keys)
+        self._guests = Guests(self._store, keys=self._keys)
         exports = open_export(self._loop, Access(self._etcd_for_access), self._readers, self._guests)
         self._nbd = Server(self._loop, exports, connections_max=NBD_CONNECTIONS_MAX)
         self.nbd_port = self._nbd.listen_tcp(*split_address(listen_nbd), tls=server_context(tls))
@@ -153,7 +160,7 @@ class Process:
         blocks = BlockServicer(
             self._etcd_for_access, self._store, self._guests.readers, self._stagers, token_key
         )
-        self._grpc = GrpcServer(grpc_listen, tls, self._health, blocks)
+        self._grpc = GrpcServer(grpc_listen, tls, self._health, blocks, KeyServicer(self._keys))
 
     def run(
         self, snapshotter_id: str, address: str, settings: Settings, uploads: int, lease_ttl_s: int
@@ -173,7 +180,7 @@ class Process:
                 grpc_port=self._grpc.port,
             )
 
-        service = Service(actions, self._store, self._open_view, settings, uploads)
+        service = Service(actions, self._store, self._open_view, settings, uploads, self._keys)
         self._health.start()
         self._grpc.start()
         service.start()

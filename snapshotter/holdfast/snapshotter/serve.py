@@ -16,9 +16,11 @@ from holdfast.snapshotter.access import Readable
 from holdfast.snapshotter.cache import Cache
 from holdfast.snapshotter.fetch import EXTENTS_CACHE_BYTES, GETS, Fetcher
 from holdfast.snapshotter.frozen import ALLOCATION
-from holdfast.snapshotter.index import Index, load_manifest, new_shard_cache
+from holdfast.snapshotter.index import new_shard_cache, open_index
+from holdfast.snapshotter.keys import NO_KEYS, KeyService
 from holdfast.snapshotter.objects import ObjectStore
 from holdfast.snapshotter.reader import SHARDS_CACHE_BYTES, SnapshotReader
+from holdfast.snapshotter.unlock import Unlocker
 
 _LOG = logging.getLogger(__name__)
 MANIFESTS_CACHE_BYTES = 32 * MIB
@@ -30,8 +32,15 @@ _REF_BYTES = 256
 class Readers:
     """One reader per snapshot, shared by all connections; opened when first read. For many threads."""
 
-    def __init__(self, store: ObjectStore, gets: int = GETS, cache_bytes: int = EXTENTS_CACHE_BYTES) -> None:
+    def __init__(
+        self,
+        store: ObjectStore,
+        gets: int = GETS,
+        cache_bytes: int = EXTENTS_CACHE_BYTES,
+        keys: KeyService = NO_KEYS,
+    ) -> None:
         self._store = store
+        self._unlocker = Unlocker(keys)
         self._fetcher = Fetcher(store, cache_bytes, gets)
         self._shards = new_shard_cache(SHARDS_CACHE_BYTES)
         self._readers: Cache[str, SnapshotReader] = Cache(MANIFESTS_CACHE_BYTES)
@@ -44,8 +53,14 @@ class Readers:
         self._fetcher.close()
 
     def _open(self, snapshot: Readable) -> SnapshotReader:
-        manifest = load_manifest(self._store, snapshot.manifest, snapshot.manifest_sha256)
-        return SnapshotReader(Index(self._store, manifest, self._shards), self._fetcher)
+        index = open_index(
+            self._store,
+            snapshot.manifest,
+            snapshot.manifest_sha256,
+            self._shards,
+            lambda manifest: self._unlocker.data_key(manifest.snapshot_uid, snapshot.keys),
+        )
+        return SnapshotReader(index, self._fetcher)
 
 
 def _reader_bytes(reader: SnapshotReader) -> int:

@@ -14,6 +14,8 @@ from holdfast.metadata.follow import follow
 from holdfast.metadata.records import decode
 from holdfast.metadata.snapshot_changes import Claimant
 from holdfast.metadata.snapshotter_actions import SnapshotterActions
+from holdfast.snapshotter.key_errors import KeyUnavailable
+from holdfast.snapshotter.keys import NO_KEYS, KeyService
 from holdfast.snapshotter.objects import ObjectStore
 from holdfast.snapshotter.task import ENDED, OpenView, Task
 from holdfast.snapshotter.upload import Settings
@@ -40,12 +42,14 @@ class Service:
         open_view: OpenView,
         settings: Settings,
         uploads: int = 2,
+        key_service: KeyService = NO_KEYS,
     ) -> None:
         self.actions = actions(self._lease_lost)
         self._store = store
         self._open_view = open_view
         self._settings = settings
         self._uploads = uploads
+        self._key_service = key_service
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._running: dict[str, threading.Event] = {}
@@ -118,28 +122,34 @@ class Service:
         _LOG.info("snapshot %s: uploading", uid)
         watcher = threading.Thread(target=self._watch, args=(uid, stop), name="watch", daemon=True)
         watcher.start()
-        task = Task(self.actions, self._store, self._open_view, self._settings, uid, by, stop)
+        task = Task(
+            self.actions, self._store, self._open_view, self._settings, uid, by, stop, self._key_service
+        )
         try:
             task.run()
             _LOG.info("snapshot %s: COMPLETED", uid)
             self._again.pop(uid, None)
         except ENDED as error:
             _LOG.info("snapshot %s: stopped: %s", uid, error.message)
+        except KeyUnavailable as error:
+            # Another snapshotter may have it.
+            _LOG.warning("snapshot %s waits for its key: %s", uid, error.message)
+            self._leave_alone(uid, by, error.message)
         except Exception as error:
             _LOG.exception("snapshot %s: the upload failed, and will be tried again", uid)
-            self._leave_alone(uid, by, error)
+            self._leave_alone(uid, by, f"The upload failed and will be tried again: {error}")
         finally:
             stop.set()
             watcher.join()
             with self._lock:
                 del self._running[uid]
 
-    def _leave_alone(self, uid: str, by: Claimant, error: Exception) -> None:
+    def _leave_alone(self, uid: str, by: Claimant, reason: str) -> None:
         with self._lock:
             wait_s = min(AGAIN_MAX_S, 2 * self._again.get(uid, (0.0, AGAIN_FIRST_S / 2))[1])
             self._again[uid] = (time.monotonic() + wait_s, wait_s)
         try:
-            self.actions.waits(uid, by, f"The upload failed and will be tried again: {error}")
+            self.actions.waits(uid, by, reason)
             self.actions.release(uid, by)
         except HoldfastError as trouble:
             _LOG.warning("snapshot %s: the claim is left to the lease: %s", uid, trouble.message)

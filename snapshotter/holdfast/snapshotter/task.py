@@ -19,14 +19,19 @@ from holdfast.base.limits import MIB
 from holdfast.base.tls import PeerIdentity
 from holdfast.metadata.snapshot_changes import Claimant, Uploaded
 from holdfast.metadata.snapshotter_actions import SnapshotterActions
+from holdfast.snapshotter import keys
 from holdfast.snapshotter.assemble import Assembly, NotWhatWasSaid
+from holdfast.snapshotter.cipher import DataKey
 from holdfast.snapshotter.frozen import FrozenView, ViewLost
 from holdfast.snapshotter.frozen_nbd import NbdView, export_name
-from holdfast.snapshotter.index import Index, load_manifest, new_shard_cache
+from holdfast.snapshotter.index import Index, new_shard_cache, open_index
+from holdfast.snapshotter.key_errors import KeyUnavailable
+from holdfast.snapshotter.keys import NO_KEYS, KeyService
+from holdfast.snapshotter.manifest import Manifest
 from holdfast.snapshotter.objects import ObjectStore
 from holdfast.snapshotter.patient import PatientStore, Stopped
 from holdfast.snapshotter.reporter import Reporter
-from holdfast.snapshotter.upload import Job, Reports, Result, Settings, Upload
+from holdfast.snapshotter.upload import Encryption, Job, Reports, Result, Settings, Upload
 
 _LOG = logging.getLogger(__name__)
 HOSTS_RETRY_FIRST_S = 0.5
@@ -67,6 +72,7 @@ class Task:
     snapshot_uid: str
     by: Claimant
     stop: threading.Event
+    key_service: KeyService = NO_KEYS
 
     def run(self) -> bool:
         """Whether the snapshot is COMPLETED by this. Raises Stopped, Precondition or NotFound (nothing is
@@ -130,10 +136,8 @@ class Task:
         return completed
 
     def _job(self, record: r.SnapshotRecord, store: PatientStore, full: bool) -> Job:
-        base = None
-        if not full:
-            manifest = load_manifest(store, record.base_manifest)
-            base = Index(store, manifest, new_shard_cache(SHARDS_CACHE_BYTES))
+        encryption = self._encryption(record) if record.encryption_key else None
+        base = None if full else self._base(record, store)
         return Job(
             record.uid,
             record.volume_uid,
@@ -141,7 +145,37 @@ class Task:
             record.freeze_time.ToMilliseconds(),
             base,
             "" if full else record.base_manifest,
+            encryption,
         )
+
+    def _encryption(self, record: r.SnapshotRecord) -> Encryption:
+        """The snapshot's data key as it is recorded, made now if there is none. Raises KeyUnavailable."""
+        if not record.HasField("data_key"):
+            made = keys.new_data_key(self.key_service, record.uid, record.owner, record.encryption_key)
+            recorded = self.actions.set_data_key(record.uid, self.by, keys.to_record(made))
+            record.data_key.CopyFrom(recorded)
+        # A new one too: that it opens is seen before anything is under it.
+        wrapped = keys.from_record(record.data_key)
+        return Encryption(keys.open_data_key(self.key_service, record.uid, wrapped), wrapped)
+
+    def _base(self, record: r.SnapshotRecord, store: PatientStore) -> Index:
+        """Raises BaseUnusable, DataLoss; KeyUnavailable if it is a matter of waiting."""
+
+        def unlock(manifest: Manifest) -> DataKey:
+            wrapped = self.actions.base_key(record)
+            if wrapped is None or not record.encryption_key:
+                raise BaseUnusable(f"Base {manifest.snapshot_uid} is encrypted, and not for this snapshot.")
+            try:
+                return keys.open_data_key(self.key_service, manifest.snapshot_uid, keys.from_record(wrapped))
+            except KeyUnavailable as error:
+                if error.lost:
+                    raise BaseUnusable(error.message) from error
+                raise
+
+        base = open_index(store, record.base_manifest, "", new_shard_cache(SHARDS_CACHE_BYTES), unlock)
+        if record.encryption_key and base.manifest.keys is None:
+            raise BaseUnusable(f"Base {base.manifest.snapshot_uid} is not encrypted.")
+        return base
 
     def _record(self) -> r.SnapshotRecord:
         """The record now. Raises Precondition NOT_FROZEN, or Stopped."""

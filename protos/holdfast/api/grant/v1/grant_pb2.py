@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from holdfast.api.records.v1 import records_pb2 as holdfast_dot_api_dot_records_dot_v1_dot_records__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!holdfast/api/grant/v1/grant.proto\x12\x15holdfast.api.grant.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a%holdfast/api/records/v1/records.proto\"\xa9\x01\n\x05Grant\x12\x13\n\x0bsnapshot_id\x18\x01 \x01(\t\x12\r\n\x05owner\x18\x02 \x01(\t\x12\x0c\n\x04user\x18\x03 \x01(\t\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12=\n\x0bpermissions\x18\x32 \x03(\x0e\x32(.holdfast.api.records.v1.GrantPermission\"v\n\x12\x43reateGrantRequest\x12\x13\n\x0bsnapshot_id\x18\x01 \x01(\t\x12\x0c\n\x04user\x18\x02 \x01(\t\x12=\n\x0bpermissions\x18\x32 \x03(\x0e\x32(.holdfast.api.records.v1.GrantPermission\"S\n\x13\x43reateGrantResponse\x12+\n\x05grant\x18\x01 \x01(\x0b\x32\x1c.holdfast.api.grant.v1.Grant\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x08\"O\n\x11ListGrantsRequest\x12\x13\n\x0bsnapshot_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"[\n\x12ListGrantsResponse\x12,\n\x06grants\x18\x01 \x03(\x0b\x32\x1c.holdfast.api.grant.v1.Grant\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"7\n\x12\x44\x65leteGrantRequest\x12\x13\n\x0bsnapshot_id\x18\x01 \x01(\t\x12\x0c\n\x04user\x18\x02 \x01(\t\"&\n\x13\x44\x65leteGrantResponse\x12\x0f\n\x07\x63hanged\x18\x01 \x01(\x08\x32\xbd\x02\n\x0cGrantService\x12\x64\n\x0b\x43reateGrant\x12).holdfast.api.grant.v1.CreateGrantRequest\x1a*.holdfast.api.grant.v1.CreateGrantResponse\x12\x61\n\nListGrants\x12(.holdfast.api.grant.v1.ListGrantsRequest\x1a).holdfast.api.grant.v1.ListGrantsResponse\x12\x64\n\x0b\x44\x65leteGrant\x12).holdfast.api.grant.v1.DeleteGrantRequest\x1a*.holdfast.api.grant.v1.DeleteGrantResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!holdfast/api/grant/v1/grant.proto\x12\x15holdfast.api.grant.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a%holdfast/api/records/v1/records.proto\"\xc1\x01\n\x05Grant\x12\x13\n\x0bsnapshot_id\x18\x01 \x01(\t\x12\r\n\x05owner\x18\x02 \x01(\t\x12\x0c\n\x04user\x18\x03 \x01(\t\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12=\n\x0bpermissions\x18\x32 \x03(\x0e\x32(.holdfast.api.records.v1.GrantPermission\x12\x16\n\x0e\x65ncryption_key\x18\x37 \x01(\t\"\x8e\x01\n\x12\x43reateGrantRequest\x12\x13\n\x0bsnapshot_id\x18\x01 \x01(\t\x12\x0c\n\x04user\x18\x02 \x01(\t\x12=\n\x0bpermissions\x18\x32 \x03(\x0e\x32(.holdfast.api.records.v1.GrantPermission\x12\x16\n\x0e\x65ncryption_key\x18\x37 \x01(\t\"S\n\x13\x43reateGrantResponse\x12+\n\x05grant\x18\x01 \x01(\x0b\x32\x1c.holdfast.api.grant.v1.Grant\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x08\"O\n\x11ListGrantsRequest\x12\x13\n\x0bsnapshot_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"[\n\x12ListGrantsResponse\x12,\n\x06grants\x18\x01 \x03(\x0b\x32\x1c.holdfast.api.grant.v1.Grant\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"7\n\x12\x44\x65leteGrantRequest\x12\x13\n\x0bsnapshot_id\x18\x01 \x01(\t\x12\x0c\n\x04user\x18\x02 \x01(\t\"&\n\x13\x44\x65leteGrantResponse\x12\x0f\n\x07\x63hanged\x18\x01 \x01(\x08\x32\xbd\x02\n\x0cGrantService\x12\x64\n\x0b\x43reateGrant\x12).holdfast.api.grant.v1.CreateGrantRequest\x1a*.holdfast.api.grant.v1.CreateGrantResponse\x12\x61\n\nListGrants\x12(.holdfast.api.grant.v1.ListGrantsRequest\x1a).holdfast.api.grant.v1.ListGrantsResponse\x12\x64\n\x0b\x44\x65leteGrant\x12).holdfast.api.grant.v1.DeleteGrantRequest\x1a*.holdfast.api.grant.v1.DeleteGrantResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,19 +34,19 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'holdfast.api.grant.v1.grant
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_GRANT']._serialized_start=133
-  _globals['_GRANT']._serialized_end=302
-  _globals['_CREATEGRANTREQUEST']._serialized_start=304
-  _globals['_CREATEGRANTREQUEST']._serialized_end=422
-  _globals['_CREATEGRANTRESPONSE']._serialized_start=424
-  _globals['_CREATEGRANTRESPONSE']._serialized_end=507
-  _globals['_LISTGRANTSREQUEST']._serialized_start=509
-  _globals['_LISTGRANTSREQUEST']._serialized_end=588
-  _globals['_LISTGRANTSRESPONSE']._serialized_start=590
-  _globals['_LISTGRANTSRESPONSE']._serialized_end=681
-  _globals['_DELETEGRANTREQUEST']._serialized_start=683
-  _globals['_DELETEGRANTREQUEST']._serialized_end=738
-  _globals['_DELETEGRANTRESPONSE']._serialized_start=740
-  _globals['_DELETEGRANTRESPONSE']._serialized_end=778
-  _globals['_GRANTSERVICE']._serialized_start=781
-  _globals['_GRANTSERVICE']._serialized_end=1098
+  _globals['_GRANT']._serialized_end=326
+  _globals['_CREATEGRANTREQUEST']._serialized_start=329
+  _globals['_CREATEGRANTREQUEST']._serialized_end=471
+  _globals['_CREATEGRANTRESPONSE']._serialized_start=473
+  _globals['_CREATEGRANTRESPONSE']._serialized_end=556
+  _globals['_LISTGRANTSREQUEST']._serialized_start=558
+  _globals['_LISTGRANTSREQUEST']._serialized_end=637
+  _globals['_LISTGRANTSRESPONSE']._serialized_start=639
+  _globals['_LISTGRANTSRESPONSE']._serialized_end=730
+  _globals['_DELETEGRANTREQUEST']._serialized_start=732
+  _globals['_DELETEGRANTREQUEST']._serialized_end=787
+  _globals['_DELETEGRANTRESPONSE']._serialized_start=789
+  _globals['_DELETEGRANTRESPONSE']._serialized_end=827
+  _globals['_GRANTSERVICE']._serialized_start=830
+  _globals['_GRANTSERVICE']._serialized_end=1147
 # @@protoc_insertion_point(module_scope)

@@ -23,10 +23,13 @@ class Grant(google.protobuf.message.Message):
     USER_FIELD_NUMBER: builtins.int
     CREATE_TIME_FIELD_NUMBER: builtins.int
     PERMISSIONS_FIELD_NUMBER: builtins.int
+    ENCRYPTION_KEY_FIELD_NUMBER: builtins.int
     snapshot_id: builtins.str
     owner: builtins.str
     user: builtins.str
     """"*" is everyone."""
+    encryption_key: builtins.str
+    """Of an encrypted snapshot: the user's key that it was granted with."""
     @property
     def create_time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
     @property
@@ -41,9 +44,10 @@ class Grant(google.protobuf.message.Message):
         user: builtins.str = ...,
         create_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         permissions: collections.abc.Iterable[holdfast.api.records.v1.records_pb2.GrantPermission.ValueType] | None = ...,
+        encryption_key: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["create_time", b"create_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["create_time", b"create_time", "owner", b"owner", "permissions", b"permissions", "snapshot_id", b"snapshot_id", "user", b"user"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["create_time", b"create_time", "encryption_key", b"encryption_key", "owner", b"owner", "permissions", b"permissions", "snapshot_id", b"snapshot_id", "user", b"user"]) -> None: ...
 
 global___Grant = Grant
 
@@ -54,8 +58,13 @@ class CreateGrantRequest(google.protobuf.message.Message):
     SNAPSHOT_ID_FIELD_NUMBER: builtins.int
     USER_FIELD_NUMBER: builtins.int
     PERMISSIONS_FIELD_NUMBER: builtins.int
+    ENCRYPTION_KEY_FIELD_NUMBER: builtins.int
     snapshot_id: builtins.str
     user: builtins.str
+    encryption_key: builtins.str
+    """Of an encrypted snapshot: the key of `user`'s that is to open it; empty is their key "default". Another
+    key than before takes its place.
+    """
     @property
     def permissions(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[holdfast.api.records.v1.records_pb2.GrantPermission.ValueType]:
         """Empty is MAKE_VOLUMES alone."""
@@ -66,8 +75,9 @@ class CreateGrantRequest(google.protobuf.message.Message):
         snapshot_id: builtins.str = ...,
         user: builtins.str = ...,
         permissions: collections.abc.Iterable[holdfast.api.records.v1.records_pb2.GrantPermission.ValueType] | None = ...,
+        encryption_key: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["permissions", b"permissions", "snapshot_id", b"snapshot_id", "user", b"user"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["encryption_key", b"encryption_key", "permissions", b"permissions", "snapshot_id", b"snapshot_id", "user", b"user"]) -> None: ...
 
 global___CreateGrantRequest = CreateGrantRequest
 

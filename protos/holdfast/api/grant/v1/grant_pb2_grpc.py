@@ -66,6 +66,12 @@ class GrantServiceServicer(object):
         INVALID_ARGUMENT BAD_PERMISSION  a permission that is not known here: leave it out
         NOT_FOUND        NOT_FOUND       no such snapshot of the caller
         ALREADY_EXISTS   ALREADY_EXISTS  the user is granted other permissions: delete that grant first
+        INVALID_ARGUMENT BAD_ID          the key's name is malformed: correct it
+        and of an encrypted snapshot:
+        FAILED_PRECONDITION ENCRYPTED        it cannot be granted to everyone: name users
+        FAILED_PRECONDITION KEY_PENDING      its upload has not begun: wait
+        FAILED_PRECONDITION NO_SUCH_KEY      the user has no key of that name: they must make it, or name another
+        UNAVAILABLE         KEY_UNAVAILABLE  the caller's own key cannot be had now: try again later
         The same request again changes nothing, and created=false.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

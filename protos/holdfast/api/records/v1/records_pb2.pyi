@@ -269,6 +269,30 @@ class VolumeHealth(google.protobuf.message.Message):
 global___VolumeHealth = VolumeHealth
 
 @typing.final
+class WrappedKey(google.protobuf.message.Message):
+    """An encrypted snapshot's data key, as only `user`'s key `name` opens it: docs/encryption.md."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    USER_FIELD_NUMBER: builtins.int
+    NAME_FIELD_NUMBER: builtins.int
+    CIPHERTEXT_FIELD_NUMBER: builtins.int
+    user: builtins.str
+    name: builtins.str
+    ciphertext: builtins.bytes
+    """Bound to the snapshot, the user and the name. What it looks like is for the key service to know."""
+    def __init__(
+        self,
+        *,
+        user: builtins.str = ...,
+        name: builtins.str = ...,
+        ciphertext: builtins.bytes = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["ciphertext", b"ciphertext", "name", b"name", "user", b"user"]) -> None: ...
+
+global___WrappedKey = WrappedKey
+
+@typing.final
 class VolumeRecord(google.protobuf.message.Message):
     """volumes/<uid>"""
 
@@ -297,6 +321,8 @@ class VolumeRecord(google.protobuf.message.Message):
     VERIFY_FIELD_NUMBER: builtins.int
     REPORTED_HEALTH_FIELD_NUMBER: builtins.int
     REPAIR_REASON_FIELD_NUMBER: builtins.int
+    ENCRYPTION_KEY_FIELD_NUMBER: builtins.int
+    ORIGIN_KEY_FIELD_NUMBER: builtins.int
     uid: builtins.str
     volume_id: builtins.str
     owner: builtins.str
@@ -325,6 +351,8 @@ class VolumeRecord(google.protobuf.message.Message):
     sync_rate_bytes_s: builtins.int
     repair_reason: builtins.str
     """Why a replica that is gone is not being replaced, one sentence; empty while it is, or need not be."""
+    encryption_key: builtins.str
+    """The owner's key that snapshots of it are encrypted with; empty: they are not, unless one names a key."""
     @property
     def create_time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
     @property
@@ -334,6 +362,12 @@ class VolumeRecord(google.protobuf.message.Message):
     @property
     def reported_health(self) -> global___VolumeHealth:
         """There only while `health` is the control plane's word (no primary can be): what the agent had said."""
+
+    @property
+    def origin_key(self) -> global___WrappedKey:
+        """The data key of its origin, for its owner, if that is encrypted and was another user's: what it was
+        granted with. It outlives the grant.
+        """
 
     def __init__(
         self,
@@ -361,9 +395,11 @@ class VolumeRecord(google.protobuf.message.Message):
         verify: global___VerifyStatus | None = ...,
         reported_health: global___VolumeHealth | None = ...,
         repair_reason: builtins.str = ...,
+        encryption_key: builtins.str = ...,
+        origin_key: global___WrappedKey | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["create_time", b"create_time", "health", b"health", "reported_health", b"reported_health", "verify", b"verify"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["base_generation", b"base_generation", "base_snapshot_uid", b"base_snapshot_uid", "create_time", b"create_time", "health", b"health", "hydrate_remaining_bytes", b"hydrate_remaining_bytes", "hydrate_total_bytes", b"hydrate_total_bytes", "multi_attach", b"multi_attach", "naa", b"naa", "needs_mirror", b"needs_mirror", "origin_snapshot_uid", b"origin_snapshot_uid", "owner", b"owner", "reason", b"reason", "repair_reason", b"repair_reason", "reported_health", b"reported_health", "size_bytes", b"size_bytes", "state", b"state", "sync_rate_bytes_s", b"sync_rate_bytes_s", "sync_remaining_bytes", b"sync_remaining_bytes", "sync_total_bytes", b"sync_total_bytes", "target_iqn", b"target_iqn", "uid", b"uid", "verify", b"verify", "volume_id", b"volume_id"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["create_time", b"create_time", "health", b"health", "origin_key", b"origin_key", "reported_health", b"reported_health", "verify", b"verify"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["base_generation", b"base_generation", "base_snapshot_uid", b"base_snapshot_uid", "create_time", b"create_time", "encryption_key", b"encryption_key", "health", b"health", "hydrate_remaining_bytes", b"hydrate_remaining_bytes", "hydrate_total_bytes", b"hydrate_total_bytes", "multi_attach", b"multi_attach", "naa", b"naa", "needs_mirror", b"needs_mirror", "origin_key", b"origin_key", "origin_snapshot_uid", b"origin_snapshot_uid", "owner", b"owner", "reason", b"reason", "repair_reason", b"repair_reason", "reported_health", b"reported_health", "size_bytes", b"size_bytes", "state", b"state", "sync_rate_bytes_s", b"sync_rate_bytes_s", "sync_remaining_bytes", b"sync_remaining_bytes", "sync_total_bytes", b"sync_total_bytes", "target_iqn", b"target_iqn", "uid", b"uid", "verify", b"verify", "volume_id", b"volume_id"]) -> None: ...
 
 global___VolumeRecord = VolumeRecord
 
@@ -713,6 +749,8 @@ class SnapshotRecord(google.protobuf.message.Message):
     STORED_BYTES_FIELD_NUMBER: builtins.int
     UPLOADED_BYTES_FIELD_NUMBER: builtins.int
     CHECKPOINTS_FIELD_NUMBER: builtins.int
+    ENCRYPTION_KEY_FIELD_NUMBER: builtins.int
+    DATA_KEY_FIELD_NUMBER: builtins.int
     LOCK_UNTIL_TIME_FIELD_NUMBER: builtins.int
     RECYCLE_UNTIL_TIME_FIELD_NUMBER: builtins.int
     DELETE_TIME_FIELD_NUMBER: builtins.int
@@ -745,6 +783,10 @@ class SnapshotRecord(google.protobuf.message.Message):
     """Bytes of the objects that this snapshot added to the object store."""
     uploaded_bytes: builtins.int
     """Bytes of the extents it uploaded, before compression."""
+    encryption_key: builtins.str
+    """The owner's key that it is encrypted with; empty: it is not. Fixed when it is created, but for another
+    key's being put in its place.
+    """
     schedule_uid: builtins.str
     """The schedule that made it, the owner's id for that, and the moment that it is for; empty if made by hand."""
     schedule_id: builtins.str
@@ -759,6 +801,10 @@ class SnapshotRecord(google.protobuf.message.Message):
     @property
     def checkpoints(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Names of the checkpoint objects of an upload under way, from which another snapshotter goes on."""
+
+    @property
+    def data_key(self) -> global___WrappedKey:
+        """Its data key, for its owner: there before any object of it is."""
 
     @property
     def lock_until_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
@@ -808,6 +854,8 @@ class SnapshotRecord(google.protobuf.message.Message):
         stored_bytes: builtins.int = ...,
         uploaded_bytes: builtins.int = ...,
         checkpoints: collections.abc.Iterable[builtins.str] | None = ...,
+        encryption_key: builtins.str = ...,
+        data_key: global___WrappedKey | None = ...,
         lock_until_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         recycle_until_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         delete_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
@@ -817,8 +865,8 @@ class SnapshotRecord(google.protobuf.message.Message):
         slot_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         direct: global___DirectUpload | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["complete_time", b"complete_time", "create_time", b"create_time", "delete_time", b"delete_time", "direct", b"direct", "freeze_time", b"freeze_time", "lock_until_time", b"lock_until_time", "recycle_until_time", b"recycle_until_time", "restore_time", b"restore_time", "slot_time", b"slot_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["base_generation", b"base_generation", "base_manifest", b"base_manifest", "base_snapshot_uid", b"base_snapshot_uid", "checkpoints", b"checkpoints", "complete_time", b"complete_time", "create_time", b"create_time", "delete_time", b"delete_time", "direct", b"direct", "freeze_time", b"freeze_time", "frozen_on", b"frozen_on", "generation", b"generation", "lock_until_time", b"lock_until_time", "manifest", b"manifest", "manifest_sha256", b"manifest_sha256", "owner", b"owner", "progress_done_bytes", b"progress_done_bytes", "progress_total_bytes", b"progress_total_bytes", "reason", b"reason", "recycle_until_time", b"recycle_until_time", "restore_time", b"restore_time", "schedule_id", b"schedule_id", "schedule_uid", b"schedule_uid", "size_bytes", b"size_bytes", "slot_time", b"slot_time", "snapshot_id", b"snapshot_id", "state", b"state", "stored_bytes", b"stored_bytes", "uid", b"uid", "uploaded_bytes", b"uploaded_bytes", "volume_id", b"volume_id", "volume_uid", b"volume_uid"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["complete_time", b"complete_time", "create_time", b"create_time", "data_key", b"data_key", "delete_time", b"delete_time", "direct", b"direct", "freeze_time", b"freeze_time", "lock_until_time", b"lock_until_time", "recycle_until_time", b"recycle_until_time", "restore_time", b"restore_time", "slot_time", b"slot_time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["base_generation", b"base_generation", "base_manifest", b"base_manifest", "base_snapshot_uid", b"base_snapshot_uid", "checkpoints", b"checkpoints", "complete_time", b"complete_time", "create_time", b"create_time", "data_key", b"data_key", "delete_time", b"delete_time", "direct", b"direct", "encryption_key", b"encryption_key", "freeze_time", b"freeze_time", "frozen_on", b"frozen_on", "generation", b"generation", "lock_until_time", b"lock_until_time", "manifest", b"manifest", "manifest_sha256", b"manifest_sha256", "owner", b"owner", "progress_done_bytes", b"progress_done_bytes", "progress_total_bytes", b"progress_total_bytes", "reason", b"reason", "recycle_until_time", b"recycle_until_time", "restore_time", b"restore_time", "schedule_id", b"schedule_id", "schedule_uid", b"schedule_uid", "size_bytes", b"size_bytes", "slot_time", b"slot_time", "snapshot_id", b"snapshot_id", "state", b"state", "stored_bytes", b"stored_bytes", "uid", b"uid", "uploaded_bytes", b"uploaded_bytes", "volume_id", b"volume_id", "volume_uid", b"volume_uid"]) -> None: ...
 
 global___SnapshotRecord = SnapshotRecord
 
@@ -1075,6 +1123,7 @@ class GrantRecord(google.protobuf.message.Message):
     USER_FIELD_NUMBER: builtins.int
     CREATE_TIME_FIELD_NUMBER: builtins.int
     PERMISSIONS_FIELD_NUMBER: builtins.int
+    DATA_KEY_FIELD_NUMBER: builtins.int
     snapshot_uid: builtins.str
     snapshot_id: builtins.str
     owner: builtins.str
@@ -1085,6 +1134,10 @@ class GrantRecord(google.protobuf.message.Message):
     def permissions(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[global___GrantPermission.ValueType]:
         """Ascending. None is MAKE_VOLUMES alone."""
 
+    @property
+    def data_key(self) -> global___WrappedKey:
+        """Of an encrypted snapshot: its data key, for `user`."""
+
     def __init__(
         self,
         *,
@@ -1094,9 +1147,10 @@ class GrantRecord(google.protobuf.message.Message):
         user: builtins.str = ...,
         create_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         permissions: collections.abc.Iterable[global___GrantPermission.ValueType] | None = ...,
+        data_key: global___WrappedKey | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["create_time", b"create_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["create_time", b"create_time", "owner", b"owner", "permissions", b"permissions", "snapshot_id", b"snapshot_id", "snapshot_uid", b"snapshot_uid", "user", b"user"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["create_time", b"create_time", "data_key", b"data_key"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["create_time", b"create_time", "data_key", b"data_key", "owner", b"owner", "permissions", b"permissions", "snapshot_id", b"snapshot_id", "snapshot_uid", b"snapshot_uid", "user", b"user"]) -> None: ...
 
 global___GrantRecord = GrantRecord
 

@@ -40,6 +40,7 @@ class Snapshot(google.protobuf.message.Message):
     RECYCLE_UNTIL_TIME_FIELD_NUMBER: builtins.int
     SCHEDULE_ID_FIELD_NUMBER: builtins.int
     GRANTED_PERMISSIONS_FIELD_NUMBER: builtins.int
+    ENCRYPTION_KEY_FIELD_NUMBER: builtins.int
     snapshot_id: builtins.str
     uid: builtins.str
     owner: builtins.str
@@ -58,6 +59,8 @@ class Snapshot(google.protobuf.message.Message):
     """Made from outside, through BlockService, and not from a volume."""
     schedule_id: builtins.str
     """The owner's schedule that made it; empty if made by hand."""
+    encryption_key: builtins.str
+    """The owner's key that it is encrypted with, or the caller's that it was granted with; empty: it is not."""
     @property
     def create_time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
     @property
@@ -105,9 +108,10 @@ class Snapshot(google.protobuf.message.Message):
         recycle_until_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         schedule_id: builtins.str = ...,
         granted_permissions: collections.abc.Iterable[holdfast.api.records.v1.records_pb2.GrantPermission.ValueType] | None = ...,
+        encryption_key: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["complete_time", b"complete_time", "create_time", b"create_time", "delete_time", b"delete_time", "freeze_time", b"freeze_time", "lock_until_time", b"lock_until_time", "recycle_until_time", b"recycle_until_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["base_snapshot_uid", b"base_snapshot_uid", "complete_time", b"complete_time", "create_time", b"create_time", "delete_time", b"delete_time", "direct", b"direct", "freeze_time", b"freeze_time", "granted_permissions", b"granted_permissions", "lock_until_time", b"lock_until_time", "manifest", b"manifest", "owner", b"owner", "progress_done_bytes", b"progress_done_bytes", "progress_total_bytes", b"progress_total_bytes", "reason", b"reason", "recycle_until_time", b"recycle_until_time", "schedule_id", b"schedule_id", "size_bytes", b"size_bytes", "snapshot_id", b"snapshot_id", "state", b"state", "stored_bytes", b"stored_bytes", "uid", b"uid", "uploaded_bytes", b"uploaded_bytes", "volume_id", b"volume_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["base_snapshot_uid", b"base_snapshot_uid", "complete_time", b"complete_time", "create_time", b"create_time", "delete_time", b"delete_time", "direct", b"direct", "encryption_key", b"encryption_key", "freeze_time", b"freeze_time", "granted_permissions", b"granted_permissions", "lock_until_time", b"lock_until_time", "manifest", b"manifest", "owner", b"owner", "progress_done_bytes", b"progress_done_bytes", "progress_total_bytes", b"progress_total_bytes", "reason", b"reason", "recycle_until_time", b"recycle_until_time", "schedule_id", b"schedule_id", "size_bytes", b"size_bytes", "snapshot_id", b"snapshot_id", "state", b"state", "stored_bytes", b"stored_bytes", "uid", b"uid", "uploaded_bytes", b"uploaded_bytes", "volume_id", b"volume_id"]) -> None: ...
 
 global___Snapshot = Snapshot
 
@@ -117,15 +121,19 @@ class CreateSnapshotRequest(google.protobuf.message.Message):
 
     SNAPSHOT_ID_FIELD_NUMBER: builtins.int
     VOLUME_ID_FIELD_NUMBER: builtins.int
+    ENCRYPTION_KEY_FIELD_NUMBER: builtins.int
     snapshot_id: builtins.str
     volume_id: builtins.str
+    encryption_key: builtins.str
+    """Encrypt it with this key of the caller's. Empty: as the volume says."""
     def __init__(
         self,
         *,
         snapshot_id: builtins.str = ...,
         volume_id: builtins.str = ...,
+        encryption_key: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["snapshot_id", b"snapshot_id", "volume_id", b"volume_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["encryption_key", b"encryption_key", "snapshot_id", b"snapshot_id", "volume_id", b"volume_id"]) -> None: ...
 
 global___CreateSnapshotRequest = CreateSnapshotRequest
 

@@ -90,7 +90,7 @@ class SnapshotServiceServicer(object):
 
     def CreateSnapshot(self, request, context):
         """Errors:
-        INVALID_ARGUMENT    BAD_ID          the id is malformed: choose another
+        INVALID_ARGUMENT    BAD_ID          the id, or the key's name, is malformed: choose another
         NOT_FOUND           NOT_FOUND       no such volume of the caller
         ALREADY_EXISTS      ALREADY_EXISTS  the caller has another snapshot of that id
         FAILED_PRECONDITION NOT_AVAILABLE   the volume is not AVAILABLE: wait, or see its reason

@@ -28,7 +28,7 @@ class SnapshotServiceStub:
         holdfast.api.snapshot.v1.snapshot_pb2.CreateSnapshotResponse,
     ]
     """Errors:
-      INVALID_ARGUMENT    BAD_ID          the id is malformed: choose another
+      INVALID_ARGUMENT    BAD_ID          the id, or the key's name, is malformed: choose another
       NOT_FOUND           NOT_FOUND       no such volume of the caller
       ALREADY_EXISTS      ALREADY_EXISTS  the caller has another snapshot of that id
       FAILED_PRECONDITION NOT_AVAILABLE   the volume is not AVAILABLE: wait, or see its reason
@@ -117,7 +117,7 @@ class SnapshotServiceAsyncStub:
         holdfast.api.snapshot.v1.snapshot_pb2.CreateSnapshotResponse,
     ]
     """Errors:
-      INVALID_ARGUMENT    BAD_ID          the id is malformed: choose another
+      INVALID_ARGUMENT    BAD_ID          the id, or the key's name, is malformed: choose another
       NOT_FOUND           NOT_FOUND       no such volume of the caller
       ALREADY_EXISTS      ALREADY_EXISTS  the caller has another snapshot of that id
       FAILED_PRECONDITION NOT_AVAILABLE   the volume is not AVAILABLE: wait, or see its reason
@@ -208,7 +208,7 @@ class SnapshotServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[holdfast.api.snapshot.v1.snapshot_pb2.CreateSnapshotResponse, collections.abc.Awaitable[holdfast.api.snapshot.v1.snapshot_pb2.CreateSnapshotResponse]]:
         """Errors:
-          INVALID_ARGUMENT    BAD_ID          the id is malformed: choose another
+          INVALID_ARGUMENT    BAD_ID          the id, or the key's name, is malformed: choose another
           NOT_FOUND           NOT_FOUND       no such volume of the caller
           ALREADY_EXISTS      ALREADY_EXISTS  the caller has another snapshot of that id
           FAILED_PRECONDITION NOT_AVAILABLE   the volume is not AVAILABLE: wait, or see its reason

@@ -46,6 +46,7 @@ class Volume(google.protobuf.message.Message):
     WANTED_PRIMARY_HOST_ID_FIELD_NUMBER: builtins.int
     LEAVING_HOST_ID_FIELD_NUMBER: builtins.int
     FORCED_FIELD_NUMBER: builtins.int
+    ENCRYPTION_KEY_FIELD_NUMBER: builtins.int
     volume_id: builtins.str
     uid: builtins.str
     owner: builtins.str
@@ -68,6 +69,8 @@ class Volume(google.protobuf.message.Message):
     """Why a replica that is gone is not being replaced; empty when there is nothing to say."""
     wanted_primary_host_id: builtins.str
     leaving_host_id: builtins.str
+    encryption_key: builtins.str
+    """The owner's key that snapshots of it are encrypted with; empty: they are not, unless one names a key."""
     @property
     def health(self) -> holdfast.api.records.v1.records_pb2.VolumeHealth:
         """To its owner the message says what that means; to operators also what happened to which host."""
@@ -119,9 +122,10 @@ class Volume(google.protobuf.message.Message):
         wanted_primary_host_id: builtins.str = ...,
         leaving_host_id: builtins.str = ...,
         forced: collections.abc.Iterable[holdfast.api.records.v1.records_pb2.ForcedStart] | None = ...,
+        encryption_key: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["create_time", b"create_time", "health", b"health", "source_snapshot", b"source_snapshot", "verify", b"verify"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["create_time", b"create_time", "epoch", b"epoch", "forced", b"forced", "health", b"health", "hydrate_remaining_bytes", b"hydrate_remaining_bytes", "hydrate_total_bytes", b"hydrate_total_bytes", "in_sync_host_ids", b"in_sync_host_ids", "joining_host_ids", b"joining_host_ids", "leaving_host_id", b"leaving_host_id", "multi_attach", b"multi_attach", "needs_mirror", b"needs_mirror", "owner", b"owner", "primary_host_id", b"primary_host_id", "reason", b"reason", "repair_reason", b"repair_reason", "size_bytes", b"size_bytes", "source_snapshot", b"source_snapshot", "state", b"state", "sync_rate_bytes_s", b"sync_rate_bytes_s", "sync_remaining_bytes", b"sync_remaining_bytes", "sync_total_bytes", b"sync_total_bytes", "target_iqn", b"target_iqn", "uid", b"uid", "verify", b"verify", "volume_id", b"volume_id", "wanted_primary_host_id", b"wanted_primary_host_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["create_time", b"create_time", "encryption_key", b"encryption_key", "epoch", b"epoch", "forced", b"forced", "health", b"health", "hydrate_remaining_bytes", b"hydrate_remaining_bytes", "hydrate_total_bytes", b"hydrate_total_bytes", "in_sync_host_ids", b"in_sync_host_ids", "joining_host_ids", b"joining_host_ids", "leaving_host_id", b"leaving_host_id", "multi_attach", b"multi_attach", "needs_mirror", b"needs_mirror", "owner", b"owner", "primary_host_id", b"primary_host_id", "reason", b"reason", "repair_reason", b"repair_reason", "size_bytes", b"size_bytes", "source_snapshot", b"source_snapshot", "state", b"state", "sync_rate_bytes_s", b"sync_rate_bytes_s", "sync_remaining_bytes", b"sync_remaining_bytes", "sync_total_bytes", b"sync_total_bytes", "target_iqn", b"target_iqn", "uid", b"uid", "verify", b"verify", "volume_id", b"volume_id", "wanted_primary_host_id", b"wanted_primary_host_id"]) -> None: ...
 
 global___Volume = Volume
 
@@ -154,6 +158,7 @@ class CreateVolumeRequest(google.protobuf.message.Message):
     SOURCE_SNAPSHOT_FIELD_NUMBER: builtins.int
     MULTI_ATTACH_FIELD_NUMBER: builtins.int
     NEEDS_MIRROR_FIELD_NUMBER: builtins.int
+    ENCRYPTION_KEY_FIELD_NUMBER: builtins.int
     volume_id: builtins.str
     """The caller's own: [a-z0-9] then up to 62 of [a-z0-9._-]."""
     size_bytes: builtins.int
@@ -163,6 +168,10 @@ class CreateVolumeRequest(google.protobuf.message.Message):
     multi_attach: builtins.bool
     needs_mirror: builtins.bool
     """Acknowledge writes only while two hosts hold them: with one, writes wait instead."""
+    encryption_key: builtins.str
+    """Encrypt its snapshots with this key of the caller's. Empty, with a source that is encrypted: the key
+    that this was granted with, or the caller's own snapshot has.
+    """
     @property
     def source_snapshot(self) -> global___SnapshotRef: ...
     def __init__(
@@ -173,9 +182,10 @@ class CreateVolumeRequest(google.protobuf.message.Message):
         source_snapshot: global___SnapshotRef | None = ...,
         multi_attach: builtins.bool = ...,
         needs_mirror: builtins.bool = ...,
+        encryption_key: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["source_snapshot", b"source_snapshot"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["multi_attach", b"multi_attach", "needs_mirror", b"needs_mirror", "size_bytes", b"size_bytes", "source_snapshot", b"source_snapshot", "volume_id", b"volume_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["encryption_key", b"encryption_key", "multi_attach", b"multi_attach", "needs_mirror", b"needs_mirror", "size_bytes", b"size_bytes", "source_snapshot", b"source_snapshot", "volume_id", b"volume_id"]) -> None: ...
 
 global___CreateVolumeRequest = CreateVolumeRequest
 

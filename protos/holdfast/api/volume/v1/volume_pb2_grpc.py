@@ -107,7 +107,7 @@ class VolumeServiceServicer(object):
 
     def CreateVolume(self, request, context):
         """Errors:
-        INVALID_ARGUMENT    BAD_ID           the id is malformed: choose another
+        INVALID_ARGUMENT    BAD_ID           the id, or the key's name, is malformed: choose another
         INVALID_ARGUMENT    BAD_SIZE         not a positive multiple of 4096 bytes: correct it
         INVALID_ARGUMENT    SIZE_TOO_LARGE   no host could ever hold it: ask for less
         INVALID_ARGUMENT    SIZE_TOO_SMALL   smaller than the source snapshot: ask for more

@@ -39,7 +39,7 @@ class VolumeServiceStub:
         holdfast.api.volume.v1.volume_pb2.CreateVolumeResponse,
     ]
     """Errors:
-      INVALID_ARGUMENT    BAD_ID           the id is malformed: choose another
+      INVALID_ARGUMENT    BAD_ID           the id, or the key's name, is malformed: choose another
       INVALID_ARGUMENT    BAD_SIZE         not a positive multiple of 4096 bytes: correct it
       INVALID_ARGUMENT    SIZE_TOO_LARGE   no host could ever hold it: ask for less
       INVALID_ARGUMENT    SIZE_TOO_SMALL   smaller than the source snapshot: ask for more
@@ -146,7 +146,7 @@ class VolumeServiceAsyncStub:
         holdfast.api.volume.v1.volume_pb2.CreateVolumeResponse,
     ]
     """Errors:
-      INVALID_ARGUMENT    BAD_ID           the id is malformed: choose another
+      INVALID_ARGUMENT    BAD_ID           the id, or the key's name, is malformed: choose another
       INVALID_ARGUMENT    BAD_SIZE         not a positive multiple of 4096 bytes: correct it
       INVALID_ARGUMENT    SIZE_TOO_LARGE   no host could ever hold it: ask for less
       INVALID_ARGUMENT    SIZE_TOO_SMALL   smaller than the source snapshot: ask for more
@@ -255,7 +255,7 @@ class VolumeServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[holdfast.api.volume.v1.volume_pb2.CreateVolumeResponse, collections.abc.Awaitable[holdfast.api.volume.v1.volume_pb2.CreateVolumeResponse]]:
         """Errors:
-          INVALID_ARGUMENT    BAD_ID           the id is malformed: choose another
+          INVALID_ARGUMENT    BAD_ID           the id, or the key's name, is malformed: choose another
           INVALID_ARGUMENT    BAD_SIZE         not a positive multiple of 4096 bytes: correct it
           INVALID_ARGUMENT    SIZE_TOO_LARGE   no host could ever hold it: ask for less
           INVALID_ARGUMENT    SIZE_TOO_SMALL   smaller than the source snapshot: ask for more
