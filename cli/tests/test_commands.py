@@ -149,3 +149,21 @@ def test_pki(tmp_path: Path) -> None:
                                      "--address", "10.0.0.1").stdout  # fmt: skip
     taken = alice.types("pki", "user", directory, "host-a", status=failures.REFUSED)
     assert "[ALREADY_EXISTS]" in taken.stderr
+
+
+def test_encryption(person: Callable[..., Person], two_hosts: list[StandInHost]) -> None:
+    alice = person("alice")
+    shown = alice.types("volume", "create", "disk", "--size", "8192", "--key", "main").stdout
+    assert "encrypted with key main" in shown
+    assert "with key main" in alice.types("snapshot", "create", "s1", "--volume", "disk").stdout
+    other = alice.json("snapshot", "create", "s2", "--volume", "disk", "--key", "other")
+    assert other["encryption_key"] == "other"
+    refused = alice.types("grant", "create", "s1", "*", status=failures.REFUSED)
+    assert "[ENCRYPTED]" in refused.stderr
+    assert "[KEY_PENDING]" in alice.types("grant", "create", "s1", "bob", status=failures.REFUSED).stderr
+    assert "[KEY_PENDING]" in alice.types("snapshot", "rekey", "s1", status=failures.REFUSED).stderr
+    assert "not encrypted" in alice.types("volume", "encrypt", "disk", "--off").stdout
+    assert "encrypted" not in alice.types("volume", "show", "disk").stdout
+    assert "key second" in alice.types("volume", "encrypt", "disk", "--key", "second").stdout
+    for words in ([], ["--off", "--key", "x"]):
+        assert "either" in alice.types("volume", "encrypt", "disk", *words, status=2).stderr
