@@ -13,7 +13,7 @@ from google.protobuf.message import Message
 from holdfast.base.errors import HoldfastError, Unavailable
 from holdfast.base.tls import TlsFiles
 from holdfast.cli.settings import Settings
-from holdfast.metadata.client import Client, connect
+from holdfast.metadata.client import Client, connect, open_channel
 from holdfast.metadata.statuses import error_of
 
 CALL_TIMEOUT_S = 30.0
@@ -31,6 +31,15 @@ class Session:
     def client(self) -> Client:
         server, tls = self._settings.connection()
         return connect(server, tls)
+
+    @property
+    def tls(self) -> TlsFiles:
+        """Our certificate's files."""
+        return self._settings.connection()[1]
+
+    def open(self, address: str) -> grpc.Channel:
+        """A channel to another service, as who we are; its user closes it."""
+        return open_channel(address, self.tls)
 
     def call(self, method: Callable[..., _R], request: Message) -> _R:
         """One call; raises the HoldfastError that the service answered."""

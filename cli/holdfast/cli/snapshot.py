@@ -5,13 +5,13 @@ import click
 from holdfast.api.encryption.v1 import encryption_pb2 as eb
 from holdfast.api.records.v1 import records_pb2 as r
 from holdfast.api.snapshot.v1 import snapshot_pb2 as pb
-from holdfast.base.errors import HoldfastError, NotFound
-from holdfast.cli import keeping
+from holdfast.cli import images, keeping
 from holdfast.cli.granted import permitted, show_granted
-from holdfast.cli.session import Session, session
+from holdfast.cli.session import session
 from holdfast.cli.show import emit, facts, moment, output_option, state_name, table
 from holdfast.cli.sizes import show_size
-from holdfast.cli.waiting import Bar, until, wait_options
+from holdfast.cli.snapshot_wait import wait_completed
+from holdfast.cli.waiting import wait_options
 
 
 @click.group("snapshot")
@@ -95,7 +95,8 @@ def show(snapshot_id: str, owner: str) -> None:
     emit(snapshot, lambda: _show(snapshot))
 
 
-for one in (keeping.delete, keeping.lock, keeping.restore, keeping.purge):
+_KEEPING = (keeping.delete, keeping.lock, keeping.restore, keeping.purge)
+for one in (*_KEEPING, images.blocks, images.export, images.import_, images.nbd):
     command.add_command(one)
 
 
@@ -116,34 +117,6 @@ def rekey(snapshot_id: str, key: str) -> None:
     emit(response, lambda: click.echo(f"Snapshot {snapshot_id} is encrypted with key {now} from now on."))
 
 
-def wait_completed(at: Session, snapshot_id: str, owner: str, timeout_s: float) -> pb.Snapshot:
-    """The snapshot once it is COMPLETED; with a progress bar meanwhile."""
-    bar = Bar(f"snapshot {snapshot_id}")
-
-    def done(answer: pb.WatchSnapshotResponse) -> bool:
-        if answer.deleted:
-            raise NotFound("NOT_FOUND", f"Snapshot {snapshot_id!r} is deleted.")
-        if answer.snapshot.state == r.SNAPSHOT_STATE_FAILED:
-            raise HoldfastError("FAILED", f"Snapshot {snapshot_id!r} failed: {answer.snapshot.reason}")
-        return answer.snapshot.state == r.SNAPSHOT_STATE_COMPLETED
-
-    def show_it(answer: pb.WatchSnapshotResponse) -> None:
-        one = answer.snapshot
-        text = f"{state_name(r.SnapshotState.Name(one.state))} {one.reason}".rstrip()
-        if one.progress_total_bytes:
-            done_size, total_size = show_size(one.progress_done_bytes), show_size(one.progress_total_bytes)
-            text = f"{done_size} of {total_size} {text}"
-        bar.show(one.progress_done_bytes, one.progress_total_bytes, text)
-
-    request = pb.WatchSnapshotRequest(snapshot_id=snapshot_id, owner=owner)
-    what = f"Snapshot {snapshot_id!r} was not COMPLETED"
-    try:
-        answer = until(at, at.client.snapshots.WatchSnapshot, request, done, show_it, timeout_s, what)
-    finally:
-        bar.close()
-    return answer.snapshot  # type: ignore[no-any-return]
-
-
 def _progress(snapshot: pb.Snapshot) -> str:
     if snapshot.state == r.SNAPSHOT_STATE_COMPLETED:
         return "100%"
@@ -160,7 +133,7 @@ def _show(snapshot: pb.Snapshot) -> None:
             ("Snapshot", snapshot.snapshot_id),
             ("Owner", snapshot.owner),
             ("Uid", snapshot.uid),
-            ("Volume", snapshot.volume_id),
+            ("Volume", "none: it was made from outside" if snapshot.direct else snapshot.volume_id),
             ("Size", f"{show_size(snapshot.size_bytes)} ({snapshot.size_bytes} bytes)"),
             ("State", state_name(r.SnapshotState.Name(snapshot.state))),
             ("Reason", snapshot.reason),
