@@ -25,7 +25,7 @@ def _install(monkeypatch: pytest.MonkeyPatch, policy: Path, error: Exception | N
             raise error
 
     answers = iter([["etcd-server"], []])
-    monkeypatch.setattr(packages, "missing_packages", lambda: next(answers))
+    monkeypatch.setattr(packages, "missing_packages", lambda _names: next(answers))
     monkeypatch.setattr(packages, "_apt_get", apt_get)
     packages.install_packages(lambda _: None)
     return seen
@@ -54,5 +54,5 @@ def test_the_policy_is_put_back_after_a_failure_and_after_a_kill(
 
 
 def test_nothing_missing_is_nothing_done(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packages, "missing_packages", list)
+    monkeypatch.setattr(packages, "missing_packages", lambda _names: [])
     assert packages.install_packages(print) is False
