@@ -108,9 +108,9 @@ def test_answers_are_cut_and_say_how_long_they_are(bench: Bench) -> None:
 
 
 def test_a_buffer_that_does_not_fit_the_command_is_refused(bench: Bench) -> None:
-    assert bench.one(rw(0x2A, 0, 2), bytes(512)).sense[12] == 0x24
-    assert bench.one(rw(0x2A, 0, 1), bytes(1024)).sense[12] == 0x24
-    assert bench.one(rw(0x28, 0, 2), read=512).sense[12] == 0x24
+    assert bench.one(rw(0x2A, 0, 2), bytes(512)).sense[12:14] == b"\x0e\3"
+    assert bench.one(rw(0x2A, 0, 1), bytes(1024)).sense[12:14] == b"\x0e\3"
+    assert bench.one(rw(0x28, 0, 2), read=512).sense[12:14] == b"\x0e\3"
     bench.device.data[:512] = b"x" * 512
     assert bench.one(rw(0x28, 0, 1), read=2048).data == b"x" * 512
     assert all(op is Op.READ for op, *_ in bench.device.log)
@@ -125,10 +125,10 @@ def test_compare_and_write(bench: Bench) -> None:
     got = bench.one(cdb, wrong + old)
     assert got.status == 2 and got.sense[2] == 0x0E and int.from_bytes(got.sense[3:7], "big") == 700
     assert bench.device.data[2048:3072] == new
-    assert bench.one(cdb, new).sense[12] == 0x24
+    assert bench.one(cdb, new).sense[12:14] == b"\x0e\3"
     nothing = bytes.fromhex("8900" + "0000000000000004" + "00000000" + "0000")
     assert bench.one(nothing).status == 0
-    assert bench.one(nothing, old).sense[12] == 0x24
+    assert bench.one(nothing, old).sense[12:14] == b"\x0e\3"
 
 
 def test_verify_with_data(bench: Bench) -> None:
@@ -140,6 +140,28 @@ def test_verify_with_data(bench: Bench) -> None:
     wrong[5000] ^= 1
     got = bench.one(cdb, bytes(wrong))
     assert got.sense[2] == 0x0E and int.from_bytes(got.sense[3:7], "big") == 5000
+
+
+def test_write_and_verify(bench: Bench) -> None:
+    content = random.Random(4).randbytes(3 << 18)
+    assert bench.one(bytes.fromhex("2e0200000001000600" + "00"), content).status == 0
+    assert bench.device.data[512 : 512 + len(content)] == content
+    assert bench.device.log == [(Op.WRITE, 512, len(content), True), (Op.READ, 512, len(content), False)]
+
+
+def test_prefetch_meets_its_condition(bench: Bench) -> None:
+    assert bench.one(bytes.fromhex("34000000000100" + "0008" + "00")).status == 4
+    assert bench.one(bytes.fromhex("34000000000100" + "2000" + "00")).sense[12] == 0x21
+
+
+def test_where_data_is(bench: Bench) -> None:
+    cdb = bytes.fromhex("9e12" + "0000000000000004" + "00000028" + "0000")
+    got = bench.one(cdb, read=40)
+    assert got.status == 0 and int.from_bytes(got.data[:4], "big") == 4 + 16 * 1024
+    lbas = [(int.from_bytes(got.data[at : at + 8], "big"), got.data[at + 12]) for at in (8, 24)]
+    assert lbas == [(4, 0), (12, 1)]
+    bench.device.fail = lambda _request: Outcome.STANDBY
+    assert bench.one(cdb, read=40).sense[12:14] == b"\x04\x0b"
 
 
 def test_several_steps_stop_at_the_first_that_fails(bench: Bench) -> None:

@@ -21,6 +21,8 @@ class Op(Enum):
     """Everything that ended OK before this was submitted is on disk, on every in-sync host."""
     COMPARE_AND_WRITE = "compare_and_write"
     """If the range equals `expected`, store `buffers`; as one step."""
+    LOOK = "look"
+    """Say where data is (`LookRequest`). Nothing is read, and nothing fetched to be looked at."""
 
 
 class Outcome(Enum):
@@ -42,6 +44,8 @@ class Outcome(Enum):
 
 
 Done = Callable[[Outcome], None]
+Runs = list[tuple[int, bool]]
+"""(length in bytes, whether something is stored there), one behind the other."""
 
 
 class Request:
@@ -72,6 +76,16 @@ class Request:
         self.fua = fua
         self.expected = expected
         self.miscompare_offset = 0
+
+
+class LookRequest(Request):
+    """LOOK. With OK, `runs` say it from `offset` on: of the whole range, or of its beginning."""
+
+    __slots__ = ("runs",)
+
+    def __init__(self, offset: int, length: int, done: Done) -> None:
+        super().__init__(Op.LOOK, offset, length, done)
+        self.runs: Runs = []
 
 
 class Device(Protocol):

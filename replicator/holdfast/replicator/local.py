@@ -17,11 +17,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-from holdfast.base.device import Done, Op, Outcome, Request
+from holdfast.base.device import Done, LookRequest, Op, Outcome, Request, Runs
 from holdfast.base.extents import covering, inside
 from holdfast.base.limits import EXTENT_BYTES, MIB
 from holdfast.base.loop import Loop
 from holdfast.replicator.intent import Intent
+from holdfast.replicator.look import look
 from holdfast.replicator.order import Order
 from holdfast.replicator.serial import Serial
 from holdfast.replicator.store import Store
@@ -159,6 +160,16 @@ class LocalReplica:
         self.loop.in_pool(
             partial(data.read, request.offset, request.length), copy, partial(self._read_failed, done)
         )
+
+    def look(self, request: LookRequest, done: Done) -> None:
+        """Set `request.runs`."""
+
+        def found(runs: Runs) -> None:
+            request.runs = runs
+            done(Outcome.OK)
+
+        where = partial(look, self.store, request.offset, request.length)
+        self.loop.in_pool(where, found, partial(self._read_failed, done))
 
     def flush(self, done: Done) -> None:
         """All that was applied before is on disk here. Flushes that wait together share one sync."""

@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from holdfast.base.device import Op, Outcome, Request
+from holdfast.base.device import LookRequest, Op, Outcome, Request
 from holdfast.base.extents import covering
 from holdfast.base.limits import EXTENT_BYTES, HELD_COMMAND_MAX_S
 from holdfast.base.loop import Loop
@@ -175,14 +175,14 @@ class Primary:
         request = job.request
         if job.forgotten:
             return
-        reading = request.op is Op.READ
+        reading = request.op is Op.READ or request.op is Op.LOOK
         if not (self.reads if reading else self.writes and not self._gate_closed):
             self._held.append(job)
             return
         if request.op is Op.FLUSH:
             self._flush(job)
             return
-        if self.local.store.missing.left and not job.fill:
+        if self.local.store.missing.left and not job.fill and request.op is not Op.LOOK:
             wanted = self._wanted(request)
             if wanted:
                 self._hydrator.need(wanted, partial(self._admit, job), partial(self._not_filled, job))
@@ -215,6 +215,8 @@ class Primary:
             self.local.read(request, partial(self._was_read, job))
         elif request.op is Op.COMPARE_AND_WRITE:
             self._compare(job)
+        elif isinstance(request, LookRequest):
+            self.local.look(request, partial(self._was_read, job))
         elif job.fill and not self._still_missing(request):
             self._end(job, Outcome.OK)
         else:

@@ -14,12 +14,12 @@ The ring is looked at before the first event is waited for: commands may have co
 import logging
 from functools import partial
 
-from holdfast.base.device import Device, Op, Outcome, Request
+from holdfast.base.device import Device, LookRequest, Op, Outcome, Request
 from holdfast.base.loop import READABLE, Loop
 from holdfast.target.ring import Command, Ring
 from holdfast.target.scsi import commands
-from holdfast.target.scsi.plan import Answer, Step, Steps, Transfer
-from holdfast.target.scsi.status import CHECK_CONDITION, GOOD, INVALID_FIELD_IN_CDB, of_outcome
+from holdfast.target.scsi.plan import Answer, Look, Step, Steps, Transfer, good
+from holdfast.target.scsi.status import CHECK_CONDITION, GOOD, WRONG_LENGTH, of_outcome
 from holdfast.target.scsi.unit import Unit
 from holdfast.target.uio import Uio
 
@@ -85,7 +85,9 @@ class RingServer:
             elif type(plan) is Answer:
                 self._answer(command, plan)
             elif type(plan) is Steps:
-                _Run(self, command.id, plan.steps).next()
+                _Run(self, command.id, plan).next()
+            elif type(plan) is Look:
+                self._look(command, plan)
         for notice in self._ring.notices:
             log.info("initiator's %s for commands %s", notice.name, notice.command_ids)
         self._ring.notices.clear()
@@ -106,7 +108,7 @@ class RingServer:
             buffers = _part(command.buffers, 0, plan.length)
             self.submit(Request(Op.READ, plan.offset, plan.length, done, buffers), cmd_id)
         else:
-            self.end(cmd_id, CHECK_CONDITION, INVALID_FIELD_IN_CDB)
+            self.end(cmd_id, CHECK_CONDITION, WRONG_LENGTH)
 
     def _compare_and_write(self, command: Command, plan: Transfer) -> None:
         length = plan.length
@@ -128,6 +130,18 @@ class RingServer:
                 self._signal_soon()
         else:
             self.end(cmd_id, *self.status_of(outcome, reading, request.miscompare_offset))
+
+    def _look(self, command: Command, plan: Look) -> None:
+        def done(outcome: Outcome) -> None:
+            if self._closed:
+                return
+            if outcome is Outcome.OK:
+                self._answer(command, good(plan.answer(request.runs)))
+            else:
+                self.end(command.id, *self.status_of(outcome, True, 0))
+
+        request = LookRequest(plan.offset, plan.length, done)
+        self.submit(request, command.id)
 
     def _answer(self, command: Command, plan: Answer) -> None:
         left = plan.data
@@ -170,12 +184,13 @@ class RingServer:
 class _Run:
     """A command of several requests, one after the other."""
 
-    __slots__ = ("_at", "_cmd_id", "_ended", "_found", "_running", "_server", "_steps")
+    __slots__ = ("_at", "_cmd_id", "_ended", "_found", "_running", "_server", "_status", "_steps")
 
-    def __init__(self, server: RingServer, cmd_id: int, steps: list[Step]) -> None:
+    def __init__(self, server: RingServer, cmd_id: int, plan: Steps) -> None:
         self._server = server
         self._cmd_id = cmd_id
-        self._steps = steps
+        self._steps = plan.steps
+        self._status = plan.status
         self._at = 0
         self._found = bytearray()
         self._running = False
@@ -190,7 +205,7 @@ class _Run:
         self._running = False
         if self._ended and self._at == len(self._steps):
             self._at += 1
-            self._server.end(self._cmd_id, GOOD)
+            self._server.end(self._cmd_id, self._status)
 
     def _submit(self, step: Step) -> None:
         buffers = []
@@ -199,7 +214,8 @@ class _Run:
         elif step.op is Op.READ:
             self._found = bytearray(step.length)
             buffers = [memoryview(self._found)]
-        self._server.submit(Request(step.op, step.offset, step.length, self._done, buffers), self._cmd_id)
+        request = Request(step.op, step.offset, step.length, self._done, buffers, step.fua)
+        self._server.submit(request, self._cmd_id)
 
     def _done(self, outcome: Outcome) -> None:
         step = self._steps[self._at]

@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Callable
 from mmap import mmap
 
-from holdfast.base.device import Op, Outcome, Request
+from holdfast.base.device import LookRequest, Op, Outcome, Request
 
 
 class BufferDevice:
@@ -49,6 +49,9 @@ class BufferDevice:
             for buffer in request.buffers:
                 buffer[:] = self.data[start : start + len(buffer)]
                 start += len(buffer)
+        elif isinstance(request, LookRequest):
+            # Alternately, 4 KiB each.
+            request.runs = [(min(4096, end - at), at // 4096 % 2 == 0) for at in range(start, end, 4096)]
         elif request.op is Op.ZERO:
             self.data[start:end] = bytes(request.length)
         elif request.op in (Op.WRITE, Op.COMPARE_AND_WRITE):

@@ -3,14 +3,16 @@
 from collections.abc import Callable
 
 from holdfast.target.scsi.plan import Plan, good, refused
-from holdfast.target.scsi.status import INVALID_FIELD_IN_CDB
+from holdfast.target.scsi.status import bad_field
 from holdfast.target.scsi.unit import (
     COMPARE_MAX_BYTES,
     LOGICAL_BLOCK_BYTES,
+    PREFETCH_MAX_BYTES,
     TRANSFER_MAX_BYTES,
     TRANSFER_OPTIMAL_BYTES,
     UNMAP_GRANULARITY_BLOCKS,
     UNMAP_MAX_DESCRIPTORS,
+    WRITE_SAME_MAX_BYTES,
     ZERO_MAX_BYTES,
     Unit,
 )
@@ -35,11 +37,11 @@ def inquiry(cdb: bytes, unit: Unit) -> Plan:
     if cdb[1] & _EVPD:
         make = PAGES.get(cdb[2])
         if make is None:
-            return refused(INVALID_FIELD_IN_CDB)
+            return refused(bad_field(2))
         body = make(unit)
         return good((bytes([0, cdb[2]]) + len(body).to_bytes(2, "big") + body)[:allocated])
     if cdb[2]:
-        return refused(INVALID_FIELD_IN_CDB)
+        return refused(bad_field(2))
     return good(_standard()[:allocated])
 
 
@@ -81,19 +83,18 @@ def _extended(unit: Unit) -> bytes:
 
 
 def _block_limits(_unit: Unit) -> bytes:
-    zero_max = ZERO_MAX_BYTES // LOGICAL_BLOCK_BYTES
     return b"".join(
         [
             bytes([0x01, COMPARE_MAX_BYTES // LOGICAL_BLOCK_BYTES]),  # WSNZ
             UNMAP_GRANULARITY_BLOCKS.to_bytes(2, "big"),  # optimal transfer length granularity
             (TRANSFER_MAX_BYTES // LOGICAL_BLOCK_BYTES).to_bytes(4, "big"),
             (TRANSFER_OPTIMAL_BYTES // LOGICAL_BLOCK_BYTES).to_bytes(4, "big"),
-            bytes(4),  # no PRE-FETCH
-            zero_max.to_bytes(4, "big"),
+            (PREFETCH_MAX_BYTES // LOGICAL_BLOCK_BYTES).to_bytes(4, "big"),
+            (ZERO_MAX_BYTES // LOGICAL_BLOCK_BYTES).to_bytes(4, "big"),
             UNMAP_MAX_DESCRIPTORS.to_bytes(4, "big"),
             UNMAP_GRANULARITY_BLOCKS.to_bytes(4, "big"),
             0x80000000.to_bytes(4, "big"),  # aligned at 0, and that is valid (UGAVALID)
-            zero_max.to_bytes(8, "big"),  # WRITE SAME
+            (WRITE_SAME_MAX_BYTES // LOGICAL_BLOCK_BYTES).to_bytes(8, "big"),
         ]
     ).ljust(60, b"\0")
 

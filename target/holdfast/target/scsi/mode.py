@@ -2,10 +2,10 @@
 
 from holdfast.target.scsi.plan import Plan, good, refused
 from holdfast.target.scsi.status import (
-    INVALID_FIELD_IN_CDB,
-    INVALID_FIELD_IN_PARAMETERS,
     PARAMETER_LIST_LENGTH_ERROR,
     SAVING_NOT_SUPPORTED,
+    bad_field,
+    bad_parameter,
 )
 from holdfast.target.scsi.unit import LOGICAL_BLOCK_BYTES, Unit
 
@@ -32,8 +32,10 @@ def _sense(cdb: bytes, unit: Unit, header_bytes: int, allocated: int, long_lba: 
     known = _pages(unit)
     if page != _ALL_PAGES:
         known = {number: body for number, body in known.items() if number == page}
-    if not known or subpage not in (0, _ALL_SUBPAGES):
-        return refused(INVALID_FIELD_IN_CDB)
+    if not known:
+        return refused(bad_field(2, 5))
+    if subpage not in (0, _ALL_SUBPAGES):
+        return refused(bad_field(3))
     if control == _CHANGEABLE:
         known = {number: bytes(len(body)) for number, body in known.items()}
     pages = b"".join(bytes([number, len(body)]) + body for number, body in sorted(known.items()))
@@ -73,7 +75,7 @@ def mode_select_10(cdb: bytes, unit: Unit, parameters: bytes) -> Plan:
 def _select(cdb: bytes, unit: Unit, parameters: bytes, header_bytes: int) -> Plan:
     """What MODE SENSE tells is accepted; anything else is refused, and so is saving."""
     if cdb[1] & _SP or not cdb[1] & _PF:
-        return refused(INVALID_FIELD_IN_CDB)
+        return refused(bad_field(1, 0 if cdb[1] & _SP else 4))
     if not parameters:
         return good()
     if len(parameters) < header_bytes:
@@ -85,16 +87,21 @@ def _select(cdb: bytes, unit: Unit, parameters: bytes, header_bytes: int) -> Pla
     if pages_at > len(parameters):
         return refused(PARAMETER_LIST_LENGTH_ERROR)
     if descriptor_bytes and parameters[header_bytes:pages_at] != _descriptor(unit, long_lba):
-        return refused(INVALID_FIELD_IN_PARAMETERS)
-    return _check_pages(unit, parameters[pages_at:])
+        return refused(bad_parameter(header_bytes))
+    return _check_pages(unit, parameters, pages_at)
 
 
-def _check_pages(unit: Unit, pages: bytes) -> Plan:
+def _check_pages(unit: Unit, parameters: bytes, at: int) -> Plan:
     known = _pages(unit)
-    while pages:
-        if len(pages) < 2 or len(pages) < 2 + pages[1]:
+    while at < len(parameters):
+        page = parameters[at : at + 2 + parameters[at + 1]] if at + 1 < len(parameters) else b""
+        if not page or len(page) < 2 + page[1]:
             return refused(PARAMETER_LIST_LENGTH_ERROR)
-        number, body, pages = pages[0], pages[2 : 2 + pages[1]], pages[2 + pages[1] :]
-        if known.get(number) != body:
-            return refused(INVALID_FIELD_IN_PARAMETERS)
+        wanted = known.get(page[0])
+        if wanted is None or len(wanted) != page[1]:
+            return refused(bad_parameter(at if wanted is None else at + 1))
+        for number, (one, other) in enumerate(zip(page[2:], wanted, strict=True), at + 2):
+            if one != other:
+                return refused(bad_parameter(number))
+        at += len(page)
     return good()

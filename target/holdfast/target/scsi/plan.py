@@ -1,6 +1,8 @@
 """What is to be done for a command, as values: the executor does it."""
 
-from holdfast.base.device import Op
+from collections.abc import Callable
+
+from holdfast.base.device import Op, Runs
 from holdfast.target.scsi.status import CHECK_CONDITION, GOOD
 
 
@@ -33,25 +35,38 @@ class Transfer:
 class Step:
     """One of several requests. WRITE stores `data`; READ compares with `data`, if there is any."""
 
-    __slots__ = ("data", "length", "offset", "op")
+    __slots__ = ("data", "fua", "length", "offset", "op")
 
-    def __init__(self, op: Op, offset: int, length: int, data: bytes = b"") -> None:
+    def __init__(self, op: Op, offset: int, length: int, data: bytes = b"", fua: bool = False) -> None:
         self.op = op
         self.offset = offset
         self.length = length
         self.data = data
+        self.fua = fua
 
 
 class Steps:
-    """Requests to be done one after the other; the first that fails ends the command."""
+    """Requests to be done one after the other; the first that fails ends the command, else `status` does."""
 
-    __slots__ = ("steps",)
+    __slots__ = ("status", "steps")
 
-    def __init__(self, steps: list[Step]) -> None:
+    def __init__(self, steps: list[Step], status: int = GOOD) -> None:
         self.steps = steps
+        self.status = status
 
 
-Plan = Answer | Transfer | Steps
+class Look:
+    """Where in the range there is data; `answer` makes the command's Data-In Buffer of it."""
+
+    __slots__ = ("answer", "length", "offset")
+
+    def __init__(self, offset: int, length: int, answer: Callable[[Runs], bytes]) -> None:
+        self.offset = offset
+        self.length = length
+        self.answer = answer
+
+
+Plan = Answer | Transfer | Steps | Look
 
 
 def good(data: bytes = b"") -> Answer:

@@ -1,7 +1,7 @@
 """Commands about the unit's state: readiness, sense, capacity, paths (SPC-4 6.37, 6.39, 6.47; SBC-3 5.15)."""
 
 from holdfast.target.scsi.plan import Plan, good, refused
-from holdfast.target.scsi.status import INVALID_FIELD_IN_CDB, NO_SENSE, UNIT_ATTENTION, sense
+from holdfast.target.scsi.status import NO_SENSE, UNIT_ATTENTION, bad_field, sense
 from holdfast.target.scsi.unit import BLOCKS_PER_PHYSICAL_EXPONENT, LOGICAL_BLOCK_BYTES, Unit
 
 _LBPME_LBPRZ = 0xC0
@@ -20,7 +20,7 @@ def test_unit_ready(_cdb: bytes, _unit: Unit) -> Plan:
 
 def request_sense(cdb: bytes, unit: Unit) -> Plan:
     if cdb[1] & _DESC:
-        return refused(INVALID_FIELD_IN_CDB)
+        return refused(bad_field(1, 0))
     attention = unit.attentions.take()
     data = sense(NO_SENSE, 0, 0) if attention is None else sense(UNIT_ATTENTION, *attention)
     return good(data[: cdb[4]])
@@ -28,8 +28,9 @@ def request_sense(cdb: bytes, unit: Unit) -> Plan:
 
 def start_stop_unit(cdb: bytes, _unit: Unit) -> Plan:
     """Always started: stopping, ejecting and power conditions are refused."""
-    if cdb[4] & 0xF0 or cdb[4] & _LOEJ or not cdb[4] & _START:
-        return refused(INVALID_FIELD_IN_CDB)
+    for wrong, bit in ((cdb[4] & 0xF0, 7), (cdb[4] & _LOEJ, 1), (not cdb[4] & _START, 0)):
+        if wrong:
+            return refused(bad_field(4, bit))
     return good()
 
 
@@ -55,6 +56,6 @@ def report_target_port_groups(cdb: bytes, unit: Unit) -> Plan:
     if cdb[1] & 0xE0 == _EXTENDED_FORMAT:
         groups = bytes([0x10, 0, 0, 0]) + groups
     elif cdb[1] & 0xE0:
-        return refused(INVALID_FIELD_IN_CDB)
+        return refused(bad_field(1, 7))
     data = len(groups).to_bytes(4, "big") + groups
     return good(data[: int.from_bytes(cdb[6:10], "big")])

@@ -1,9 +1,12 @@
 """SCSI statuses and sense data (SAM-5 5.3, SPC-4 4.5.3: fixed format, current errors, D_SENSE=0)."""
 
+from functools import cache
+
 from holdfast.base.device import Outcome
 
 GOOD = 0x00
 CHECK_CONDITION = 0x02
+CONDITION_MET = 0x04
 BUSY = 0x08
 
 NO_SENSE = 0x0
@@ -17,8 +20,11 @@ MISCOMPARE = 0xE
 INFORMATION_MAX = 0xFFFFFFFF
 
 
-def sense(key: int, asc: int, ascq: int, information: int | None = None) -> bytes:
-    """18 bytes of fixed-format sense; INFORMATION is valid only if given and fits in 4 bytes."""
+def sense(key: int, asc: int, ascq: int, information: int | None = None, specific: bytes = bytes(3)) -> bytes:
+    """18 bytes of fixed-format sense; INFORMATION is valid only if given and fits in 4 bytes.
+
+    `specific` is the sense-key specific field (SPC-4 4.5.2.4).
+    """
     valid = information is not None and information <= INFORMATION_MAX
     return bytes(
         [
@@ -30,15 +36,39 @@ def sense(key: int, asc: int, ascq: int, information: int | None = None) -> byte
             *bytes(4),
             asc,
             ascq,
-            *bytes(4),
+            *bytes(1),
+            *specific,
         ]
     )
 
 
+_IN_CDB = 0xC0
+_IN_PARAMETERS = 0x80
+_BIT_VALID = 0x08
+
+
+@cache
+def bad_field(at: int, bit: int | None = None) -> bytes:
+    """INVALID FIELD IN CDB, pointing at the byte, and at the highest bit of the field within it."""
+    return sense(ILLEGAL_REQUEST, 0x24, 0x00, specific=_pointer(_IN_CDB, at, bit))
+
+
+@cache
+def bad_parameter(at: int, bit: int | None = None) -> bytes:
+    """INVALID FIELD IN PARAMETER LIST, pointing into the Data-Out Buffer."""
+    return sense(ILLEGAL_REQUEST, 0x26, 0x00, specific=_pointer(_IN_PARAMETERS, at, bit))
+
+
+def _pointer(where: int, at: int, bit: int | None) -> bytes:
+    return bytes([where | (0 if bit is None else _BIT_VALID | bit), *at.to_bytes(2, "big")])
+
+
 INVALID_OPCODE = sense(ILLEGAL_REQUEST, 0x20, 0x00)
 LBA_OUT_OF_RANGE = sense(ILLEGAL_REQUEST, 0x21, 0x00)
-INVALID_FIELD_IN_CDB = sense(ILLEGAL_REQUEST, 0x24, 0x00)
-INVALID_FIELD_IN_PARAMETERS = sense(ILLEGAL_REQUEST, 0x26, 0x00)
+WRONG_LENGTH = sense(ILLEGAL_REQUEST, 0x0E, 0x03)
+"""INVALID FIELD IN COMMAND INFORMATION UNIT: the initiator announced another length of data than its CDB
+means. LIO says the same of its own backstores. (A target may move what fits and report a residual; through
+TCMU no overflow can be reported, and without that what is missing would look as if it were there.)"""
 PARAMETER_LIST_LENGTH_ERROR = sense(ILLEGAL_REQUEST, 0x1A, 0x00)
 SAVING_NOT_SUPPORTED = sense(ILLEGAL_REQUEST, 0x39, 0x00)
 READ_FAILED = sense(MEDIUM_ERROR, 0x11, 0x00)

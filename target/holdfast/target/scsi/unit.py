@@ -15,7 +15,12 @@ UNMAP_GRANULARITY_BLOCKS = BLOCK_BYTES // LOGICAL_BLOCK_BYTES
 TRANSFER_MAX_BYTES = 4 * MIB
 TRANSFER_OPTIMAL_BYTES = MIB
 ZERO_MAX_BYTES = 128 * MIB
-"""What one UNMAP or WRITE SAME may cover: its copies for frozen views must fit an initiator's patience."""
+"""What one UNMAP may cover: its copies for frozen views must fit an initiator's patience."""
+WRITE_SAME_MAX_BYTES = 16 * MIB
+"""Less: with anything but zeros, all of it is written, and sent to the other host."""
+PREFETCH_MAX_BYTES = 4 * MIB
+LOOK_MAX_BYTES = 1024 * MIB
+"""How far one GET LBA STATUS looks."""
 UNMAP_MAX_DESCRIPTORS = 256
 COMPARE_MAX_BYTES = 64 * KIB
 PARAMETERS_MAX_BYTES = TRANSFER_MAX_BYTES
