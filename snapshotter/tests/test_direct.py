@@ -22,6 +22,7 @@ from holdfast.metadata.memory_store import MemoryStore
 from holdfast.metadata.records import decode
 from holdfast.snapshotter import staged, staging
 from holdfast.snapshotter.assemble import Assembly, NotWhatWasSaid
+from holdfast.snapshotter.base import Base
 from holdfast.snapshotter.blocks import BLOCK_EXTENTS, SHARD_BLOCKS, blocks_of, byte_range
 from holdfast.snapshotter.idle import IdleDirects
 from holdfast.snapshotter.objects import ObjectStore
@@ -66,7 +67,7 @@ class World:
         run(self.etcd, lambda draft: direct_changes.start(draft, new))
 
     def stager(self, pack_bytes: int = 2 * MIB) -> Stager:
-        base = index_of(self.store, self.parent) if self.parent else None
+        base = Base(index_of(self.store, self.parent)) if self.parent else None
         return Stager(UID, self.etcd, self.store, base, self.puts, pack_bytes)
 
     def acknowledged(self, block: int, data: bytes) -> None:
@@ -89,7 +90,7 @@ class World:
 
     def assemble(self, count: int, sha256: str = "", store: ObjectStore | None = None) -> Result:
         stop = threading.Event()
-        base = index_of(self.store, self.parent) if self.parent else None
+        base = Base(index_of(self.store, self.parent)) if self.parent else None
         job = Job(UID, LINEAGE, SIZE_BYTES, 1_700_000_000_000, base, self.parent)
         direct = r.DirectUpload(put_blocks=count, sha256=sha256)
         patient = PatientStore(store or self.store, stop, lambda _: None)

@@ -12,6 +12,7 @@ import pytest
 from holdfast.base.errors import DataLoss
 from holdfast.base.limits import EXTENT_BYTES, GIB, MIB
 from holdfast.snapshotter import keys, manifest
+from holdfast.snapshotter.base import Base
 from holdfast.snapshotter.cipher import DataKey
 from holdfast.snapshotter.fetch import Fetcher
 from holdfast.snapshotter.index import Index, load_manifest, new_shard_cache
@@ -163,7 +164,7 @@ def test_an_independent_program_rebuilds_it(directory: DirectoryStore, tmp_path:
         wrapped = keys.new_data_key(service, UIDS[number], "alice", "main")
         key = keys.open_data_key(service, UIDS[number], wrapped)
         stop = threading.Event()
-        before = index_of(directory, base, key=base_key) if base else None
+        before = Base(index_of(directory, base, key=base_key)) if base else None
         job = Job(UIDS[number], VOLUME_UID, GIB, 0, before, base, Encryption(key, wrapped))
         view = volume.freeze()
         base = Upload(job, PatientStore(directory, stop, lambda _: None), stop, SMALL).run(view).manifest

@@ -95,6 +95,17 @@ def test_zeros_that_were_written_are_not_stored(directory: DirectoryStore) -> No
     assert index_of(directory, result.manifest).manifest.extents == 1
 
 
+def test_zeros_that_were_written_before_a_hole_are_not_stored(directory: DirectoryStore) -> None:
+    volume = ModelVolume(GIB)
+    volume.write(MIB, b"x" * EXTENT_BYTES)
+    volume.write(8 * MIB, b"y" * EXTENT_BYTES)
+    base = upload(directory, UIDS[0], volume.freeze()).manifest
+    volume.write(MIB, bytes(EXTENT_BYTES))
+    volume.discard(64, 65)
+    result = upload(directory, UIDS[1], volume.freeze(), base)
+    assert index_of(directory, result.manifest).manifest.shards == ()
+
+
 def test_an_independent_program_rebuilds_images(directory: DirectoryStore, tmp_path: Path) -> None:
     size_bytes = SHARD_EXTENTS * EXTENT_BYTES + 9 * MIB + 4096
     volume = scribbled(2, size_bytes, 60)

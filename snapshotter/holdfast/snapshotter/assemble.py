@@ -13,6 +13,7 @@ import struct
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ from holdfast.base.errors import DataLoss, HoldfastError
 from holdfast.base.limits import EXTENT_BYTES
 from holdfast.snapshotter.blocks import blocks_of
 from holdfast.snapshotter.checkpoint import Counters
+from holdfast.snapshotter.confirm import lost_objects
 from holdfast.snapshotter.draft import Draft, Outcome, Segment
 from holdfast.snapshotter.envelope import StoredObject, damaged
 from holdfast.snapshotter.index import get_range
@@ -92,6 +94,7 @@ class Assembly:
         self._draft.finish()
         self._store_waiting()
         self._check_sum()
+        self._confirm()
         where, digest = write_manifest(self._job, self._draft.refs(), self._store, self._namer.manifest())
         counters = Counters(
             self._stored_bytes,
@@ -156,12 +159,24 @@ class Assembly:
         before = self._job.base.get(extent) if self._job.base else None
         if row.digest == ZERO_DIGEST:
             return Outcome(extent, extent + 1, None) if before else None
-        if before is not None and before.digest == row.digest:
+        if before is not None and before.digest == row.digest and not self._is_lost(before):
             return None
         if not row.stored_bytes:
             raise damaged(placed.where.name, f"extent {extent} is neither in it nor in the parent")
         self._used_extents += 1
         return Outcome(extent, extent + 1, Entry(placed.where, *row[1:]))
+
+    def _is_lost(self, entry: Entry) -> bool:
+        return self._job.base is not None and self._job.base.is_lost(entry)
+
+    def _confirm(self) -> None:
+        """What was put hours ago, by others too, must be there now. Nobody could put it again."""
+        with ThreadPoolExecutor(self._settings.uploads, "confirm") as threads:
+            lost = lost_objects(self._store, self._job.snapshot_uid, self._draft.refs(), threads)
+        if lost:
+            raise NotWhatWasSaid(
+                "BLOCKS_LOST", f"{len(lost)} objects that were put are lost, e.g. object {min(lost)}."
+            )
 
     def _store_waiting(self) -> None:
         data = self._draft.waiting_object()

@@ -127,6 +127,9 @@ class Packing:
             where = sent.pack.result()
             pack_bytes = where.size_bytes
             stored = (Outcome(row.extent, row.extent + 1, Entry(where, *row[1:])) for row in sent.rows)
-            outcomes = sorted([*outcomes, *stored])
+            outcomes = [*outcomes, *stored]
         self._sent.popleft()
-        self._commit(Committed(Segment(outcomes, sent.end), sent.dealt_extents, len(sent.rows), pack_bytes))
+        # Of a batch, what reads as zeros by the map comes before what was read and found to be zeros.
+        self._commit(
+            Committed(Segment(sorted(outcomes), sent.end), sent.dealt_extents, len(sent.rows), pack_bytes)
+        )

@@ -52,7 +52,7 @@ class PatientStore:
                 found = -1
             if found == len(data):
                 return StoredObject(name, found)
-            self._pause(attempt, f"The object store took object {name} and then has {found} bytes of it.")
+            self.pause(attempt, f"The object store took object {name} and then has {found} bytes of it.")
         raise Unavailable(
             "OBJECT_STORE_FORGETS",
             f"The object store took object {name} {CONFIRM_ATTEMPTS} times and lost it.",
@@ -85,13 +85,14 @@ class PatientStore:
                 result = call()
             except Unavailable as error:
                 attempt += 1
-                self._pause(attempt, error.message)
+                self.pause(attempt, error.message)
                 continue
             if attempt:
                 self._waiting("")
             return result
 
-    def _pause(self, attempt: int, why: str) -> None:
+    def pause(self, attempt: int, why: str) -> None:
+        """Say why, and wait as befits the `attempt`th failure, from 1 on. Raises Stopped."""
         self._waiting(why)
         if self._stop.wait(min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2 ** (attempt - 1))):
             raise Stopped

@@ -12,13 +12,13 @@ from typing import NamedTuple
 
 from holdfast.base.limits import EXTENT_BYTES
 from holdfast.snapshotter import blob, frozen, plan
+from holdfast.snapshotter.base import Base
 from holdfast.snapshotter.blob import Blob, Plain, is_zero
 from holdfast.snapshotter.cipher import DataKey
 from holdfast.snapshotter.frozen import READ_MAX_BYTES, FrozenView
-from holdfast.snapshotter.index import Index
 from holdfast.snapshotter.packing import Packing
 from holdfast.snapshotter.patient import Stopped
-from holdfast.snapshotter.plan import Batch, WindowPlan
+from holdfast.snapshotter.plan import Batch, Runs, WindowPlan
 
 _AS_IN_BASE = Blob(b"", -1, b"")
 _READ_EXTENTS = READ_MAX_BYTES // EXTENT_BYTES
@@ -42,7 +42,7 @@ class Pipeline:
     def __init__(
         self,
         view: FrozenView,
-        base: Index | None,
+        base: Base | None,
         stop: threading.Event,
         workers: int,
         batch_extents: int,
@@ -82,10 +82,16 @@ class Pipeline:
             pool.shutdown(wait=True, cancel_futures=True)
 
     def _plan(self, first: int, end: int) -> WindowPlan:
-        changed = frozen.changed_runs(self._view, first, end) if self._base else None
+        changed = self._changed(first, end) if self._base else None
         if changed == []:
             return WindowPlan(first, end, [], [])
         return plan.plan_window(first, end, changed, frozen.data_runs(self._view, first, end))
+
+    def _changed(self, first: int, end: int) -> Runs:
+        """What may differ from the base, or is lost there."""
+        assert self._base is not None
+        since = [] if self._base.fixed else frozen.changed_runs(self._view, first, end)
+        return plan.union(since, self._base.lost_runs(first, end))
 
     def _batches(self, position: int) -> Iterator[Batch]:
         for first, end in plan.windows(self._view.size_bytes, position):
@@ -121,7 +127,7 @@ class Pipeline:
         if is_zero(plain):
             return None if before else _AS_IN_BASE
         digest = blob.digest_of(plain)
-        if self._base and before:
+        if self._base and before and not self._base.is_lost(before):
             # Under the key of whoever wrote it.
             before_key = self._base.keys.of(before.pack.name)
             if before.digest == blob.keyed(digest, before_key):

@@ -103,6 +103,16 @@ def intersect(left: Runs, right: Runs) -> Runs:
     return found
 
 
+def union(left: Runs, right: Runs) -> Runs:
+    """What is in either."""
+    if not right:
+        return left
+    found: Runs = []
+    for first, end in sorted([*left, *right]):
+        _append(found, first, end)
+    return found
+
+
 def subtract(runs: Runs, holes: Runs) -> Runs:
     """What is in `runs` and not in `holes`."""
     found: Runs = []

@@ -21,10 +21,11 @@ from holdfast.metadata.snapshot_changes import Claimant, Uploaded
 from holdfast.metadata.snapshotter_actions import SnapshotterActions
 from holdfast.snapshotter import keys
 from holdfast.snapshotter.assemble import Assembly, NotWhatWasSaid
+from holdfast.snapshotter.base import Base
 from holdfast.snapshotter.cipher import DataKey
 from holdfast.snapshotter.frozen import FrozenView, ViewLost
 from holdfast.snapshotter.frozen_nbd import NbdView, export_name
-from holdfast.snapshotter.index import Index, new_shard_cache, open_index
+from holdfast.snapshotter.index import new_shard_cache, open_index
 from holdfast.snapshotter.key_errors import KeyUnavailable
 from holdfast.snapshotter.keys import NO_KEYS, KeyService
 from holdfast.snapshotter.manifest import Manifest
@@ -158,7 +159,7 @@ class Task:
         wrapped = keys.from_record(record.data_key)
         return Encryption(keys.open_data_key(self.key_service, record.uid, wrapped), wrapped)
 
-    def _base(self, record: r.SnapshotRecord, store: PatientStore) -> Index:
+    def _base(self, record: r.SnapshotRecord, store: PatientStore) -> Base:
         """Raises BaseUnusable, DataLoss; KeyUnavailable if it is a matter of waiting."""
 
         def unlock(manifest: Manifest) -> DataKey:
@@ -175,7 +176,7 @@ class Task:
         base = open_index(store, record.base_manifest, "", new_shard_cache(SHARDS_CACHE_BYTES), unlock)
         if record.encryption_key and base.manifest.keys is None:
             raise BaseUnusable(f"Base {base.manifest.snapshot_uid} is not encrypted.")
-        return base
+        return Base(base)
 
     def _record(self) -> r.SnapshotRecord:
         """The record now. Raises Precondition NOT_FROZEN, or Stopped."""

@@ -1,11 +1,12 @@
 """What tests of snapshots need: a volume in memory that can be frozen, and an upload in one call."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 
 from holdfast.base.extents import covering, runs
 from holdfast.base.limits import EXTENT_BYTES, MIB
+from holdfast.snapshotter.base import Base
 from holdfast.snapshotter.blob import ZERO_EXTENT
 from holdfast.snapshotter.cipher import DataKey
 from holdfast.snapshotter.fetch import Fetcher
@@ -116,14 +117,16 @@ def new_upload(
     stop: threading.Event | None = None,
     key: DataKey | None = None,
     base_key: DataKey | None = None,
+    lost: Set[str] = frozenset(),
 ) -> Upload:
     """An upload of the snapshot `uid`, which is incremental if `base_manifest` names one.
 
     Args:
         key, base_key: its data key and the base's, if they are encrypted.
+        lost: objects of the base that must not be used.
     """
     stop = stop or threading.Event()
-    base = index_of(store, base_manifest, key=base_key) if base_manifest else None
+    base = Base(index_of(store, base_manifest, key=base_key), lost) if base_manifest else None
     encryption = Encryption(key, WrappedKey("u", "k", key.secret[::-1])) if key else None
     job = Job(uid, VOLUME_UID, size_bytes, 1_700_000_000_000, base, base_manifest, encryption)
     return Upload(job, PatientStore(store, stop, lambda _: None), stop, settings, reports)

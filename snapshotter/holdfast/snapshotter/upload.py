@@ -1,17 +1,19 @@
 """The upload of one snapshot: from a frozen view to a manifest in the object store.
 
     plan a window → read batches (one thread) → zeros? as in the base? else compress (some threads)
-    → fill a pack → put and confirm packs (some threads) → commit in order → checkpoint now and then
-    → index objects → manifest, last
+    → fill a pack → put packs (some threads) → commit in order → checkpoint now and then
+    → index objects → confirm all that was put; upload again what is lost → manifest, last
 
-Order of writes: a pack is confirmed to be there before an index or a checkpoint names it, an index object
-before a manifest or a checkpoint names it, the manifest before the caller records COMPLETED. A breach
-would make a snapshot that says COMPLETED and cannot be read; the other way round costs only garbage.
+Order of writes: a pack is acknowledged before an index or a checkpoint names it, an index object before a
+manifest or a checkpoint names it; all of them are confirmed to be there before the manifest is put, that
+before the caller records COMPLETED. A breach would make a snapshot that says COMPLETED and cannot be read;
+the other way round costs only garbage.
 
 Memory: `batches_ahead` batches, `uploads` + 1 packs, a few shards, and 64 bytes a shard of the volume.
 """
 
 import hashlib
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -19,22 +21,27 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from holdfast.base.errors import DataLoss
+from holdfast.base.errors import DataLoss, Unavailable
 from holdfast.base.limits import EXTENT_BYTES, MIB
 from holdfast.snapshotter import checkpoint, manifest, ring
+from holdfast.snapshotter.base import Base
 from holdfast.snapshotter.checkpoint import Counters
 from holdfast.snapshotter.cipher import DataKey
+from holdfast.snapshotter.confirm import lost_objects
 from holdfast.snapshotter.draft import Draft
 from holdfast.snapshotter.envelope import StoredObject
 from holdfast.snapshotter.frozen import FrozenView, ViewLost
-from holdfast.snapshotter.index import Index, get
+from holdfast.snapshotter.index import Index, get, new_shard_cache
 from holdfast.snapshotter.manifest import Manifest, ShardRef
 from holdfast.snapshotter.names import Namer
 from holdfast.snapshotter.packing import Committed, Packing
-from holdfast.snapshotter.patient import PatientStore
+from holdfast.snapshotter.patient import CONFIRM_ATTEMPTS, PatientStore
 from holdfast.snapshotter.pipeline import Pipeline
-from holdfast.snapshotter.ring import KeyMaterial, WrappedKey
+from holdfast.snapshotter.ring import KeyMaterial, Ring, WrappedKey
 from holdfast.snapshotter.shard import Shard
+
+_LOG = logging.getLogger(__name__)
+_SHARDS_CACHE_BYTES = 8 * MIB
 
 
 @dataclass(frozen=True)
@@ -68,7 +75,7 @@ class Job:
     volume_uid: str
     size_bytes: int
     freeze_time_ms: int
-    base: Index | None = None
+    base: Base | None = None
     """The snapshot that the frozen view's `changed` map refers to; None for a full upload."""
     base_manifest: str = ""
     """The object name of the base's manifest."""
@@ -118,8 +125,11 @@ class Upload:
         self._reports = reports or Reports()
         self._namer = namer or Namer(job.snapshot_uid)
         self._names = threading.Lock()
+        self._base = job.base
         self._draft = new_draft(job.base)
         self._counters = Counters()
+        self._before_bytes = 0
+        """Dealt with in rounds before this one."""
         self._total_bytes = 0
         self._checkpoint = ""
         self._checkpoint_at_s = self._reports.clock()
@@ -153,14 +163,33 @@ class Upload:
         return True
 
     def run(self, view: FrozenView) -> Result:
-        """Upload what is left to do. Raises Stopped, ViewLost, or DataLoss of the base."""
+        """Upload what is left to do. Raises Stopped, ViewLost, DataLoss of the base, or Unavailable
+        OBJECT_STORE_FORGETS.
+        """
         if view.size_bytes != self._job.size_bytes:
             raise AssertionError(f"the view has {view.size_bytes} bytes, the snapshot {self._job.size_bytes}")
+        lost: set[str] = set()
+        for _ in range(CONFIRM_ATTEMPTS):
+            self._pump(view)
+            lost = self._lost()
+            if not lost:
+                return self._finish()
+            _LOG.warning(
+                "snapshot %s: put and not there: %s", self._job.snapshot_uid, ", ".join(sorted(lost))
+            )
+            self._start_again_for(lost)
+        raise Unavailable(
+            "OBJECT_STORE_FORGETS",
+            f"The object store loses what it took, {CONFIRM_ATTEMPTS} times over, e.g. object {min(lost)}.",
+        )
+
+    def _pump(self, view: FrozenView) -> None:
+        """Everything that is left to do, up to the index."""
         settings, job = self._settings, self._job
         puts = ThreadPoolExecutor(settings.uploads, "put")
         pipeline = Pipeline(
             view,
-            job.base,
+            self._base,
             self._stop,
             settings.workers,
             settings.batch_extents,
@@ -169,7 +198,7 @@ class Upload:
         )
         packing = Packing(self._put_pack, self._commit, puts, settings.pack_bytes, settings.uploads)
         try:
-            self._total_bytes = pipeline.total_bytes()
+            self._total_bytes = self._before_bytes + pipeline.total_bytes()
             self._progress()
             pipeline.pump(self._draft.position, packing)
             packing.flush()
@@ -180,12 +209,36 @@ class Upload:
         finally:
             pipeline.close()
             puts.shutdown(wait=True, cancel_futures=True)
-        return self._finish()
+        self._draft.finish()
+        if self._draft.waiting_bytes:
+            self._store_waiting()
+
+    def _lost(self) -> set[str]:
+        """What this snapshot has put, now or by another process, and is not there."""
+        with ThreadPoolExecutor(self._settings.uploads, "confirm") as threads:
+            return lost_objects(self._store, self._job.snapshot_uid, self._draft.refs(), threads)
+
+    def _start_again_for(self, lost: set[str]) -> None:
+        """Begin another round: what was made so far is its base, without what is lost."""
+        job = self._job
+        keys = dict(job.base.keys.keys) if job.base else {}
+        if job.key:
+            keys[job.snapshot_uid] = job.key
+        made = Index(
+            self._store,
+            _manifest(job, self._draft.refs()),
+            new_shard_cache(_SHARDS_CACHE_BYTES),
+            Ring(keys),
+        )
+        self._base = Base(made, lost, fixed=True)
+        self._draft = new_draft(self._base)
+        self._before_bytes = self._counters.done_bytes
 
     def _put_pack(self, data: bytearray) -> StoredObject:
         with self._names:
             name = self._namer.pack()
-        return self._store.put_confirmed(name, data)
+        self._store.put(name, data)  # Confirmed in the end, with all others.
+        return StoredObject(name, len(data))
 
     def _commit(self, done: Committed) -> None:
         self._draft.apply(done.segment)
@@ -208,7 +261,8 @@ class Upload:
         data = self._draft.waiting_object()
         with self._names:
             name = self._namer.index()
-        self._draft.stored(self._store.put_confirmed(name, data))
+        self._store.put(name, data)
+        self._draft.stored(StoredObject(name, len(data)))
         self._counters = replace(self._counters, stored_bytes=self._counters.stored_bytes + len(data))
 
     def _write_checkpoint(self) -> None:
@@ -225,38 +279,36 @@ class Upload:
             self._store.delete(before)
 
     def _finish(self) -> Result:
-        self._draft.finish()
-        if self._draft.waiting_bytes:
-            self._store_waiting()
         where, digest = write_manifest(self._job, self._draft.refs(), self._store, self._namer.manifest())
         self._counters = replace(self._counters, stored_bytes=self._counters.stored_bytes + where.size_bytes)
         return Result(where.name, digest, self._counters)
 
 
-def new_draft(base: Index | None) -> Draft:
+def new_draft(base: Base | None) -> Draft:
     """An index that starts as the base's."""
     if base is None:
         return Draft((), _no_base)
-    return Draft(base.manifest.shards, base.load)
+    return Draft(base.refs, base.load)
 
 
 def write_manifest(
     job: Job, shards: tuple[ShardRef, ...], store: PatientStore, name: str
 ) -> tuple[StoredObject, str]:
     """Store the manifest, when everything that it names is there; where it is, and its SHA-256."""
-    data = manifest.encode(
-        Manifest(
-            snapshot_uid=job.snapshot_uid,
-            volume_uid=job.volume_uid,
-            base_snapshot_uid=job.base.manifest.snapshot_uid if job.base else "",
-            size_bytes=job.size_bytes,
-            freeze_time_ms=job.freeze_time_ms,
-            shards=shards,
-            keys=_key_material(job),
-        ),
-        job.key,
-    )
+    data = manifest.encode(_manifest(job, shards), job.key)
     return store.put_confirmed(name, data), hashlib.sha256(data).hexdigest()
+
+
+def _manifest(job: Job, shards: tuple[ShardRef, ...]) -> Manifest:
+    return Manifest(
+        snapshot_uid=job.snapshot_uid,
+        volume_uid=job.volume_uid,
+        base_snapshot_uid=job.base.manifest.snapshot_uid if job.base else "",
+        size_bytes=job.size_bytes,
+        freeze_time_ms=job.freeze_time_ms,
+        shards=shards,
+        keys=_key_material(job),
+    )
 
 
 def _key_material(job: Job) -> KeyMaterial | None:
