@@ -6,7 +6,7 @@ LAB_DIR ?= /run/holdfast-demo
 COMPONENTS := base metadata replicator target snapshotter cli lab
 PACKAGES := $(foreach name,$(COMPONENTS),-p holdfast.$(name))
 
-.PHONY: setup demo test sim sim-mutants faults bench-snapshots check format protos lock lab-down clean
+.PHONY: setup demo test sim sim-mutants faults bench bench-snapshots check format protos lock lab-down clean
 
 setup: .venv/.ready
 
@@ -41,6 +41,10 @@ sim-mutants: setup
 faults: setup
 	@$(SUDO) $(BIN)/holdfast-lab install
 	@$(SUDO) $(BIN)/python tests/faults/run.py $(ARGS)
+
+# The data path beside the bare system calls, nbdkit and qemu-nbd; ARGS='--seconds 0.5 --rounds 5'.
+bench: setup
+	@$(SUDO) $(BIN)/python tests/bench/native.py $(ARGS)
 
 # Snapshots beside plain transfers and restic, on a real S3 server; ARGS='--mib 512 --rounds 3'.
 bench-snapshots: setup

@@ -21,7 +21,7 @@ from holdfast.target.scsi import commands
 from holdfast.target.scsi.plan import Answer, Look, Step, Steps, Transfer, good
 from holdfast.target.scsi.status import CHECK_CONDITION, GOOD, WRONG_LENGTH, of_outcome
 from holdfast.target.scsi.unit import Unit
-from holdfast.target.uio import Uio
+from holdfast.target.uio import UioLike
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class RingServer:
     the loop: each command meets one of each, whole. What is under way stays with the device that it went to.
     """
 
-    def __init__(self, loop: Loop, uio: Uio, device: Device, unit: Unit) -> None:
+    def __init__(self, loop: Loop, uio: UioLike, device: Device, unit: Unit) -> None:
         self._loop = loop
         self._uio = uio
         self._ring = Ring(uio.memory)

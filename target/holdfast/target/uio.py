@@ -13,6 +13,7 @@ import errno
 import mmap
 import os
 from pathlib import Path
+from typing import Protocol
 
 from holdfast.base.errors import Unavailable
 
@@ -20,6 +21,21 @@ SYS_UIO = Path("/sys/class/uio")
 DEV = Path("/dev")
 RESET_WITH_BUSY = "1"
 _SIGNAL = bytes(4)
+
+
+class UioLike(Protocol):
+    """What a ring needs of `Uio`."""
+
+    fd: int
+
+    @property
+    def memory(self) -> "mmap.mmap | memoryview | bytearray": ...
+
+    def acknowledge(self) -> None: ...
+
+    def signal(self) -> None: ...
+
+    def close(self) -> None: ...
 
 
 class Uio:

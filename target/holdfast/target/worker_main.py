@@ -14,8 +14,10 @@ from typing import IO
 from holdfast.base import notify
 from holdfast.base.loop import Loop
 from holdfast.base.tls import TlsFiles
+from holdfast.target.uio import open_uio
 from holdfast.target.worker import Worker
 from holdfast.target.worker_control import ControlServer
+from holdfast.target.worker_ring import OpenDevice, Ring
 from holdfast.target.workers import record_of
 
 
@@ -53,7 +55,7 @@ def take_lock(path: Path) -> IO[str] | None:
     return lock
 
 
-def main() -> int:
+def main(open_device: OpenDevice = open_uio) -> int:
     arguments = parse()
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -64,7 +66,9 @@ def main() -> int:
         return 1
     tls = None if arguments.clear else TlsFiles(arguments.tls_ca, arguments.tls_cert, arguments.tls_key)
     loop = Loop()
-    worker = Worker(loop, arguments.volume, arguments.store / arguments.volume, arguments.host_id, tls)
+    ring = Ring(loop, arguments.volume, open_device)
+    store = arguments.store / arguments.volume
+    worker = Worker(loop, arguments.volume, store, arguments.host_id, tls, ring=ring)
     socket_path = arguments.run_dir / f"{arguments.volume}.sock"
     control = ControlServer(loop, socket_path, worker.apply)
     worker.tell = control.tell

@@ -16,9 +16,12 @@ from holdfast.target.executor import RingServer
 from holdfast.target.paths import port_groups
 from holdfast.target.roles import PRIMARY
 from holdfast.target.scsi.unit import POWER_ON, STANDBY, UNAVAILABLE, PortGroup, Unit
-from holdfast.target.uio import Uio, open_uio
+from holdfast.target.uio import UioLike, open_uio
 
 log = logging.getLogger(__name__)
+
+OpenDevice = Callable[[str, str], UioLike]
+"""Called with a backstore's configfs directory and its UIO device's name."""
 
 
 class NoReplica:
@@ -34,7 +37,7 @@ class Ring:
     """Loop thread only."""
 
     def __init__(
-        self, loop: Loop, volume_uid: str, open_device: Callable[[str, str], Uio] = open_uio
+        self, loop: Loop, volume_uid: str, open_device: OpenDevice = open_uio
     ) -> None:
         self._loop = loop
         self._uid = volume_uid
