@@ -29,6 +29,7 @@ from holdfast.replicator.talk import TAKES_NO_PART, Session, Talk
 
 log = logging.getLogger(__name__)
 
+_OK = Outcome.OK
 RETRY_MIN_S = 0.1
 RETRY_MAX_S = 1.0
 
@@ -39,11 +40,19 @@ Dial = Callable[[Callable[[Session], None], Callable[[str], None]], Session]
 class Sent:
     """A request on its way. `done` is called with the mirror's outcome, which is OK."""
 
-    __slots__ = ("done", "request")
+    __slots__ = ("_link", "done", "request")
 
-    def __init__(self, request: Request, done: Done) -> None:
+    def __init__(self, link: "Link", request: Request, done: Done) -> None:
+        self._link = link
         self.request = request
         self.done = done
+
+    def confirmed(self, outcome: Outcome) -> None:
+        """What the session at hand says of it."""
+        if outcome is _OK:
+            self._link.confirm(self)
+        else:
+            self._link.refuse(self, outcome)
 
 
 class Link:
@@ -140,10 +149,10 @@ class Link:
 
     def send(self, request: Request, done: Done) -> Sent:
         """Send a request (Talk.transmit), now or when the link is back; `done(OK)` once it is confirmed."""
-        sent = Sent(request, done)
+        sent = Sent(self, request, done)
         self._unconfirmed[sent] = None
         if self._sending is not None:
-            self._sending.transmit(request, partial(self._confirmed, sent))
+            self._sending.transmit(request, sent.confirmed)
         return sent
 
     def holds(self, sent: Sent) -> bool:
@@ -175,16 +184,21 @@ class Link:
         """The mirror is ready for requests: those that wait go first, in their order."""
         self._sending = talk = self.talk()
         for sent in list(self._unconfirmed):
-            talk.transmit(sent.request, partial(self._confirmed, sent))
+            talk.transmit(sent.request, sent.confirmed)
 
-    def _confirmed(self, sent: Sent, outcome: Outcome) -> None:
+    def confirm(self, sent: Sent) -> None:
+        """That host has done it."""
+        self._heard_of = True
+        if self._unconfirmed.pop(sent, sent) is None:
+            sent.done(_OK)
+
+    def refuse(self, sent: Sent, outcome: Outcome) -> None:
+        """That host has answered otherwise."""
         self._heard_of = True
         if outcome is Outcome.STALE_EPOCH:
             self.start_over("the mirror has ended this session")
-        elif outcome is not Outcome.OK:
+        else:
             self.give_up_hope(f"the mirror answered {outcome.value} to a {sent.request.op.value}")
-        elif self._unconfirmed.pop(sent, sent) is None:
-            sent.done(outcome)
 
     def _opened(self, number: int, session: Session) -> None:
         if number != self._number or self._closed:

@@ -28,6 +28,7 @@ from holdfast.replicator.serial import Serial
 from holdfast.replicator.store import Store
 from holdfast.replicator.views import Views
 
+_OK, _ZERO = Outcome.OK, Op.ZERO
 INLINE_ZERO_MAX_BYTES = MIB
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
@@ -89,10 +90,12 @@ class LocalReplica:
         store, offset, length = self.store, request.offset, request.length
         if count_as_change:
             first, last = offset // EXTENT_BYTES, (offset + length - 1) // EXTENT_BYTES
-            store.changed.set(first)
-            if first != last:
+            if first == last:
+                store.changed.set(first)
+            else:
                 store.changed.set_range(first, last + 1)
-        if request.op is Op.ZERO and length > INLINE_ZERO_MAX_BYTES:
+        zeroing = request.op is _ZERO
+        if zeroing and length > INLINE_ZERO_MAX_BYTES:
             self.loop.in_pool(
                 partial(store.data.zero, offset, length),
                 lambda _nothing: self._applied(request, done),
@@ -100,14 +103,17 @@ class LocalReplica:
             )
             return
         try:
-            if request.op is Op.ZERO:
+            if zeroing:
                 store.data.zero(offset, length)
             else:
                 store.data.write(request.buffers, offset, length)
         except OSError as error:
             self._write_failed(done, error)
             return
-        self._applied(request, done)
+        if request.fua or store.missing.left:
+            self._applied(request, done)
+        else:
+            done(_OK)
 
     def _applied(self, request: Request, done: Done) -> None:
         if self.store.missing.left:

@@ -33,28 +33,27 @@ TAKES_NO_PART = ("DISK_FAILED", "LOCAL_DISK", "WRONG_STORE")
 
 
 class Drain:
-    """Counts what the sessions of a mirror have under way, so that a new one can wait for the old."""
+    """Knows which sessions of a mirror have something under way, so that a new one can wait for the old."""
 
     def __init__(self) -> None:
         self.current: MirrorExport | None = None
-        self._busy: dict[MirrorExport, int] = {}
+        self._busy: set[MirrorExport] = set()
         self._waiting: list[tuple[MirrorExport, Resume]] = []
         self._when_idle: Resume | None = None
         self._entered = 0
 
     def begin(self, session: "MirrorExport") -> None:
-        self._busy[session] = self._busy.get(session, 0) + 1
+        """The session has something under way."""
+        self._busy.add(session)
 
     def end(self, session: "MirrorExport") -> None:
-        left = self._busy[session] - 1
-        self._busy[session] = left
-        if left == 0:
-            del self._busy[session]
-            if self._waiting:
-                self._resume_ready()
-            if self._when_idle is not None and not self._busy:
-                resume, self._when_idle = self._when_idle, None
-                resume(None)
+        """It has nothing under way any more."""
+        self._busy.remove(session)
+        if self._waiting:
+            self._resume_ready()
+        if self._when_idle is not None and not self._busy:
+            resume, self._when_idle = self._when_idle, None
+            resume(None)
 
     def end_all(self, resume: Resume) -> None:
         """A step: nothing more is begun; go on when all that was has ended. A later session may enter."""
@@ -104,6 +103,40 @@ class Host(Protocol):
         """Raises StaleEpoch if a session of `epoch` is not to be served."""
 
 
+_READ, _FLUSH = Op.READ, Op.FLUSH
+
+
+class _Served(Turn):
+    """A request of a session, and its turn on its range."""
+
+    __slots__ = ("request", "session")
+
+    def __init__(self, session: "MirrorExport", request: Request) -> None:
+        self.start = request.offset
+        self.end = request.offset + request.length
+        self.exclusive = request.op is not _READ
+        self.over = False
+        self.blockers = 0
+        self.waiters = None
+        self.session = session
+        self.request = request
+
+    def begin(self) -> None:
+        self.session.begin(self)
+
+    def ended(self, outcome: Outcome) -> None:
+        """It was applied, read or refused: its turn passes on."""
+        session = self.session
+        session.give_back(self)
+        session.one_less()
+        self.request.done(outcome)
+
+    def flushed(self, outcome: Outcome) -> None:
+        """A flush has no turn."""
+        self.session.one_less()
+        self.request.done(outcome)
+
+
 class MirrorExport:
     """One session (holdfast.base.nbd.export.Export)."""
 
@@ -122,6 +155,8 @@ class MirrorExport:
         self._ended = False
         self._asking = ""
         self._connection: Served | None = None
+        self._under_way = 0
+        self.give_back = local.order.give_back
         self.number = 0
         """Its place among the sessions that said hello; 0 before, when it has nothing under way."""
         self.size_bytes = local.store.size_bytes
@@ -149,15 +184,12 @@ class MirrorExport:
         if self._ended or not self._greeted:
             request.done(Outcome.STALE_EPOCH)
             return
-        self._drain.begin(self)
-        request.done = partial(self._finished, request.done)
-        if request.op is Op.FLUSH:
-            self._local.flush(request.done)
-            return
-        exclusive = request.op is not Op.READ
-        self._local.order.take(
-            request.offset, request.offset + request.length, exclusive, partial(self._begin, request)
-        )
+        self._one_more()
+        served = _Served(self, request)
+        if request.op is _FLUSH:
+            self._local.flush(served.flushed)
+        elif self._local.order.enter(served):
+            self.begin(served)
 
     def block_status(self, context: str, offset: int, length: int, done: StatusDone) -> None:
         done(Outcome.INVALID)
@@ -185,33 +217,38 @@ class MirrorExport:
 
     # Requests.
 
-    def _finished(self, done: Done, outcome: Outcome) -> None:
-        self._drain.end(self)
-        done(outcome)
+    def _one_more(self) -> None:
+        self._under_way += 1
+        if self._under_way == 1:
+            self._drain.begin(self)
 
-    def _begin(self, request: Request, turn: Turn) -> None:
-        local = self._local
-        end = partial(self._end_turn, request, turn)
-        if request.op is Op.READ:
-            local.read(request, end)
+    def one_less(self) -> None:
+        """Something that was under way has ended."""
+        self._under_way -= 1
+        if not self._under_way:
+            self._drain.end(self)
+
+    def begin(self, served: _Served) -> None:
+        """It has its turn."""
+        local, request = self._local, served.request
+        if request.op is _READ:
+            local.read(request, served.ended)
         elif local.store.missing.left and local.partly_covered(request.offset, request.length):
             # The primary fills an extent before it writes to part of it.
             log.error("a write to part of a missing extent at %d: refused", request.offset)
-            end(Outcome.INVALID)
+            served.ended(Outcome.INVALID)
         elif local.is_prepared(request.offset, request.length):
-            local.apply(request, end)
+            local.apply(request, served.ended)
         else:
-            local.prepare(request.offset, request.length, partial(self._apply, request, end), end)
+            local.prepare(
+                request.offset, request.length, partial(self._apply, request, served.ended), served.ended
+            )
 
     def _apply(self, request: Request, end: Done) -> None:
         if self._ended:
             end(Outcome.STALE_EPOCH)
         else:
             self._local.apply(request, end)
-
-    def _end_turn(self, request: Request, turn: Turn, outcome: Outcome) -> None:
-        self._local.order.give_back(turn)
-        request.done(outcome)
 
     # Words.
 
@@ -229,7 +266,7 @@ class MirrorExport:
 
         def end(outcome: Outcome, payload: bytes) -> None:
             self._speaking = False
-            self._drain.end(self)
+            self.one_less()
             answer(outcome, payload)
             if not self._speaking:
                 self._next_word()
@@ -244,7 +281,7 @@ class MirrorExport:
             hopeless = isinstance(error, HoldfastError) and error.reason in TAKES_NO_PART
             end(Outcome.OK, encode({FAILED: str(error), HOPELESS: hopeless}))
 
-        self._drain.begin(self)
+        self._one_more()
         if self._ended:
             end(Outcome.STALE_EPOCH, b"")
         else:

@@ -13,65 +13,102 @@ from collections.abc import Callable, Iterable
 
 
 class Turn:
-    """A range [start, end) that a request holds or waits for."""
+    """A range [start, end) that somebody holds or waits for. Who has more to say of it, subclasses it."""
 
-    __slots__ = ("blockers", "end", "exclusive", "run", "start", "waiters")
+    __slots__ = ("blockers", "end", "exclusive", "over", "start", "waiters")
 
-    def __init__(self, start: int, end: int, exclusive: bool, run: "Run") -> None:
+    def __init__(self, start: int, end: int, exclusive: bool) -> None:
         self.start = start
         self.end = end
         self.exclusive = exclusive
-        self.run = run
+        self.over = False
+        """It was given back."""
         self.blockers = 0
         self.waiters: list[Turn] | None = None
+
+    def begin(self) -> None:
+        """Called when it had to wait, and need not any more."""
+        raise NotImplementedError
 
 
 Run = Callable[[Turn], None]
 
 
+class _Taken(Turn):
+    __slots__ = ("run",)
+
+    def __init__(self, start: int, end: int, exclusive: bool, run: Run) -> None:
+        super().__init__(start, end, exclusive)
+        self.run = run
+
+    def begin(self) -> None:
+        self.run(self)
+
+
 _BUCKET_SHIFT = 20
 """Turns are looked up by the MiB: few requests span two, and a queue is rarely all in one."""
+
+_Bucket = dict[Turn, None]
 
 
 class Order:
     """The turns of one volume."""
 
     def __init__(self) -> None:
-        self._turns: dict[Turn, None] = {}
-        self._buckets: dict[int, dict[Turn, None]] = {}
+        # A turn that is alone in its MiB, as most are, needs no dictionary.
+        self._buckets: dict[int, _Bucket | Turn] = {}
         self._ready: deque[Turn] = deque()
         self._running = False
         self._on_idle: Callable[[None], None] | None = None
 
-    def take(self, start: int, end: int, exclusive: bool, run: "Run") -> Turn:
+    def take(self, start: int, end: int, exclusive: bool, run: Run) -> Turn:
         """Call `run(turn)` when [start, end) is its own, perhaps at once. Give it back exactly once."""
-        turn = Turn(start, end, exclusive, run)
-        first, last = start >> _BUCKET_SHIFT, (end - 1) >> _BUCKET_SHIFT
-        if first == last and first not in self._buckets:
-            self._buckets[first] = {turn: None}
+        turn = _Taken(start, end, exclusive, run)
+        if self.enter(turn):
+            run(turn)
+        return turn
+
+    def enter(self, turn: Turn) -> bool:
+        """As `take`: True if its range is its own at once; else `turn.begin()` is called when it is."""
+        first, last = turn.start >> _BUCKET_SHIFT, (turn.end - 1) >> _BUCKET_SHIFT
+        if first == last:
+            found = self._buckets.setdefault(first, turn)
+            if found is turn:
+                return True
+            bucket = self._shared(first)
+            self._meet(turn, bucket)
+            bucket[turn] = None
         else:
-            buckets = [self._buckets.setdefault(index, {}) for index in range(first, last + 1)]
+            buckets = [self._shared(index) for index in range(first, last + 1)]
             self._meet(turn, dict.fromkeys(itertools.chain(*buckets)))
             for bucket in buckets:
                 bucket[turn] = None
-        self._turns[turn] = None
-        if turn.blockers == 0:
-            run(turn)
-        return turn
+        return not turn.blockers
+
+    def _shared(self, index: int) -> _Bucket:
+        found = self._buckets.get(index)
+        if not isinstance(found, dict):
+            found = self._buckets[index] = {} if found is None else {found: None}
+        return found
 
     def give_back(self, turn: Turn) -> None:
         """End a turn, also one that still waits; those behind it move up, oldest first.
 
-        A turn that ends while another's `run` is on the stack leaves its successors to the outermost
+        A turn that ends while another's `begin` is on the stack leaves its successors to the outermost
         call: a long queue on one block must not become a deep stack.
         """
-        del self._turns[turn]
-        for index in range(turn.start >> _BUCKET_SHIFT, ((turn.end - 1) >> _BUCKET_SHIFT) + 1):
-            bucket = self._buckets[index]
-            del bucket[turn]
-            if not bucket:
-                del self._buckets[index]
-        if not self._turns and self._on_idle is not None:
+        assert not turn.over, "a turn is given back twice"
+        turn.over = True
+        buckets, first = self._buckets, turn.start >> _BUCKET_SHIFT
+        if buckets[first] is turn:
+            del buckets[first]
+        else:
+            for index in range(first, ((turn.end - 1) >> _BUCKET_SHIFT) + 1):
+                bucket = self._shared(index)
+                del bucket[turn]
+                if not bucket:
+                    del buckets[index]
+        if self._on_idle is not None and not buckets:
             on_idle, self._on_idle = self._on_idle, None
             on_idle(None)
         if turn.waiters is None:
@@ -100,19 +137,21 @@ class Order:
         try:
             while self._ready:
                 turn = self._ready.popleft()
-                if turn in self._turns:
-                    turn.run(turn)
+                if not turn.over:
+                    turn.begin()
         finally:
             self._running = False
 
     def when_idle(self, resume: Callable[[None], None]) -> None:
         """A step: go on when no turn is held or waited for. One may wait."""
         assert self._on_idle is None, "somebody waits already"
-        if self._turns:
+        if self._buckets:
             self._on_idle = resume
         else:
             resume(None)
 
     def writing(self) -> list[tuple[int, int]]:
         """Ranges of exclusive turns, held or waiting."""
-        return [(turn.start, turn.end) for turn in self._turns if turn.exclusive]
+        buckets = (found if isinstance(found, dict) else (found,) for found in self._buckets.values())
+        turns = dict.fromkeys(itertools.chain(*buckets))
+        return [(turn.start, turn.end) for turn in turns if turn.exclusive]

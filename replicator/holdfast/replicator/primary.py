@@ -33,14 +33,28 @@ from holdfast.replicator.partner import Partner
 SWEEP_INTERVAL_S = 1.0
 
 
-class Job:
-    """A request under way. `waiting` counts the hosts that have not done it, this one included."""
+_OK = Outcome.OK
+_READ, _FLUSH, _COMPARE, _LOOK = Op.READ, Op.FLUSH, Op.COMPARE_AND_WRITE, Op.LOOK
+
+
+class Job(Turn):
+    """A request under way, and its turn on its range. `waiting` counts the hosts that have not done it, this
+    one included. One object with methods where closures would do: this is on the path of every request.
+    """
 
     __slots__ = (
-        "born_s", "counted", "fill", "forgotten", "hard", "outcome", "request", "sent", "turn", "waiting",
+        "born_s", "counted", "fill", "forgotten", "hard", "holds", "outcome", "primary", "request", "sent",
+        "waiting",
     )  # fmt: skip
 
-    def __init__(self, request: Request, born_s: float, fill: bool = False) -> None:
+    def __init__(self, primary: "Primary", request: Request, born_s: float, fill: bool = False) -> None:
+        self.start = request.offset
+        self.end = request.offset + request.length
+        self.exclusive = request.op is not _READ and request.op is not _LOOK
+        self.over = False
+        self.blockers = 0
+        self.waiters = None
+        self.primary = primary
         self.request = request
         self.born_s = born_s
         self.fill = fill
@@ -48,10 +62,23 @@ class Job:
         self.counted = False
         self.hard = request.fua
         """On disk here when it is done here."""
-        self.turn: Turn | None = None
+        self.holds = False
+        """It has its turn."""
         self.sent: list[tuple[Partner, Sent]] = []
         self.waiting = 0
-        self.outcome = Outcome.OK
+        self.outcome = _OK
+
+    def begin(self) -> None:
+        self.primary.begin(self)
+
+    def was_read(self, outcome: Outcome) -> None:
+        self.primary.was_read(self, outcome)
+
+    def here(self, outcome: Outcome) -> None:
+        self.primary.done_here(self, outcome)
+
+    def there(self, _ok: Outcome) -> None:
+        self.primary.one_less(self)
 
 
 class Primary:
@@ -63,6 +90,7 @@ class Primary:
 
     def __init__(self, loop: Loop, local: LocalReplica, hydrator: Hydrator) -> None:
         self._loop = loop
+        self._now = loop.now
         self._hydrator = hydrator
         self._jobs: dict[Job, None] = {}
         self._held: deque[Job] = deque()
@@ -119,14 +147,14 @@ class Primary:
     def submit(self, request: Request) -> None:
         if request.offset < 0 or request.offset + request.length > self.size_bytes:
             request.done(Outcome.INVALID)
-        elif not request.length and request.op is not Op.FLUSH:
+        elif not request.length and request.op is not _FLUSH:
             request.done(Outcome.OK)
         else:
-            self._take_on(Job(request, self._loop.now()))
+            self._take_on(Job(self, request, self._now()))
 
     def fill(self, request: Request) -> None:
         """Write what the origin has, unless the extents were overwritten meanwhile (hydrate.py)."""
-        self._take_on(Job(request, self._loop.now(), fill=True))
+        self._take_on(Job(self, request, self._now(), fill=True))
 
     def release_held(self) -> None:
         """Something may begin that was held: in the order in which it came, but reads pass held writes."""
@@ -175,14 +203,15 @@ class Primary:
         request = job.request
         if job.forgotten:
             return
-        reading = request.op is Op.READ or request.op is Op.LOOK
+        op = request.op
+        reading = not job.exclusive
         if not (self.reads if reading else self.writes and not self._gate_closed):
             self._held.append(job)
             return
-        if request.op is Op.FLUSH:
+        if op is _FLUSH:
             self._flush(job)
             return
-        if self.local.store.missing.left and not job.fill and request.op is not Op.LOOK:
+        if self.local.store.missing.left and not job.fill and op is not _LOOK:
             wanted = self._wanted(request)
             if wanted:
                 self._hydrator.need(wanted, partial(self._admit, job), partial(self._not_filled, job))
@@ -190,9 +219,8 @@ class Primary:
         if not reading:
             job.counted = True
             self._writing += 1
-        self.local.order.take(
-            request.offset, request.offset + request.length, not reading, partial(self._begin, job)
-        )
+        if self.local.order.enter(job):
+            self.begin(job)
 
     def _wanted(self, request: Request) -> list[int]:
         """Missing extents that must be here before the request."""
@@ -206,24 +234,26 @@ class Primary:
         full = outcome is Outcome.NO_SPACE and job.request.op is Op.READ
         self._end(job, Outcome.BUSY if full else outcome)
 
-    def _begin(self, job: Job, turn: Turn) -> None:
-        job.turn = turn
+    def begin(self, job: Job) -> None:
+        """It has its turn."""
+        job.holds = True
         request = job.request
         if job.forgotten:
             self._end(job, Outcome.BUSY)
-        elif request.op is Op.READ:
-            self.local.read(request, partial(self._was_read, job))
-        elif request.op is Op.COMPARE_AND_WRITE:
+        elif request.op is _READ:
+            self.local.read(request, job.was_read)
+        elif request.op is _COMPARE:
             self._compare(job)
         elif isinstance(request, LookRequest):
-            self.local.look(request, partial(self._was_read, job))
+            self.local.look(request, job.was_read)
         elif job.fill and not self._still_missing(request):
             self._end(job, Outcome.OK)
         else:
             self._prepare(job)
 
-    def _was_read(self, job: Job, outcome: Outcome) -> None:
-        if outcome is Outcome.OK:
+    def was_read(self, job: Job, outcome: Outcome) -> None:
+        """Its buffers are filled, or not."""
+        if outcome is _OK:
             self._end_read(job, outcome)
         else:
             self._fail_here(job, outcome)
@@ -233,9 +263,9 @@ class Primary:
         if self._loop.now() < self.leased_until_s or job.forgotten:
             self._end(job, outcome)
             return
-        turn, job.turn = job.turn, None
-        if turn is not None:
-            self.local.order.give_back(turn)
+        if job.holds:
+            job.holds = False
+            self.local.order.give_back(job)
         job.outcome = outcome
         self._unleased.append(job)
 
@@ -282,29 +312,28 @@ class Primary:
         for partner in self.partners:
             if partner.required or partner.takes(request.offset, request.length):
                 job.waiting += 1
-                job.sent.append((partner, partner.link.send(request, partial(self._there, job))))
-        local.apply(request, partial(self._here, job), not job.fill)
+                job.sent.append((partner, partner.link.send(request, job.there)))
+        local.apply(request, job.here, not job.fill)
 
     def _flush(self, job: Job) -> None:
         job.waiting, job.hard = 1, True
         for partner in self.partners:
             if partner.required:
                 job.waiting += 1
-                job.sent.append((partner, partner.link.send(job.request, partial(self._there, job))))
-        self.local.flush(partial(self._here, job))
+                job.sent.append((partner, partner.link.send(job.request, job.there)))
+        self.local.flush(job.here)
 
-    def _here(self, job: Job, outcome: Outcome) -> None:
-        if outcome is Outcome.OK:
-            self._one_less(job)
+    def done_here(self, job: Job, outcome: Outcome) -> None:
+        """This host has done it, or failed to."""
+        if outcome is _OK:
+            self.one_less(job)
         elif job.forgotten:
             self._end(job, outcome)
         else:
             self._give_up(job, outcome)
 
-    def _there(self, job: Job, _ok: Outcome) -> None:
-        self._one_less(job)
-
-    def _one_less(self, job: Job) -> None:
+    def one_less(self, job: Job) -> None:
+        """One of the hosts that it waits for has done it."""
         job.waiting -= 1
         if job.waiting:
             return
@@ -313,7 +342,7 @@ class Primary:
             # (What fills brought, the origin has.)
             job.hard = True
             job.waiting = 1
-            self.local.flush(partial(self._here, job))
+            self.local.flush(job.here)
         else:
             self._end(job, job.outcome)
 
@@ -334,9 +363,9 @@ class Primary:
 
     def _end(self, job: Job, outcome: Outcome) -> None:
         """The one way out of a job that was not forgotten, and the release of one that was."""
-        turn, job.turn = job.turn, None
-        if turn is not None:
-            self.local.order.give_back(turn)
+        if job.holds:
+            job.holds = False
+            self.local.order.give_back(job)
         if not job.forgotten:
             job.forgotten = True  # Whatever else still comes of it is nobody's.
             del self._jobs[job]

@@ -13,6 +13,7 @@ from holdfast.base.loop import Loop
 from holdfast.base.steps import Resume, Starter
 from holdfast.replicator.messages import FAILED, HOPELESS, Message, decode, encode
 
+_FLUSH, _ZERO = Op.FLUSH, Op.ZERO
 TAKES_NO_PART = "TAKES_NO_PART"
 """The reason of an Unavailable: that host can take no part as it is."""
 
@@ -75,9 +76,10 @@ class Talk:
 
     def transmit(self, request: Request, done: Done) -> None:
         """Send a WRITE, ZERO, FLUSH, or what a COMPARE_AND_WRITE stores. `done` may never be called."""
-        if request.op is Op.FLUSH:
+        op = request.op
+        if op is _FLUSH:
             self._session.flush(done)
-        elif request.op is Op.ZERO:
+        elif op is _ZERO:
             self._session.zero(request.offset, request.length, request.fua, done)
         else:
             self._session.write(request.offset, request.buffers, request.fua, done)

@@ -36,9 +36,7 @@ class NoReplica:
 class Ring:
     """Loop thread only."""
 
-    def __init__(
-        self, loop: Loop, volume_uid: str, open_device: OpenDevice = open_uio
-    ) -> None:
+    def __init__(self, loop: Loop, volume_uid: str, open_device: OpenDevice = open_uio) -> None:
         self._loop = loop
         self._uid = volume_uid
         self._open_device = open_device

@@ -73,7 +73,7 @@ MISTAKES = (
         _REPLICATOR + "primary",
         (
             "                job.waiting += 1\n"
-            "                job.sent.append((partner, partner.link.send(request, partial(self._there, job))))",
+            "                job.sent.append((partner, partner.link.send(request, job.there)))",
             "                job.sent.append((partner, partner.link.send(request, lambda _ok: None)))",
         ),
     ),
@@ -85,7 +85,7 @@ MISTAKES = (
             "        job.waiting = 0\n        for partner in self.partners:\n            if partner.required or",
         ),
         (
-            "        local.apply(request, partial(self._here, job), not job.fill)",
+            "        local.apply(request, job.here, not job.fill)",
             "        self._loop.call_later(0.003, partial(local.apply, request, _ignored, not job.fill))\n"
             "        if not job.waiting:\n            self._end(job, job.outcome)",
         ),
@@ -302,7 +302,7 @@ MISTAKES = (
         "flush one side only",
         _REPLICATOR + "primary",
         (
-            "                job.sent.append((partner, partner.link.send(job.request, partial(self._there, job))))",
+            "                job.sent.append((partner, partner.link.send(job.request, job.there)))",
             "                job.waiting -= 1",
         ),
     ),
