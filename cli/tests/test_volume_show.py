@@ -30,6 +30,7 @@ def test_an_operator_sees_the_hosts(capsys: pytest.CaptureFixture[str]) -> None:
     volume = pb.Volume(volume_id="disk", epoch=7, primary_host_id="a", in_sync_host_ids=["a", "b"])
     volume.joining_host_ids.append("c")
     volume.leaving_host_id = "b"
+    volume.replica_troubles.add(host_id="c", reason="DISK_FAILED", message="Its disk answers EIO.")
     show_volume(volume)
     shown = capsys.readouterr().out.splitlines()
     assert [line.split()[-1] for line in shown if line.startswith(("Epoch", "Joining", "Leaves"))] == [
@@ -38,6 +39,8 @@ def test_an_operator_sees_the_hosts(capsys: pytest.CaptureFixture[str]) -> None:
         "b",
     ]
     assert any(line.endswith("a, b") for line in shown)
+    (trouble,) = (line for line in shown if line.startswith("Trouble"))
+    assert "c DISK_FAILED since" in trouble and trouble.endswith("Its disk answers EIO.")
 
 
 def test_bytes_to_go_and_expected_time() -> None:

@@ -442,6 +442,22 @@ def test_verify_reports(at: Cluster) -> None:
     assert not at.do(volume_changes.report_verify, "a", 1, running, 2.0), "nobody asked for it"
 
 
+def test_a_host_says_what_ails_its_copy(at: Cluster) -> None:
+    degrade(at)
+    say = volume_changes.report_replica_trouble
+    assert at.do(say, "b", "WRONG_STORE", "another volume's", 5.0)
+    assert not at.do(say, "b", "WRONG_STORE", "another volume's", 6.0)
+    assert at.do(say, "b", "WRONG_STORE", "still another's", 7.0)
+    (one,) = at.volume().replica_troubles
+    assert (one.host_id, one.reason, one.message) == ("b", "WRONG_STORE", "still another's")
+    assert one.since_time.ToSeconds() == 5, "since it began"
+    assert at.do(say, "b", "DISK_FAILED", "", 8.0)
+    assert at.volume().replica_troubles[0].since_time.ToSeconds() == 8
+    assert at.do(say, "b", "", "", 9.0) and not at.volume().replica_troubles
+    assert not at.do(say, "b", "", "", 9.0)
+    assert not at.do(say, "stranger", "DISK_FAILED", "", 9.0)
+
+
 def test_sync_is_forgotten_when_the_last_has_joined(at: Cluster) -> None:
     degrade(at)
     at.do(volume_changes.report_sync, "a", 2, 5, 10, 1)

@@ -117,6 +117,9 @@ class World(Cluster):
     def on(self, host_id: str) -> list[str]:
         return [uid for uid, one in self.sight().replicas.items() if host_id in one.host_ids]
 
+    def on_hosts(self, uid: str) -> list[str]:
+        return list(self.sight().replicas[uid].host_ids)
+
 
 @pytest.fixture(autouse=True)
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,6 +187,34 @@ def test_a_host_gone_for_good_is_replaced_within_the_brake() -> None:
     assert all(count == 2 for count in world.good().values())
     world.come("h0")
     assert not world.host("h0").HasField("lost_time"), "it registered"
+
+
+@pytest.mark.parametrize("reason", ["DISK_FAILED", "WRONG_STORE"])
+def test_a_live_host_that_cannot_use_its_copy_is_replaced_as_if_it_were_lost(reason: str) -> None:
+    """But for another volume's data, which its host would remove."""
+    world = World(1)
+    world.uid = uid = world.uids[0]
+    primary = world.replica().primary_host_id
+    (mirror,) = set(world.replica().host_ids) - {primary}
+    world.do(replica_changes.leave_out, primary, world.replica().epoch, [mirror])
+
+    def say(reason: str) -> None:
+        world.do(volume_changes.report_replica_trouble, mirror, reason, "its disk", world.now_s)
+
+    def replaced() -> bool:
+        return any(isinstance(one, due.Replace) for one in world.act(world.sight()))
+
+    say(reason)
+    world.now_s += 90
+    assert not replaced(), "not yet"
+    say("")
+    say(reason)
+    world.now_s += 90
+    assert not replaced(), "it was well in between"
+    world.now_s += 30
+    assert replaced() == (reason == "DISK_FAILED")
+    world.settle()
+    assert (mirror not in world.on_hosts(uid)) == (reason == "DISK_FAILED")
 
 
 def test_due_at_different_moments() -> None:

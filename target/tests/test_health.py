@@ -9,7 +9,7 @@ from holdfast.api.records.v1 import records_pb2 as r
 from holdfast.base.limits import GIB, MIB
 from holdfast.target import reports as say
 from holdfast.target.control import Observed, ObservedSync, ObservedVerify
-from holdfast.target.health import Known, health, sync_progress, verify_progress
+from holdfast.target.health import Known, copy_trouble, health, sync_progress, verify_progress
 from holdfast.target.reporter import is_progress
 
 UID = "0123456789abcdef01234567"
@@ -102,6 +102,16 @@ def test_sync_progress_is_that_of_the_last_one() -> None:
     syncs = (ObservedSync("b", 5, 10, 1), ObservedSync("c", 7, 9, 2))
     assert sync_progress(assigned(), but(syncs=syncs)) == say.SyncProgress(3, 7, 9, 2)
     assert sync_progress(assigned(), SERVING) == say.SyncProgress(3)
+
+
+def test_what_ails_a_copy_is_said_by_its_own_host() -> None:
+    joiner = assigned(r.Peer(host_id="p", boot_id="p1"), role=r.ROLE_JOINER, boot_id="", primary_host_id="p")
+    bad = but(role="joiner", serving=False, reason="WRONG_STORE", message="another volume's")
+    assert copy_trouble(joiner, "joiner", bad, "") == say.CopyTrouble(3, "WRONG_STORE", "another volume's")
+    assert copy_trouble(joiner, "joiner", but(role="joiner"), "") == say.CopyTrouble(3), "nothing (any more)"
+    assert copy_trouble(joiner, "joiner", None, "it ended") == say.CopyTrouble(3, "WORKER_DOWN", "it ended")
+    assert copy_trouble(joiner, "joiner", None, "") is None, "it is starting"
+    assert copy_trouble(assigned(), "mirror", bad, "it ended") is None, "its primary notices"
 
 
 def test_verify_progress() -> None:

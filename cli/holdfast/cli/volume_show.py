@@ -84,8 +84,13 @@ def _where_it_is(volume: pb.Volume) -> list[tuple[str, str]]:
         ("Joining", ", ".join(volume.joining_host_ids)),
         ("Moves to", volume.wanted_primary_host_id),
         ("Leaves", volume.leaving_host_id),
+        *(("Trouble", _trouble(one)) for one in volume.replica_troubles),
         *(("Forced", _forced(one)) for one in volume.forced),
     ]
+
+
+def _trouble(one: r.ReplicaTrouble) -> str:
+    return f"{one.host_id} {one.reason} since {moment(one.since_time)}: {one.message}"
 
 
 def _forced(one: r.ForcedStart) -> str:

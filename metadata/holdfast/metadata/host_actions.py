@@ -188,6 +188,15 @@ class HostActions:
             ),
         )
 
+    def report_replica_trouble(self, volume_uid: str, reason: str, message: str) -> bool:
+        """Of this host's copy, which is not in sync; empty: it can be brought up to date."""
+        return run(
+            self.etcd,
+            lambda draft: volume_changes.report_replica_trouble(
+                draft, volume_uid, self.host_id, reason, message, self._clock()
+            ),
+        )
+
     def report_sync(
         self, volume_uid: str, epoch: int, remaining_bytes: int, total_bytes: int, rate_bytes_s: int
     ) -> bool:

@@ -50,6 +50,10 @@ def volume_view(
         view.source_snapshot.CopyFrom(SnapshotRef(owner=origin.owner, snapshot_id=origin.snapshot_id))
     if replica is not None:
         _show_replicas(view, replica, operator)
+        if operator:
+            members = {one.host_id for one in replica.in_sync}
+            outside = set(replica.host_ids) - members
+            view.replica_troubles.extend(one for one in volume.replica_troubles if one.host_id in outside)
     return view
 
 

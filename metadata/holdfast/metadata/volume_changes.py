@@ -74,6 +74,28 @@ def set_health(old: r.VolumeHealth, health: r.VolumeHealth, now_s: float) -> Non
     old.state, old.reason, old.message = health.state, health.reason, health.message
 
 
+def report_replica_trouble(
+    draft: Draft, volume_uid: str, host_id: str, reason: str, message: str, now_s: float
+) -> bool:
+    """Record what ails the copy of a host that is not in sync; an empty reason: nothing does (any more).
+
+    No epoch: it is a fact of that host's. What others said goes when they hold the volume no more.
+    """
+    replica = draft.need(keys.replica(volume_uid), r.ReplicaRecord)
+    volume = draft.need(keys.volume(volume_uid), r.VolumeRecord)
+    kept = [one for one in volume.replica_troubles if one.host_id in replica.host_ids]
+    before = next((one for one in kept if one.host_id == host_id), None)
+    said = [one for one in kept if one.host_id != host_id]
+    if reason and host_id in replica.host_ids:
+        trouble = r.ReplicaTrouble(host_id=host_id, reason=reason, message=message)
+        since = before is not None and before.reason == reason
+        trouble.since_time.CopyFrom(before.since_time if before and since else timestamp(now_s))
+        said.append(trouble)
+    del volume.replica_troubles[:]
+    volume.replica_troubles.extend(sorted(said, key=lambda one: one.host_id))
+    return draft.put(keys.volume(volume_uid), volume)
+
+
 def report_sync(
     draft: Draft,
     volume_uid: str,

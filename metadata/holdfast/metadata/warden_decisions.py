@@ -1,8 +1,8 @@
 """What the control plane does by itself, as a pure function of what it sees: values in, actions out.
 
     hosts      lost (its lease is gone) and back
-    replicas   a host that was lost for long is replaced; one that is drained is emptied, and neither ever
-               lowers the number of good copies
+    replicas   a host that was lost for long is replaced, or lives and cannot use its copy for as long; one
+               that is drained is emptied; and none of this ever lowers the number of good copies
     health     a volume whose last good copy is away says so
 
 The storm brake (the lesson of EBS in 2011: a re-mirroring storm): a full copy begins only while fewer than
@@ -18,6 +18,8 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from google.protobuf.timestamp_pb2 import Timestamp
+
 from holdfast.api.records.v1 import records_pb2 as r
 from holdfast.metadata.placement import candidate_of, place_another
 from holdfast.metadata.replica_record import boot_of, in_sync_ids, keeps_memory, may_start_cold
@@ -29,6 +31,10 @@ STORM_SHARE = 3
 JITTER_SHARE = 0.1
 """Volumes of one host become due over so much of `replace_after_s`, each at its own moment."""
 LAST_COPY_AWAY = "LAST_COPY_AWAY"
+UNUSABLE = frozenset(("DISK_FAILED", "NO_SPACE", "STORE_ABSENT", "STORE_DAMAGED", "STORE_UNUSABLE"))
+"""What ails a copy whose host lives, and is replaced as if it were lost. Not WRONG_STORE: what a replaced
+host has in that place it removes, and that would be another volume's.
+"""
 
 
 @dataclass(frozen=True)
@@ -275,7 +281,7 @@ def _of_volume(
     settled = _settle(sight, replica)
     if settled is not None:
         return [settled]
-    gone = _gone(sight, brake.settings, replica)
+    gone = _gone(sight, brake.settings, volume, replica)
     if gone is not None:
         return _replace(sight, brake, volume, replica, gone, waits)
     return _drain(sight, brake, volume, replica, drains)
@@ -299,15 +305,19 @@ def _settle(sight: Sight, replica: r.ReplicaRecord) -> Action | None:
     return None
 
 
-def _gone(sight: Sight, settings: Settings, replica: r.ReplicaRecord) -> str | None:
-    """The host to replace because it is gone; "" if the volume has only one; None if there is none."""
+def _gone(sight: Sight, settings: Settings, volume: r.VolumeRecord, replica: r.ReplicaRecord) -> str | None:
+    """The host to replace because it is gone, or as good as that; "" if the volume has only one; or None."""
     if len(replica.host_ids) == 1:
         return ""
     if len(replica.host_ids) > 2:
         return None
     for host_id in replica.host_ids:
         host = sight.hosts.get(host_id)
-        if host_id == replica.primary_host_id or host_id in sight.leases:
+        if host_id == replica.primary_host_id:
+            continue
+        if host_id in sight.leases:
+            if not boot_of(replica, host_id) and _unusable(sight.now_s, settings, volume, host_id):
+                return host_id
             continue
         if host is None or host.draining or _is_due(sight.now_s, settings, host, replica.volume_uid):
             return host_id
@@ -315,10 +325,23 @@ def _gone(sight: Sight, settings: Settings, replica: r.ReplicaRecord) -> str | N
 
 
 def _is_due(now_s: float, settings: Settings, host: r.HostRecord, volume_uid: str) -> bool:
-    if not host.HasField("lost_time"):
-        return False
+    return host.HasField("lost_time") and _is_over(now_s, settings, host.lost_time, volume_uid)
+
+
+def _unusable(now_s: float, settings: Settings, volume: r.VolumeRecord, host_id: str) -> bool:
+    """Its host has said for long enough that the copy there cannot be used."""
+    return any(
+        one.host_id == host_id
+        and one.reason in UNUSABLE
+        and _is_over(now_s, settings, one.since_time, volume.uid)
+        for one in volume.replica_troubles
+    )
+
+
+def _is_over(now_s: float, settings: Settings, since: Timestamp, volume_uid: str) -> bool:
+    """Whether `replace_after_s`, and this volume's own part of the jitter, have passed."""
     share = JITTER_SHARE * (zlib.crc32(volume_uid.encode()) % 1000) / 1000
-    return now_s >= host.lost_time.ToMilliseconds() / 1000 + settings.replace_after_s * (1 + share)
+    return now_s >= since.ToMilliseconds() / 1000 + settings.replace_after_s * (1 + share)
 
 
 def _replace(
@@ -339,7 +362,7 @@ def _replace(
     if not brake.begin(_replacement(replica, new)):
         waits[volume.uid] = "Another replica waits for its turn: enough others are being copied."
         return []
-    return [Replace(volume.uid, gone, new, must_be_lost=bool(gone))]
+    return [Replace(volume.uid, gone, new, must_be_lost=gone not in ("", *sight.leases))]
 
 
 def _replacement(replica: r.ReplicaRecord, new: str) -> r.Replacement:

@@ -151,7 +151,10 @@ def _about_joiners(assignment: r.Assignment, observed: Observed) -> str:
     waiting = _names(peer.host_id for peer in joiners(assignment))
     if not waiting:
         return " No other host is assigned: one will be as soon as there is room."
-    return f" {waiting} is to join as soon as it answers: bring it back, or another takes its place in time."
+    return (
+        f" {waiting} is to join as soon as it answers: bring it back, or another takes its place in time. "
+        "What ails one that is there, its own host says (replica_troubles)."
+    )
 
 
 def _duration(remaining_bytes: int, rate_bytes_s: int) -> str:
@@ -171,6 +174,20 @@ def sync_progress(assignment: r.Assignment, observed: Observed) -> say.SyncProgr
     if worst is None:
         return say.SyncProgress(assignment.epoch)
     return say.SyncProgress(assignment.epoch, worst.remaining_bytes, worst.total_bytes, worst.rate_bytes_s)
+
+
+def copy_trouble(
+    assignment: r.Assignment, role: str, observed: Observed | None, trouble: str
+) -> say.CopyTrouble | None:
+    """Why a copy that is not in sync cannot be brought up to date: its primary cannot know.
+
+    None while there is nothing to say: it is in sync, or the worker is starting.
+    """
+    if role != JOINER:
+        return None
+    if observed is None:
+        return say.CopyTrouble(assignment.epoch, "WORKER_DOWN", trouble) if trouble else None
+    return say.CopyTrouble(assignment.epoch, observed.reason, observed.message)
 
 
 def verify_progress(assignment: r.Assignment, observed: Observed) -> say.VerifyProgress | None:

@@ -248,6 +248,9 @@ def _reports(assignment: r.Assignment, host: Host, now: Situation) -> Iterator[R
     yield from _views_lost(assignment, host, now)
     if assignment.role != r.ROLE_PRIMARY:
         yield from _paths(assignment, host, now)
+        trouble = health.copy_trouble(assignment, role, now.observed, now.trouble)
+        if trouble is not None:
+            yield trouble
         return
     yield from _attachments(assignment, host, now)
     observed = now.observed

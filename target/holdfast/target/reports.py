@@ -46,6 +46,18 @@ class Health:
 
 
 @dataclass(frozen=True)
+class CopyTrouble:
+    """What ails this host's copy, which is not in sync; empty: it can be brought up to date, or has been."""
+
+    epoch: int
+    reason: str = ""
+    message: str = ""
+
+    def send(self, actions: HostActions, volume_uid: str) -> None:
+        actions.report_replica_trouble(volume_uid, self.reason, self.message)
+
+
+@dataclass(frozen=True)
 class SyncProgress:
     """Of the joiner that is furthest behind; all 0: none is."""
 
@@ -244,6 +256,7 @@ Report = (
     | CreationWaits
     | Health
     | SyncProgress
+    | CopyTrouble
     | VerifyProgress
     | AttachmentPath
     | AttachmentReady

@@ -321,6 +321,7 @@ class VolumeRecord(google.protobuf.message.Message):
     VERIFY_FIELD_NUMBER: builtins.int
     REPORTED_HEALTH_FIELD_NUMBER: builtins.int
     REPAIR_REASON_FIELD_NUMBER: builtins.int
+    REPLICA_TROUBLES_FIELD_NUMBER: builtins.int
     ENCRYPTION_KEY_FIELD_NUMBER: builtins.int
     ORIGIN_KEY_FIELD_NUMBER: builtins.int
     uid: builtins.str
@@ -364,6 +365,10 @@ class VolumeRecord(google.protobuf.message.Message):
         """There only while `health` is the control plane's word (no primary can be): what the agent had said."""
 
     @property
+    def replica_troubles(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ReplicaTrouble]:
+        """What keeps copies that are not in sync from being brought up to date, as their own hosts say it."""
+
+    @property
     def origin_key(self) -> global___WrappedKey:
         """The data key of its origin, for its owner, if that is encrypted and was another user's: what it was
         granted with. It outlives the grant.
@@ -395,11 +400,12 @@ class VolumeRecord(google.protobuf.message.Message):
         verify: global___VerifyStatus | None = ...,
         reported_health: global___VolumeHealth | None = ...,
         repair_reason: builtins.str = ...,
+        replica_troubles: collections.abc.Iterable[global___ReplicaTrouble] | None = ...,
         encryption_key: builtins.str = ...,
         origin_key: global___WrappedKey | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["create_time", b"create_time", "health", b"health", "origin_key", b"origin_key", "reported_health", b"reported_health", "verify", b"verify"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["base_generation", b"base_generation", "base_snapshot_uid", b"base_snapshot_uid", "create_time", b"create_time", "encryption_key", b"encryption_key", "health", b"health", "hydrate_remaining_bytes", b"hydrate_remaining_bytes", "hydrate_total_bytes", b"hydrate_total_bytes", "multi_attach", b"multi_attach", "naa", b"naa", "needs_mirror", b"needs_mirror", "origin_key", b"origin_key", "origin_snapshot_uid", b"origin_snapshot_uid", "owner", b"owner", "reason", b"reason", "repair_reason", b"repair_reason", "reported_health", b"reported_health", "size_bytes", b"size_bytes", "state", b"state", "sync_rate_bytes_s", b"sync_rate_bytes_s", "sync_remaining_bytes", b"sync_remaining_bytes", "sync_total_bytes", b"sync_total_bytes", "target_iqn", b"target_iqn", "uid", b"uid", "verify", b"verify", "volume_id", b"volume_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["base_generation", b"base_generation", "base_snapshot_uid", b"base_snapshot_uid", "create_time", b"create_time", "encryption_key", b"encryption_key", "health", b"health", "hydrate_remaining_bytes", b"hydrate_remaining_bytes", "hydrate_total_bytes", b"hydrate_total_bytes", "multi_attach", b"multi_attach", "naa", b"naa", "needs_mirror", b"needs_mirror", "origin_key", b"origin_key", "origin_snapshot_uid", b"origin_snapshot_uid", "owner", b"owner", "reason", b"reason", "repair_reason", b"repair_reason", "replica_troubles", b"replica_troubles", "reported_health", b"reported_health", "size_bytes", b"size_bytes", "state", b"state", "sync_rate_bytes_s", b"sync_rate_bytes_s", "sync_remaining_bytes", b"sync_remaining_bytes", "sync_total_bytes", b"sync_total_bytes", "target_iqn", b"target_iqn", "uid", b"uid", "verify", b"verify", "volume_id", b"volume_id"]) -> None: ...
 
 global___VolumeRecord = VolumeRecord
 
@@ -546,9 +552,41 @@ class ReplicaRecord(google.protobuf.message.Message):
 global___ReplicaRecord = ReplicaRecord
 
 @typing.final
-class ForcedStart(google.protobuf.message.Message):
-    """An operator started a volume from a copy that may lack acknowledged writes."""
+class ReplicaTrouble(google.protobuf.message.Message):
+    """An operator started a volume from a copy that may lack acknowledged writes.
+    One host's copy cannot be used now. It goes when it can be, or when the host holds the volume no more.
+    """
 
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    HOST_ID_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    MESSAGE_FIELD_NUMBER: builtins.int
+    SINCE_TIME_FIELD_NUMBER: builtins.int
+    host_id: builtins.str
+    reason: builtins.str
+    """One word for programs, of those of VolumeHealth."""
+    message: builtins.str
+    """For operators: what happened, to what, what to do."""
+    @property
+    def since_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """When the reason began."""
+
+    def __init__(
+        self,
+        *,
+        host_id: builtins.str = ...,
+        reason: builtins.str = ...,
+        message: builtins.str = ...,
+        since_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["since_time", b"since_time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["host_id", b"host_id", "message", b"message", "reason", b"reason", "since_time", b"since_time"]) -> None: ...
+
+global___ReplicaTrouble = ReplicaTrouble
+
+@typing.final
+class ForcedStart(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     TIME_FIELD_NUMBER: builtins.int

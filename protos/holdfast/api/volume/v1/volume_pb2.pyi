@@ -46,6 +46,7 @@ class Volume(google.protobuf.message.Message):
     WANTED_PRIMARY_HOST_ID_FIELD_NUMBER: builtins.int
     LEAVING_HOST_ID_FIELD_NUMBER: builtins.int
     FORCED_FIELD_NUMBER: builtins.int
+    REPLICA_TROUBLES_FIELD_NUMBER: builtins.int
     ENCRYPTION_KEY_FIELD_NUMBER: builtins.int
     volume_id: builtins.str
     uid: builtins.str
@@ -93,6 +94,10 @@ class Volume(google.protobuf.message.Message):
     def forced(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[holdfast.api.records.v1.records_pb2.ForcedStart]:
         """When data was given up: by whom and where is for operators only."""
 
+    @property
+    def replica_troubles(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[holdfast.api.records.v1.records_pb2.ReplicaTrouble]:
+        """Operators only: copies that cannot be brought up to date, and why not."""
+
     def __init__(
         self,
         *,
@@ -122,10 +127,11 @@ class Volume(google.protobuf.message.Message):
         wanted_primary_host_id: builtins.str = ...,
         leaving_host_id: builtins.str = ...,
         forced: collections.abc.Iterable[holdfast.api.records.v1.records_pb2.ForcedStart] | None = ...,
+        replica_troubles: collections.abc.Iterable[holdfast.api.records.v1.records_pb2.ReplicaTrouble] | None = ...,
         encryption_key: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["create_time", b"create_time", "health", b"health", "source_snapshot", b"source_snapshot", "verify", b"verify"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["create_time", b"create_time", "encryption_key", b"encryption_key", "epoch", b"epoch", "forced", b"forced", "health", b"health", "hydrate_remaining_bytes", b"hydrate_remaining_bytes", "hydrate_total_bytes", b"hydrate_total_bytes", "in_sync_host_ids", b"in_sync_host_ids", "joining_host_ids", b"joining_host_ids", "leaving_host_id", b"leaving_host_id", "multi_attach", b"multi_attach", "needs_mirror", b"needs_mirror", "owner", b"owner", "primary_host_id", b"primary_host_id", "reason", b"reason", "repair_reason", b"repair_reason", "size_bytes", b"size_bytes", "source_snapshot", b"source_snapshot", "state", b"state", "sync_rate_bytes_s", b"sync_rate_bytes_s", "sync_remaining_bytes", b"sync_remaining_bytes", "sync_total_bytes", b"sync_total_bytes", "target_iqn", b"target_iqn", "uid", b"uid", "verify", b"verify", "volume_id", b"volume_id", "wanted_primary_host_id", b"wanted_primary_host_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["create_time", b"create_time", "encryption_key", b"encryption_key", "epoch", b"epoch", "forced", b"forced", "health", b"health", "hydrate_remaining_bytes", b"hydrate_remaining_bytes", "hydrate_total_bytes", b"hydrate_total_bytes", "in_sync_host_ids", b"in_sync_host_ids", "joining_host_ids", b"joining_host_ids", "leaving_host_id", b"leaving_host_id", "multi_attach", b"multi_attach", "needs_mirror", b"needs_mirror", "owner", b"owner", "primary_host_id", b"primary_host_id", "reason", b"reason", "repair_reason", b"repair_reason", "replica_troubles", b"replica_troubles", "size_bytes", b"size_bytes", "source_snapshot", b"source_snapshot", "state", b"state", "sync_rate_bytes_s", b"sync_rate_bytes_s", "sync_remaining_bytes", b"sync_remaining_bytes", "sync_total_bytes", b"sync_total_bytes", "target_iqn", b"target_iqn", "uid", b"uid", "verify", b"verify", "volume_id", b"volume_id", "wanted_primary_host_id", b"wanted_primary_host_id"]) -> None: ...
 
 global___Volume = Volume
 
