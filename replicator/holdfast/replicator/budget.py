@@ -9,7 +9,7 @@ from holdfast.base.limits import SYNC_FLOOR_BYTES_S
 GROW = 1.25
 SHRINK = 0.7
 ADAPT_S = 0.1
-DEBT_MAX_S = 2.0
+DEBT_MAX_S = 10.0
 """A long pause of ours is not made up for by a burst, nor a huge piece by a long silence."""
 
 
