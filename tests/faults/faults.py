@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from load import Load
 from stage import COMPUTE, Stage
 from volume import Volume
+from watch import Watch
+from zombie import Zombie
 
 from holdfast.lab.disk_faults import break_disk, fill_disk, free_disk, mend_disk
 from holdfast.lab.guest import Guest
@@ -34,6 +36,7 @@ class Scene:
     primary: str
     mirror: str
     hold_s: float
+    volumes: Watch
     troubles: list[str] = field(default_factory=list)
 
     def name(self, side: str) -> str:
@@ -45,6 +48,10 @@ class Scene:
     def hold(self, seconds: float | None = None) -> None:
         """The fault lasts: time is what is wanted here, not an event."""
         time.sleep(self.hold_s if seconds is None else seconds)
+
+    def marked_bytes(self) -> int:
+        """The most that any host was said to lack."""
+        return max((int(one.get("sync_total_bytes", 0)) for one in self.volumes.seen()), default=0)
 
     def io_goes_on(self) -> None:
         self.load.await_going(GO_ON_LIMIT_S)
@@ -77,15 +84,22 @@ def fast_reboot(side: str) -> Fault:
     return fault
 
 
-def frozen(side: str) -> Fault:
-    """As a hypervisor's pause."""
+def primary_frozen(scene: Scene) -> None:
+    """As a hypervisor's pause. One initiator has waited for it all the time, and asks it at once."""
+    zombie = Zombie(scene.volume, scene.primary)
+    scene.host("primary").freeze()
+    # However slow the machine is: not thawed before the other has taken over.
+    scene.io_goes_on()
+    scene.hold()
+    scene.host("primary").thaw()
+    scene.hold(AFTERWARDS_S)
+    scene.troubles += zombie.end()
 
-    def fault(scene: Scene) -> None:
-        scene.host(side).freeze()
-        scene.hold()
-        scene.host(side).thaw()
 
-    return fault
+def mirror_frozen(scene: Scene) -> None:
+    scene.host("mirror").freeze()
+    scene.hold()
+    scene.host("mirror").thaw()
 
 
 def worker_killed(side: str) -> Fault:
@@ -184,9 +198,9 @@ def disk_broken(side: str) -> Fault:
 def mirror_spoilt(scene: Scene) -> None:
     """No fault of a part but a lie: bytes of one replica change behind everybody's back.
 
-    The case must fail: it shows that the campaign sees replicas that differ.
+    Alone the case must fail: it shows that the campaign sees replicas that differ.
     """
-    data = f"/var/lib/holdfast/replicas/{scene.volume.uid}/data"
+    data = f"{scene.volume.store}/data"
     spoil = f"printf spoilt | dd of={data} bs=1 seek={SPOILT_AT_MIB << 20} conv=notrunc status=none"
     scene.host("mirror").run(["sh", "-c", spoil])
 

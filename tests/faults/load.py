@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from outcome import Outcome
-from volume import SIZE_MIB, Volume
+from volume import FILL_AT_MIB, SIZE_MIB, Volume
+
+from holdfast.lab.guest_process import GuestProcess
 
 _MIB = 1 << 20
 FIO_MIB = 64
-_PULSE_AT_MIB, _PULSE_MIB = 96, 4
+_PULSE_AT_MIB, _PULSE_MIB = FILL_AT_MIB, 4
 _VERIFY_FAILED = 84  # EILSEQ: how fio says that it read other bytes than it had written
 _END_LIMIT_S = 180.0
 _BEGIN_LIMIT_S = 60.0
@@ -31,9 +33,9 @@ def _fio(device: str) -> list[str]:
 
 
 class Load:
-    """Starts at once; `end` stops it and says what it saw."""
+    """Starts at once; `end` stops it and says what it saw. `quiet`: the pulse alone."""
 
-    def __init__(self, volume: Volume, name: str) -> None:
+    def __init__(self, volume: Volume, name: str, quiet: bool = False) -> None:
         assert _PULSE_AT_MIB + _PULSE_MIB <= SIZE_MIB
         guest = volume.stage.compute
         self.volume = volume
@@ -41,29 +43,31 @@ class Load:
         region = [str(_PULSE_AT_MIB * _MIB), str(_PULSE_MIB * _MIB)]
         words = ["/usr/bin/python3", str(PULSE), volume.device, *region]
         inside = f"{guest.shared_dir}/{self.report.name}"
-        self.fio = guest.spawn(_fio(volume.device), log_name=f"fio-{name}.log")
+        self.fio = None if quiet else guest.spawn(_fio(volume.device), log_name=f"fio-{name}.log")
         self.pulse = guest.spawn([*words, inside], log_name=f"pulse-{name}.log")
         self.await_going(_BEGIN_LIMIT_S)
 
     def await_going(self, limit_s: float) -> None:
         """I/O is being answered: some writes of each have ended since the call."""
-        self.volume.await_writes(300, limit_s)
+        self.volume.await_writes(300 if self.fio else 50, limit_s)
 
     def end(self, outcome: Outcome) -> None:
         """Stop both and add what they saw."""
-        self.fio.kill(signal.SIGINT)
         self.pulse.kill(signal.SIGTERM)
-        fio_status = self.fio.wait(_END_LIMIT_S)
+        if self.fio:
+            self._end_fio(self.fio, outcome)
         self.pulse.wait(_END_LIMIT_S)
-        self._add_fio(outcome, fio_status)
         self._add_pulse(outcome)
 
-    def _add_fio(self, outcome: Outcome, status: int) -> None:
-        seen = read_fio(self.fio.output())
+    @staticmethod
+    def _end_fio(fio: GuestProcess, outcome: Outcome) -> None:
+        fio.kill(signal.SIGINT)
+        status = fio.wait(_END_LIMIT_S)
+        seen = read_fio(fio.output())
         outcome.io_errors += seen.io_errors
         outcome.wrong_bytes += seen.wrong_bytes
         if not seen.verified:
-            outcome.troubles.append(f"fio verified nothing (status {status}): {self.fio.log}")
+            outcome.troubles.append(f"fio verified nothing (status {status}): {fio.log}")
 
     def _add_pulse(self, outcome: Outcome) -> None:
         if not self.report.exists():

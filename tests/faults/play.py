@@ -14,11 +14,23 @@ from stage import Stage
 from volume import Volume
 from watch import Watch
 
-from holdfast.base.limits import PATH_MOVE_MIN_S
+from holdfast.base.limits import MIB, PATH_MOVE_MIN_S
+
+_HELD_SHARE = 0.8
 
 
 def play(stage: Stage, volume: Volume, case: Case, label: str, hold_s: float, patience: float) -> Outcome:
     """Raises whatever stops it in the middle; the outcome judges what was measured."""
+    if case.made is None:
+        return _play(stage, volume, case, label, hold_s, patience)
+    own = Volume(stage, label, case.made)
+    outcome = _play(stage, own, case, label, hold_s, patience)
+    if outcome.passed:
+        own.remove()
+    return outcome
+
+
+def _play(stage: Stage, volume: Volume, case: Case, label: str, hold_s: float, patience: float) -> Outcome:
     limit_s = case.pause_limit_s * patience + (hold_s if case.holds_io else 0)
     outcome = Outcome(label, pause_limit_ms=round(limit_s * 1000))
     began_s = time.monotonic()
@@ -29,19 +41,33 @@ def play(stage: Stage, volume: Volume, case: Case, label: str, hold_s: float, pa
     _await_path_move_allowed(case, volume)
     watches = [_watch(volume, kind, label) for kind in ("replicas", "volumes")]
     primary, mirror = volume.roles()
-    scene = Scene(stage, volume, Load(volume, label), primary, mirror, hold_s)
+    load = Load(volume, label, quiet=case.made is not None)
+    scene = Scene(stage, volume, load, primary, mirror, hold_s, watches[1])
     case.fault(scene)
     scene.load.await_going(GO_ON_LIMIT_S)
     volume.await_in_sync()
     scene.hold(AFTERWARDS_S)
     scene.load.end(outcome)
     outcome.wrong_bytes += volume.differing_bytes()
-    replicas, volumes = (watch.end() for watch in watches)
-    outcome.resynced_bytes = max((int(v.get("sync_total_bytes", 0)) for v in volumes), default=0)
+    outcome.resynced_bytes = scene.marked_bytes()
+    replicas = watches[0].end()
+    watches[1].end()
     outcome.troubles += [*scene.troubles, *_moves(case, scene, replicas, volume.roles()[0])]
+    outcome.troubles += _bounds(case, hold_s, outcome)
     outcome.took_s = time.monotonic() - began_s
     outcome.judge()
     return outcome
+
+
+def _bounds(case: Case, hold_s: float, outcome: Outcome) -> list[str]:
+    """What must not have been less, or more, beside the pause."""
+    troubles = []
+    if case.must_hold and (outcome.pause_ms or 0) < _HELD_SHARE * hold_s * 1000:
+        troubles.append(f"writes were acknowledged while they must not be: held for {outcome.pause_ms} ms")
+    limit_mib = case.resync_limit_mib
+    if limit_mib is not None and not 0 < (outcome.resynced_bytes or 0) <= limit_mib * MIB:
+        troubles.append(f"{outcome.resynced_bytes} bytes were resynced, {limit_mib} MiB at most")
+    return troubles
 
 
 def _await_path_move_allowed(case: Case, volume: Volume) -> None:

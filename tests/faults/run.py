@@ -21,11 +21,12 @@ from functools import partial
 from pathlib import Path
 
 from blackout import BLACKOUTS, play_blackout
-from cases import CASES, SABOTAGE, Case
+from cases import CASES, LONG_HOLD_S, SABOTAGE, Case
+from forced import FORCED, play_forced
 from outcome import Outcome, header
 from play import play
 from replacement import REPLACEMENT, play_replacement
-from stage import LEASE_TTL_S, THREE, Stage
+from stage import THREE, Stage
 from volume import Stuck, Volume
 
 from holdfast.lab.cluster import STORAGE_NAMES
@@ -34,7 +35,7 @@ from holdfast.lab.lab import Lab
 
 _RANDOM_CASES = 50
 _QUICK_BLACKOUT = "both-power-off"
-_HOLD_S, _QUICK_HOLD_S = 60.0, 8.0
+_HOLD_S, _QUICK_HOLD_S = 20.0, 8.0
 _RANDOM_HOLD_S = (0.5, 20.0)
 
 Play = Callable[[Stage, Volume], Outcome]
@@ -102,37 +103,51 @@ class Campaign:
 
 def chosen(options: argparse.Namespace) -> list[Turn]:
     """What is to be played, in order."""
-    hold_s = options.hold or (_QUICK_HOLD_S if options.quick else _HOLD_S)
     pattern = "*" if options.only is None else options.only
-    turns = [_turn(case, case.name, hold_s, options.patience) for case in CASES]
+    turns = [_turn(case, case.name, _hold_s(case, options), options.patience) for case in CASES]
     turns += [Turn(name, partial(play_blackout, name=name, label=name)) for name in BLACKOUTS]
+    turns.append(Turn(FORCED, play_forced))
     turns.append(Turn(REPLACEMENT, play_replacement, THREE))
+    turns.sort(key=lambda turn: len(turn.storage))
     quick = {case.name for case in CASES if case.quick} | {_QUICK_BLACKOUT}
-    turns = [t for t in turns if fnmatch(t.label, pattern) and (t.label in quick or not options.quick)]
+    turns = [t for t in turns if _named(t.label, pattern) and (t.label in quick or not options.quick)]
     if pattern == SABOTAGE.name:
-        turns.append(_turn(SABOTAGE, SABOTAGE.name, hold_s, options.patience))
+        turns.append(_turn(SABOTAGE, SABOTAGE.name, _hold_s(SABOTAGE, options), options.patience))
     count = options.random
     if count is None:
         count = 0 if options.quick or options.only is not None else _RANDOM_CASES
     return turns + _random_ones(count, options)
 
 
+def _named(label: str, patterns: str) -> bool:
+    return any(fnmatch(label, pattern) for pattern in patterns.split(","))
+
+
 def _random_ones(count: int, options: argparse.Namespace) -> list[Turn]:
     chance = random.Random(options.seed)
     # Those that need another lease would make all agents start again: not in the middle of a row.
-    cases = [case for case in CASES if case.lease_ttl_s == LEASE_TTL_S]
+    cases = [case for case in CASES if case.plain]
     turns = []
     for number in range(1, count + 1):
         case = chance.choice(cases)
-        if case.moves:
-            case = replace(case, moves=None)  # the fault may be over before anybody has noticed
+        # The fault may be over before anybody has noticed.
+        case = replace(case, moves=None if case.moves else case.moves, must_hold=False)
         hold_s = chance.uniform(*_RANDOM_HOLD_S)
         turns.append(_turn(case, f"random-{number}-{case.name}", hold_s, options.patience))
     return turns
 
 
 def _turn(case: Case, label: str, hold_s: float, patience: float) -> Turn:
-    return Turn(label, partial(play, case=case, label=label, hold_s=hold_s, patience=patience))
+    played = partial(play, case=case, label=label, hold_s=hold_s, patience=patience)
+    return Turn(label, played, case.storage)
+
+
+def _hold_s(case: Case, options: argparse.Namespace) -> float:
+    if options.hold:
+        return float(options.hold)
+    if options.quick:
+        return _QUICK_HOLD_S
+    return LONG_HOLD_S if case.long else _HOLD_S
 
 
 def _sentence(error: Exception) -> str:
@@ -143,10 +158,12 @@ def _sentence(error: Exception) -> str:
 def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="only the most telling cases, with short holds")
-    parser.add_argument("--only", metavar="GLOB", help="only the cases whose name matches")
+    parser.add_argument("--only", metavar="GLOB,GLOB…", help="only the cases whose name matches")
     parser.add_argument("--random", type=int, metavar="K", help="so many random ones, after the others")
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 32), help="of the random ones")
-    parser.add_argument("--hold", type=float, metavar="S", help=f"how long a fault lasts ({_HOLD_S:g})")
+    parser.add_argument(
+        "--hold", type=float, metavar="S", help=f"how long a fault lasts ({_HOLD_S:g}; some {LONG_HOLD_S:g})"
+    )
     parser.add_argument("--patience", type=float, default=1.0, help="multiplies the limits of pauses")
     parser.add_argument("--logs", metavar="DIR", help="where the logs of failed cases are kept")
     parser.add_argument("--list", action="store_true", help="print what would be played")

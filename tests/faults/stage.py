@@ -60,6 +60,11 @@ class Stage:
     def guest(self, name: str) -> Guest:
         return self.lab.guest(name)
 
+    def received_bytes(self, name: str) -> int:
+        """What a guest has got over the network since it was switched on."""
+        read = "cat /sys/class/net/vec0/statistics/rx_bytes"
+        return int(self.guest(name).run(["sh", "-c", read]).stdout)
+
     def start_agent(self, name: str) -> None:
         self.cluster.start_agent(self.guest(name), "--lease-ttl", str(self.lease_ttl_s))
 

@@ -2,15 +2,20 @@
 
 import json
 import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from stage import USER, Stage
 
 from holdfast.lab import multipath
+from holdfast.lab.cluster import STORE_DIR
 from holdfast.lab.initiator import Login
 
 SIZE_MIB = 128
+FILL_AT_MIB = 96
+"""Where the pulse is, and from there on."""
 IN_SYNC_LIMIT_S = 120.0
 _COMPARE_ATTEMPTS = 5
 _HEALTHY = "HEALTH_STATE_HEALTHY"
@@ -20,21 +25,49 @@ class Stuck(Exception):
     """What had to happen did not, in the time that it had."""
 
 
+@dataclass(frozen=True)
+class Made:
+    """How a volume is made, and how much of it is written, from FILL_AT_MIB on, before anything begins."""
+
+    size_mib: int = SIZE_MIB * 2
+    fill_mib: int = 0
+    words: tuple[str, ...] = ()
+
+
 class Volume:
     """Made, attached and logged in to by the compute host."""
 
-    def __init__(self, stage: Stage, name: str) -> None:
+    def __init__(self, stage: Stage, name: str, made: Made = Made(SIZE_MIB)) -> None:
         self.stage = stage
         self.cluster = stage.cluster
         self.name = name
-        volume = self.cluster.cli(USER, "volume", "create", name, "--size", f"{SIZE_MIB}MiB")
+        size = f"{made.size_mib}MiB"
+        volume = self.cluster.cli(USER, "volume", "create", name, "--size", size, *made.words)
         self.uid: str = volume["uid"]
+        self.store = f"{STORE_DIR}/{self.uid}"
         words = ["attachment", "create", name, "--volume", name, "--initiator", stage.compute.initiator]
         attachment = self.cluster.cli(USER, *words)
         self.logins = Login.of_all(attachment)
         self._await_exports(attachment["uid"])
         self.map = multipath.log_in_all(stage.compute, self.logins)
         self.device = self.map.device
+        if made.fill_mib:
+            self._fill(made.fill_mib)
+
+    def remove(self) -> None:
+        """Log out, detach and delete."""
+        multipath.log_out_all(self.stage.compute, self.logins, self.map)
+        self.cluster.cli(USER, "attachment", "delete", self.name)
+        self.cluster.cli(USER, "volume", "delete", self.name)
+
+    def _fill(self, count_mib: int) -> None:
+        """Random bytes, on both disks, and nothing of them in `intent` any more."""
+        words = ["dd", "if=/dev/urandom", f"of={self.device}", "bs=1M", f"seek={FILL_AT_MIB}"]
+        words += [f"count={count_mib}", "oflag=direct", "conv=fsync"]
+        self.stage.compute.run(words, timeout_s=300)
+        clean = f"until [ -z \"$(tr -d '\\0' < {self.store}/intent | head -c 1)\" ]; do sleep 0.2; done"
+        for host in self.roles():
+            self.stage.guest(host).run(["timeout", "90", "sh", "-c", clean], timeout_s=120)
 
     def _await_exports(self, attachment_uid: str) -> None:
         """The mirror's path may be there a little later than the primary's."""
@@ -74,6 +107,15 @@ class Volume:
         health = (self.cluster.record(f"volumes/{self.uid}") or {}).get("health", {})
         return f"{health.get('state')}: {health.get('message', '')}".strip(": ")
 
+    def await_replica(self, holds: Callable[[dict[str, Any]], bool]) -> None:
+        self.cluster.await_record(f"replicas/{self.uid}", holds, IN_SYNC_LIMIT_S)
+
+    def await_health(self, reason: str) -> None:
+        key = f"volumes/{self.uid}"
+        self.cluster.await_record(
+            key, lambda one: one.get("health", {}).get("reason") == reason, IN_SYNC_LIMIT_S
+        )
+
     def await_left_out(self, host: str, limit_s: float = IN_SYNC_LIMIT_S) -> None:
         """The host is not in the set any more."""
 
@@ -81,6 +123,17 @@ class Volume:
             return all(one["host_id"] != host for one in record.get("in_sync", []))
 
         self.cluster.await_record(f"replicas/{self.uid}", is_out, limit_s)
+
+    def await_trouble(self, host: str, reason: str) -> None:
+        """The volume says why that host cannot be brought up to date."""
+
+        def says(record: dict[str, Any]) -> bool:
+            return any(
+                (one["host_id"], one["reason"]) == (host, reason)
+                for one in record.get("replica_troubles", [])
+            )
+
+        self.cluster.await_record(f"volumes/{self.uid}", says, IN_SYNC_LIMIT_S)
 
     def await_writes(self, count: int, limit_s: float) -> None:
         """So many more writes to the device have ended than when this was called."""

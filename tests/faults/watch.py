@@ -21,5 +21,9 @@ class Watch:
 
     def end(self) -> list[dict[str, Any]]:
         self._process.kill()
+        return self.seen()
+
+    def seen(self) -> list[dict[str, Any]]:
+        """Up to now."""
         lines = self._log.read_text(errors="replace").splitlines()
         return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
