@@ -1,7 +1,6 @@
 """`make sim`: many runs, each a function of its seed.
 
-They are made in short-lived processes, a few to each: what a run leaves behind ends with its process, which
-costs less than collecting it.
+Told in processes of their own, one for each core.
 """
 
 import argparse
@@ -21,6 +20,7 @@ from .checks import Violation
 
 BATCH_RUNS = 25
 WARM_RUNS = 3
+SAID_EVERY_S = 300.0
 
 
 @dataclass
@@ -32,15 +32,18 @@ class Told:
     failed: list[tuple[int, str]]
 
 
-def tell_some(seeds: range, answer: Connection) -> None:
-    told = Told(0, 0, [])
-    for seed in seeds:
-        steps, failure = tell(seed)
-        told.runs += 1
-        told.steps += steps
-        if failure:
-            told.failed.append((seed, failure))
-    answer.send(told)
+def tell_batches(asked: Connection) -> None:
+    """A process of its own: tells one range of seeds after another, until None comes."""
+    while (seeds := asked.recv()) is not None:
+        told = Told(0, 0, [])
+        for seed in seeds:
+            steps, failure = tell(seed)
+            gc.collect()
+            told.runs += 1
+            told.steps += steps
+            if failure:
+                told.failed.append((seed, failure))
+        asked.send(told)
 
 
 def tell(seed: int) -> tuple[int, str]:
@@ -70,51 +73,73 @@ def trace(seed: int, digest: bool) -> int:
 
 
 class Campaign:
-    """Batches of seeds in at most `jobs` processes at a time, until `failures` runs have failed."""
+    """Batches of seeds in `jobs` processes, until `failures` runs have failed. A process tells many batches, and
+    collects after each run: cheaper than new pages for what runs leave behind.
+    """
 
     def __init__(self, seeds: range, jobs: int, failures: int) -> None:
-        self._batches = [seeds[at : at + BATCH_RUNS] for at in range(0, len(seeds), BATCH_RUNS)]
+        self._waiting = iter([seeds[at : at + BATCH_RUNS] for at in range(0, len(seeds), BATCH_RUNS)])
         self._jobs = jobs
         self._failures = failures
         self._context: ForkContext = get_context("fork")
         self._running: dict[Connection, tuple[ForkProcess, range]] = {}
+        self._began_s = time.monotonic()
+        self._said_s = self._began_s
         self.told = Told(0, 0, [])
 
     def run(self) -> Told:
-        waiting = iter(self._batches)
-        while True:
-            while len(self._running) < self._jobs and len(self.told.failed) < self._failures:
-                batch = next(waiting, None)
-                if batch is None:
-                    break
+        for _ in range(self._jobs):
+            batch = self._next()
+            if batch is not None:
                 self._start(batch)
-            if not self._running:
-                return self.told
-            for answer in wait(list(self._running)):
-                assert isinstance(answer, Connection)
-                self._take(answer)
+        while self._running:
+            for there in wait(list(self._running)):
+                assert isinstance(there, Connection)
+                self._hear(there)
+        return self.told
+
+    def _next(self) -> range | None:
+        return next(self._waiting, None) if len(self.told.failed) < self._failures else None
 
     def _start(self, batch: range) -> None:
-        here, there = self._context.Pipe(duplex=False)
-        process = self._context.Process(target=tell_some, args=(batch, there))
+        here, there = self._context.Pipe()
+        process = self._context.Process(target=tell_batches, args=(there,))
         process.start()
         there.close()
+        here.send(batch)
         self._running[here] = (process, batch)
 
-    def _take(self, answer: Connection) -> None:
-        process, batch = self._running.pop(answer)
+    def _hear(self, there: Connection) -> None:
+        process, batch = self._running.pop(there)
         try:
-            told = answer.recv()
+            self._take(there.recv())
         except EOFError:
-            told = Told(0, 0, [(batch.start, f"the process of seeds {batch} has died")])
-        process.join()
-        answer.close()
+            self._take(Told(0, 0, [(batch.start, f"the process of seeds {batch} has died")]))
+            process.join()
+            there.close()
+            following = self._next()
+            if following is not None:
+                self._start(following)
+            return
+        following = self._next()
+        there.send(following)
+        if following is not None:
+            self._running[there] = (process, following)
+        else:
+            process.join()
+            there.close()
+
+    def _take(self, told: Told) -> None:
         self.told.runs += told.runs
         self.told.steps += told.steps
         self.told.failed += told.failed
         for seed, failure in told.failed:
             print(f"seed {seed}: {failure}", flush=True)
             print(f"  again: make sim SEED={seed} SEEDS=1 TRACE=1", flush=True)
+        now_s = time.monotonic()
+        if now_s - self._said_s > SAID_EVERY_S:
+            self._said_s = now_s
+            print(f"... {self.told.runs} runs, {len(self.told.failed)} violations", flush=True)
 
 
 def main() -> int:
