@@ -98,6 +98,7 @@ class History(Cluster):
             lambda: to("resign", c.resign, primary, epoch, other),
             lambda: to("crash_move", c.crash_move, primary, epoch, other, self.now_s),
             *[lambda: to("cold_start", c.cold_start, other, self.boot(other), epoch)] * 2,
+            lambda: to("renounce", c.renounce, other, epoch),
             lambda: to("path_move", c.path_move, primary, epoch, other, self.now_s),
         ]
 
@@ -192,7 +193,7 @@ class History(Cluster):
             self.views_are_of_members()
 
 
-MEMBERSHIP = {"leave_out", "join", "take_over", "hand_over", "resign", "cold_start"}
+MEMBERSHIP = {"leave_out", "join", "take_over", "hand_over", "resign", "cold_start", "renounce"}
 EVERYTHING = MEMBERSHIP | {"path_move", "crash_move", "switch", "replace", "drop", "stay", "force", "removed"}
 
 

@@ -69,6 +69,15 @@ def test_leaving_out_nobody_fences(at: Cluster) -> None:
         at.do(replica_changes.join, "a", 2, "b", "b.1")
 
 
+def test_renouncing_fences_a_join(at: Cluster) -> None:
+    degrade(at)
+    assert at.do(replica_changes.renounce, "b", 2)
+    assert where(at) == (3, "a", ["a"])
+    with pytest.raises(StaleEpoch):
+        at.do(replica_changes.join, "a", 2, "b", "b.1")
+    assert at.do(replica_changes.join, "a", 3, "b", "b.1")
+
+
 def test_take_over(at: Cluster) -> None:
     at.go("a")
     assert at.do(replica_changes.take_over, "b", "b.1", 1)
@@ -380,6 +389,9 @@ REFUSALS: dict[str, Refusal] = {
         ("b", "b.2", 2),
     ),
     "cold start: a boot that is not": ("NOT_LIVE", both_reboot, c.cold_start, ("b", "b.9", 1)),
+    "renounce: old epoch": (STALE, degrade, c.renounce, ("b", 1)),
+    "renounce: a member": ("IN_SYNC", nothing, c.renounce, ("b", 1)),
+    "renounce: a stranger": ("NOT_ASSIGNED", degrade, c.renounce, ("c", 2)),
     "force: a member lives": ("GOOD_COPY_LIVES", degrade, c.force_start, ("b", *FORCE)),
     "force: it starts cold by itself": ("GOOD_COPY_LIVES", both_reboot, c.force_start, ("b", *FORCE)),
     "force: a stranger": ("NOT_ASSIGNED", last_copy, c.force_start, ("c", *FORCE)),

@@ -177,3 +177,13 @@ def test_a_worker_that_does_not_stay_is_not_asked(observed: Observed | None) -> 
         assert not isinstance(decide(assigned(), "a", observed, now), say.CrashMove), "nobody could take it"
     for other in (assigned(r.ROLE_MIRROR), assigned(deleting=True), assigned(boot_id="a0")):
         assert not isinstance(decide(other, "a", observed, looping), say.CrashMove)
+
+
+def test_a_bad_copy_is_renounced_once() -> None:
+    left_out = assigned(r.ROLE_JOINER, boot_id="")
+    suspect, damaged = seen("joiner", suspect=True), seen("joiner", reason="STORE_DAMAGED")
+    for bad in (suspect, damaged):
+        assert decide(left_out, "a", bad, NOW) == say.Renounce(5)
+        assert decide(left_out, "a", bad, dataclasses.replace(NOW, renounced_epoch=4)) is None
+        assert decide(assigned(r.ROLE_JOINER, boot_id="a0"), "a", bad, NOW) is None
+    assert decide(left_out, "a", seen("joiner"), NOW) is None

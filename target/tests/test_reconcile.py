@@ -108,8 +108,16 @@ def test_only_one_that_is_in_sync_is_yielded_to() -> None:
 )
 def test_rebuilding(observed: Observed | None, may: bool, rebuild: bool) -> None:
     left_out = assigned(role=r.ROLE_JOINER, boot_id="", primary_host_id="b")
-    assert told(left_out, observed=observed, may_rebuild=may).rebuild == rebuild
-    assert not told(assigned(), observed=observed, may_rebuild=may).rebuild
+    assert told(left_out, observed=observed, may_rebuild=may, renounced_epoch=2).rebuild == rebuild
+    assert not told(assigned(), observed=observed, may_rebuild=may, renounced_epoch=2).rebuild
+
+
+@pytest.mark.parametrize("renounced_epoch", [0, 3])
+def test_a_copy_that_may_be_about_to_join_is_kept(renounced_epoch: int) -> None:
+    """Until an epoch that was raised for this is read: in the one before, its primary may have it join."""
+    left_out = assigned(role=r.ROLE_JOINER, boot_id="", primary_host_id="b")
+    suspect = Observed(UID, "joiner", 3, suspect=True)
+    assert not told(left_out, observed=suspect, renounced_epoch=renounced_epoch).rebuild
 
 
 def test_turns_bind_the_primary_only() -> None:

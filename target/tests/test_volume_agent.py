@@ -267,16 +267,25 @@ def test_a_bad_copy_is_thrown_away_once_in_a_while(bench: Bench, monkeypatch: py
     monkeypatch.setattr("holdfast.target.volume_agent._exists", lambda _path: True, raising=False)
     bad, good = observed("joiner", suspect=True), observed("joiner")
 
+    bench.etcd.away = False
+    renounced: list[int] = []
+
     def asked(seen: Observed) -> bool:
-        bench.says(seen)
-        for _ in range(6):
-            bench.loop.run_once(0.01)
-            bench.agent.reconcile()
+        """Each epoch that is renounced is followed by the next."""
+        for _ in range(2):
+            epoch = 1 + len(renounced)
+            bench.agent.assign(assigned(r.ROLE_JOINER, boot_id="", epoch=epoch))
+            bench.says(dataclasses.replace(seen, epoch=epoch))
+            for _ in range(6):
+                bench.loop.run_once(0.01)
+                bench.agent.reconcile()
+            bench.until(lambda: not bench.agent._changes._sending)
+            renounced[:] = range(bench.etcd.count("renounce"))
         return bench.told[-1].rebuild
 
     bench.start_worker(good)
-    bench.agent.assign(assigned(r.ROLE_JOINER, boot_id=""))
-    assert not asked(good) and asked(bad) and asked(bad)
+    assert not asked(good) and not renounced
+    assert asked(bad) and asked(bad) and len(renounced) == 1
     now_s[0] += 5
     assert asked(bad), "it may take a moment"
     assert not asked(good)

@@ -93,7 +93,7 @@ class HostActions:
         return follow(self.etcd, keys.HOST_LEASES, stop)
 
     def leave_out(self, volume_uid: str, epoch: int, hosts: Collection[str]) -> bool:
-        """For this and the next seven: see replica_changes, and replica_decisions for `path_move`."""
+        """For this and the next eight: see replica_changes, and replica_decisions for `path_move`."""
         return run(
             self.etcd,
             lambda draft: replica_changes.leave_out(draft, volume_uid, self.host_id, epoch, hosts),
@@ -138,6 +138,9 @@ class HostActions:
             self.etcd,
             lambda draft: replica_changes.cold_start(draft, volume_uid, self.host_id, boot_id, epoch),
         )
+
+    def renounce(self, volume_uid: str, epoch: int) -> bool:
+        return run(self.etcd, lambda draft: replica_changes.renounce(draft, volume_uid, self.host_id, epoch))
 
     def path_move(self, volume_uid: str, epoch: int, to_host_id: str) -> bool:
         return run(

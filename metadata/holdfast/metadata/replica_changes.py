@@ -14,6 +14,7 @@ the record, and never done twice. The transaction compares everything that was l
 | resign | primary | NOT_IN_SYNC, NOT_LIVE | the same, and the old one is out |
 | crash_move | primary | as resign; TOO_SOON | the same, though nothing was yielded |
 | cold_start | any member | NOT_IN_SYNC, NOT_LIVE, MEMORY_KEPT | it alone, under its new boot |
+| renounce | any joiner | NOT_ASSIGNED, IN_SYNC | a new epoch, no more: a join that was asked for is refused |
 
 replica_decisions.py has those of the control plane; `derived.write` is where either is written.
 
@@ -65,6 +66,7 @@ __all__ = [
     "leave_out",
     "let_go",
     "path_move",
+    "renounce",
     "replace",
     "request_switch",
     "resign",
@@ -176,6 +178,17 @@ def cold_start(draft: Draft, volume_uid: str, host_id: str, boot_id: str, epoch:
     set_in_sync(replica, [r.InSync(host_id=host_id, boot_id=boot_id)])
     replica.primary_host_id = host_id
     return write(draft, replica, cold=True)
+
+
+def renounce(draft: Draft, volume_uid: str, host_id: str, epoch: int) -> bool:
+    """A host outside the set is about to throw its copy away: it must not join as what it was until now."""
+    replica = at_epoch(draft, volume_uid, epoch)
+    need_assigned(replica, host_id)
+    if boot_of(replica, host_id):
+        raise Precondition(
+            "IN_SYNC", f"Host {host_id} is in the set of volume {volume_uid}: it keeps its copy."
+        )
+    return write(draft, replica)
 
 
 def _to_another(draft: Draft, volume_uid: str, host_id: str, epoch: int, to_host_id: str) -> r.ReplicaRecord:

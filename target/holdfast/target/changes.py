@@ -35,11 +35,18 @@ class ChangeSender:
         self._timer: Timer | None = None
         self.etcd_away = False
         """The last attempt found no etcd."""
+        self.made: Change | None = None
+        """The last change that was surely made, since `forget_made`."""
+        self._counts = False
 
     def forget(self) -> None:
         """The assignment has changed."""
         self._last = None
         self.etcd_away = False
+
+    def forget_made(self) -> None:
+        """What it was made for is over: nor does one that is under way count."""
+        self.made, self._counts = None, False
 
     def send(self, change: Change | None) -> None:
         """Make `change`, unless that is under way, or was tried a moment ago."""
@@ -51,11 +58,11 @@ class ChangeSender:
         if change == self._last and wait_s > 0:
             self._look_again(wait_s)
             return
-        self._sending, self._last = True, change
+        self._sending, self._last, self._counts = True, change, True
         log.info("volume %s: %s", self._uid, change)
         self._tools.loop.in_pool(
             partial(change.send, self._tools.actions, self._uid),
-            self._sent,
+            partial(self._sent, change),
             partial(self._failed, change),
             self._tools.urgent,
         )
@@ -64,7 +71,9 @@ class ChangeSender:
         if self._timer is not None:
             self._timer.cancel()
 
-    def _sent(self, _nothing: None) -> None:
+    def _sent(self, change: Change, _nothing: None) -> None:
+        if self._counts:
+            self.made = change
         self._again_in(ECHO_S)
         self.etcd_away = False
 

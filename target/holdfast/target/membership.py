@@ -14,6 +14,7 @@ it again (metadata's replica_changes.py): a decision from old news is refused th
 | primary | join | the worker wants it, and that boot of the joiner lives |
 | primary | path_move | a mirror refused I/O, and no initiator has been logged in here for PATH_AWAY_S |
 | mirror | take_over | its beacon lease has expired (I-3), and the primary's boot does not live |
+| joiner | renounce | its copy is bad, and is to be thrown away (rebuilding.py) |
 | joiner | cold_start | no member has kept its memory, all are back, and the copy here is whole |
 
 Leases detect death, they do not fence (I-3): what keeps a wrongly declared primary from acknowledging is
@@ -27,6 +28,7 @@ from holdfast.api.records.v1 import records_pb2 as r
 from holdfast.base.limits import PATH_AWAY_S
 from holdfast.target import reports as say
 from holdfast.target.control import Observed
+from holdfast.target.rebuilding import is_bad
 from holdfast.target.reports import Change
 from holdfast.target.roles import JOINER, MIRROR, PRIMARY, peer_of, role_here
 
@@ -48,6 +50,8 @@ class Circumstances:
     """For how long `cold_start_possible` has held without a break."""
     path_cut_s: float = 0.0
     """For how long initiators whose I/O a mirror refuses have had no session here (volume_sessions.py)."""
+    renounced_epoch: int = 0
+    """See rebuilding.py."""
     crash_looping: bool = False
     """The worker has ended again and again, each time soon after its start."""
 
@@ -131,6 +135,8 @@ def _as_mirror(
 def _as_joiner(
     assignment: r.Assignment, host_id: str, observed: Observed, now: Circumstances, leases: Leases
 ) -> Change | None:
+    if is_bad(assignment, observed):
+        return say.Renounce(assignment.epoch) if not now.renounced_epoch else None
     if not cold_start_possible(assignment, now.boot_id, leases):
         return None
     if not observed.store_open or observed.suspect or not observed.consistent:

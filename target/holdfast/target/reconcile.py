@@ -17,13 +17,9 @@ from holdfast.target import reports as say
 from holdfast.target.control import Desired, DesiredPeer, DesiredRing, DesiredSnapshot, Observed
 from holdfast.target.lio_export import Acl, Backstore, Export, Present, uio_name
 from holdfast.target.membership import Leases
+from holdfast.target.rebuilding import may_throw_away
 from holdfast.target.reports import Report
 from holdfast.target.roles import JOINER, PRIMARY, members_seen, role_here
-
-REBUILT = frozenset(("STORE_DAMAGED", "STORE_UNUSABLE"))
-"""Why a store cannot be opened, where a new one may be made instead of it. Not WRONG_STORE: whoever put
-another volume there must say what it was.
-"""
 
 
 @dataclass(frozen=True)
@@ -69,6 +65,8 @@ class Situation:
     """The host's turn (syncs.py) has come to this volume."""
     may_rebuild: bool = True
     """Its copy was not thrown away a moment ago."""
+    renounced_epoch: int = 0
+    """See rebuilding.py."""
     etcd_away: bool = False
     """A change of members that is wanted could not be recorded: etcd does not answer."""
     crash_looping: bool = False
@@ -183,7 +181,7 @@ def _desired(assignment: r.Assignment, host: Host, now: Situation) -> Desired:
         needs_mirror=assignment.needs_mirror,
         cold_epoch=assignment.cold_epoch,
         accept_half_synced=assignment.accept_half_synced,
-        rebuild=_must_rebuild(assignment, now),
+        rebuild=now.may_rebuild and may_throw_away(assignment, now.observed, now.renounced_epoch),
         may_sync=now.may_sync or role != PRIMARY,
         sync_max_bytes_s=host.sync_max_bytes_s,
         verify_request=assignment.verify_request,
@@ -201,14 +199,6 @@ def _desired_snapshots(
     for one in assignment.snapshots:
         freeze = role == PRIMARY and one.state == r.SNAPSHOT_STATE_PENDING and one.uid not in frozen
         yield DesiredSnapshot(one.uid, freeze, one.incremental, one.base_generation)
-
-
-def _must_rebuild(assignment: r.Assignment, now: Situation) -> bool:
-    """Only the copy of a host that is not in the set, under any boot, may be thrown away."""
-    if assignment.role != r.ROLE_JOINER or assignment.boot_id or now.observed is None:
-        return False
-    bad = now.observed.suspect or now.observed.reason in REBUILT
-    return bad and now.may_rebuild
 
 
 def _export(assignment: r.Assignment, host: Host, now: Situation) -> Export | None:

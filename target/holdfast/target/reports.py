@@ -240,6 +240,14 @@ class ColdStart:
 
 
 @dataclass(frozen=True)
+class Renounce:
+    epoch: int
+
+    def send(self, actions: HostActions, volume_uid: str) -> None:
+        actions.renounce(volume_uid, self.epoch)
+
+
+@dataclass(frozen=True)
 class PathMove:
     epoch: int
     to_host_id: str
@@ -248,7 +256,7 @@ class PathMove:
         actions.path_move(volume_uid, self.epoch, self.to_host_id)
 
 
-Change = LeaveOut | Join | TakeOver | HandOver | Resign | CrashMove | ColdStart | PathMove
+Change = LeaveOut | Join | TakeOver | HandOver | Resign | CrashMove | ColdStart | Renounce | PathMove
 """A change of who may acknowledge, or where: decided in membership.py, sent ahead of everything else."""
 
 Report = (

@@ -17,8 +17,10 @@ from holdfast.metadata.seal import unseal
 from holdfast.target import membership
 from holdfast.target.changes import ChangeSender
 from holdfast.target.lio_export import Present
+from holdfast.target.rebuilding import is_bad
 from holdfast.target.reconcile import Plan, Situation, decide, frozen_so_far
 from holdfast.target.reporter import Reporter
+from holdfast.target.reports import Renounce
 from holdfast.target.roles import PRIMARY, joiners, peer_of, role_here
 from holdfast.target.store_folder import anything_at, remove_tree
 from holdfast.target.tools import Tools
@@ -136,6 +138,7 @@ class VolumeAgent:
             cold_possible_s=self._cold_possible_s(),
             path_cut_s=self._path_cut_s(),
             crash_looping=self._worker.crash_looping,
+            renounced_epoch=self._renounced_epoch,
         )
         self._changes.send(membership.decide(assignment, host.host_id, observed, now))
 
@@ -173,6 +176,15 @@ class VolumeAgent:
         left = sum(one.remaining_bytes for one in observed.syncs) if observed else 0
         return self._tools.syncs.wanted(self.uid, left, now_s)
 
+    @property
+    def _renounced_epoch(self) -> int:
+        made = self._changes.made
+        if isinstance(made, Renounce) and is_bad(self._assignment, self._link.observed):
+            return made.epoch
+        if not is_bad(self._assignment, self._link.observed):
+            self._changes.forget_made()
+        return 0
+
     def _may_rebuild(self) -> bool:
         age_s = self._tools.loop.now() - self._rebuilt_s
         return age_s >= REBUILD_S or (self._rebuilding and age_s < REBUILD_TRY_S)
@@ -198,6 +210,7 @@ class VolumeAgent:
             frozen=self._frozen,
             may_sync=self._may_sync(),
             may_rebuild=self._may_rebuild(),
+            renounced_epoch=self._renounced_epoch,
             etcd_away=self._changes.etcd_away,
             crash_looping=self._worker.crash_looping,
         )

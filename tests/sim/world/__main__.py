@@ -73,8 +73,8 @@ def trace(seed: int, digest: bool) -> int:
 
 
 class Campaign:
-    """Batches of seeds in `jobs` processes, until `failures` runs have failed. A process tells many batches, and
-    collects after each run: cheaper than new pages for what runs leave behind.
+    """Batches of seeds in `jobs` processes, until `failures` runs have failed. A process tells many batches,
+    and collects after each run: cheaper than new pages for what runs leave behind.
     """
 
     def __init__(self, seeds: range, jobs: int, failures: int) -> None:

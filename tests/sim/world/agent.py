@@ -14,7 +14,7 @@ from holdfast.base.errors import HoldfastError
 from holdfast.metadata import host_actions, keys
 from holdfast.metadata.etcd_types import Entry, LeaseGone
 from holdfast.metadata.host_actions import HostActions, register
-from holdfast.target import membership
+from holdfast.target import membership, rebuilding
 from holdfast.target import reconcile as planning
 from holdfast.target import reports as say
 from holdfast.target.control import Desired, Observed
@@ -80,6 +80,8 @@ class Agent:
         self._observed: Observed | None = None
         self._told: Desired | None = None
         self._sending = False
+        self._asked: object = None
+        self._renounced_epoch = 0
         self._not_before_s = 0.0
         self._restart_not_before_s = 0.0
         self._unattached_since_s = loop.now()
@@ -204,15 +206,18 @@ class Agent:
         alive = host.worker_alive()
         if not alive:
             self._observed = self._told = None
+        if not rebuilding.is_bad(assignment, self._observed):
+            self._renounced_epoch, self._asked = 0, None
         circumstances = membership.Circumstances(
             boot_id=host.boot_id,
             leases=self._leases,
             cold_possible_s=now_s - self._cold_since_s if self._cold_since_s is not None else 0.0,
             path_cut_s=now_s - self._unattached_since_s,
+            renounced_epoch=self._renounced_epoch,
         )
         change = membership.decide(assignment, host.name, self._observed, circumstances)
         if change is not None and not self._sending and now_s >= self._not_before_s:
-            self._sending = True
+            self._sending, self._asked = True, change
             change.send(self._actions, self._uid)
         self._run(self._planned(alive), alive)
 
@@ -226,6 +231,7 @@ class Agent:
             tuple(self._leases.items()),
             alive,
             self._host.store_exists(),
+            self._renounced_epoch,
         )
         if self._plan is None or known != self._planned_from:
             self._planned_from = known
@@ -252,6 +258,7 @@ class Agent:
             present=Present(),
             store_exists=self._host.store_exists(),
             secrets={},
+            renounced_epoch=self._renounced_epoch,
             frozen=self._frozen,
         )
 
@@ -282,6 +289,9 @@ class Agent:
 
     def _sent(self, result: object) -> None:
         self._sending = False
+        asked, self._asked = self._asked, None
+        if isinstance(asked, say.Renounce) and not isinstance(result, Exception):
+            self._renounced_epoch = asked.epoch
         if isinstance(result, HoldfastError):
             self._not_before_s = self.loop.now() + RETRY_S * 0.5
         elif isinstance(result, Exception):

@@ -337,12 +337,17 @@ class Checks:
             return
         tick, command, by, _aborted = found
         exact = (offset, len(content)) == (command.io.sector * SECTOR_BYTES, command.io.count * SECTOR_BYTES)
-        if not exact or len(content) % EXTENT_BYTES == 0 or content != content[:8] * (len(content) // 8):
+        if not exact or self._is_whole(offset, len(content)) or content != content[:8] * (len(content) // 8):
             return  # A copy of where it is already.
         if host == by:
             self.violated(f"I-11: {command.value}, ended at tick {tick}, is applied on {host} afterwards")
         elif command.value in self._aborted:
             self.violated(f"I-11: {command.value}, whose abort was answered, is applied on {host} afterwards")
+
+    def _is_whole(self, offset: int, length: int) -> bool:
+        """Extents: what one host copies to another, and the last one is short."""
+        end = offset + length
+        return offset % EXTENT_BYTES == 0 and (end % EXTENT_BYTES == 0 or end == self.size_bytes)
 
     # Sessions.
 

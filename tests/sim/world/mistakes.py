@@ -38,6 +38,7 @@ _SHOWS: dict[str, tuple[str, ...]] = {
     "leave out what the joiner intended": _DIFFER,
     "leave writes in flight out of absent": _DIFFER,
     "do not mark what an absent host misses": _DIFFER,
+    "throw away a copy that may be about to join": ("I-5", *_DIFFER),
     "flush one side only": ("flushed", "forced"),
     "go on after a failed sync": ("flushed", "forced"),
     "run a held command after ownership came back": ("I-11",),
@@ -295,6 +296,22 @@ MISTAKES = (
         (
             "        if attached and not self.absent.any_in(extents.start, extents.stop):\n            return True\n        self.absent.set_range(extents.start, extents.stop)\n",
             "        if attached and not self.absent.any_in(extents.start, extents.stop):\n            return True\n",
+        ),
+    ),
+    _mistake(
+        "throw away a copy that may be about to join",
+        _TARGET + "rebuilding",
+        (
+            "    return is_bad(assignment, observed) and 0 <",
+            "    return is_bad(assignment, observed) and 0 ==",
+        ),
+        (" renounced_epoch < assignment.epoch\n", " renounced_epoch\n"),
+        also=(
+            (
+                _TARGET + "membership",
+                "        return say.Renounce(assignment.epoch) if not now.renounced_epoch else None\n",
+                "        return None\n",
+            ),
         ),
     ),
     # Disks.
