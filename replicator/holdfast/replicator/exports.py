@@ -34,6 +34,21 @@ HOLE_AND_ZERO = 3
 Runs = list[tuple[int, int]]
 
 
+class _Reading(Turn):
+    """A read, and its turn on all of the extents that it touches."""
+
+    __slots__ = ("export", "request")
+
+    def __init__(self, export: "ReplicaExport", request: Request) -> None:
+        first, last = request.offset // EXTENT_BYTES, (request.offset + request.length - 1) // EXTENT_BYTES
+        super().__init__(first * EXTENT_BYTES, (last + 1) * EXTENT_BYTES, False)
+        self.export = export
+        self.request = request
+
+    def begin(self) -> None:
+        self.export.begin(self)
+
+
 class ReplicaExport:
     """This host's copy as it is. Subclassed for frozen views: `_place` says where an extent's bytes are."""
 
@@ -64,11 +79,33 @@ class ReplicaExport:
         elif self._local.suspect:
             request.done(Outcome.MEDIUM_ERROR)
         else:
-            extents = covering(request.offset, request.length, EXTENT_BYTES)
-            start, end = extents.start * EXTENT_BYTES, extents.stop * EXTENT_BYTES
-            self._local.order.take(start, end, False, partial(self._begin, request))
+            reading = _Reading(self, request)
+            if self._local.order.enter(reading):
+                self.begin(reading)
 
-    def _begin(self, request: Request, turn: Turn) -> None:
+    def begin(self, reading: "_Reading") -> None:
+        """Its turn has come: from the page cache at once, else in the pool."""
+        request = reading.request
+        try:
+            cached = self._read_cached(request)
+        except OSError:
+            cached = False  # It fails again in the pool, and is answered there.
+        if cached:
+            self._local.order.give_back(reading)
+            request.done(Outcome.OK)
+        else:
+            self._read_in_pool(reading, request)
+
+    def _read_cached(self, request: Request) -> bool:
+        """Whether the request's buffers are filled, which took no wait."""
+        offset, length = request.offset, request.length
+        extent = offset // EXTENT_BYTES
+        if offset + length > (extent + 1) * EXTENT_BYTES:
+            return False
+        place = self._place(extent)
+        return place is not None and place.read_cached(request.buffers, offset, length)
+
+    def _read_in_pool(self, turn: Turn, request: Request) -> None:
         def held(elsewhere: list[int]) -> None:
             self._local.order.give_back(turn)
             if not elsewhere:

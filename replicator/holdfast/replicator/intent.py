@@ -29,28 +29,21 @@ class Intent:
         self._loop = loop
         self._bitmap = bitmap
         self.hot: set[int] = set()
-        self._touched: set[int] = set()
+        self.touched: set[int] = set()
+        """Regions in which a write has begun since the last clean."""
         self._waiting: list[tuple[Iterable[int], Then, Failed]] = []
         self._syncing: set[int] = set()
         self._broken: BaseException | None = None
         self.cleaning = False
         """Between `candidates` and `untouched` (clean.py)."""
 
-    def is_hot(self, offset: int, length: int) -> bool:
-        """Short for `ensure`, whose `then` the caller calls itself if True; False says nothing."""
-        region = offset // REGION_BYTES
-        if region in self.hot and offset + length <= (region + 1) * REGION_BYTES:
-            self._touched.add(region)
-            return True
-        return False
-
     def ensure(self, offset: int, length: int, then: Then, failed: Failed) -> None:
-        """Call `then()` once every region of the range is on disk as intended; at once if it is."""
-        if self.is_hot(offset, length):
-            then()
-            return
+        """Call `then()` once every region of the range is on disk as intended; at once if it is.
+
+        LocalReplica.is_prepared is the short way for a range within one hot region.
+        """
         regions = covering(offset, length, REGION_BYTES)
-        self._touched.update(regions)
+        self.touched.update(regions)
         if self.hot.issuperset(regions):
             then()
         else:
@@ -65,19 +58,19 @@ class Intent:
 
     def candidates(self, writing: Iterable[tuple[int, int]]) -> set[int]:
         """Start a clean: hot regions with no write under way and none since the last call of this."""
-        busy = self._touched | _regions_of(writing)
-        self._touched = set()
+        busy = self.touched | _regions_of(writing)
+        self.touched = set()
         return self.hot - busy
 
     def intended(self, writing: Iterable[tuple[int, int]]) -> set[int]:
         """As `candidates`, of all that is intended, whoever wrote there and when."""
         busy = _regions_of(writing)
-        self._touched = set()
+        self.touched = set()
         return set(self._bitmap.set_bits()) - busy - self._syncing
 
     def untouched(self, regions: set[int]) -> set[int]:
         """Those of `regions` to which no write has begun since `candidates` gave them."""
-        return regions - self._touched - self._syncing
+        return regions - self.touched - self._syncing
 
     def forget(self, regions: Iterable[int]) -> None:
         """Clear bits; the caller knows that both hosts have synced all that was ever begun there. They
@@ -86,7 +79,7 @@ class Intent:
         for region in regions:
             if region not in self._syncing:
                 self.hot.discard(region)
-                self._touched.discard(region)
+                self.touched.discard(region)
                 self._bitmap.clear(region)
 
     def _make_durable(self, regions: Iterable[int], then: Then, failed: Failed) -> None:

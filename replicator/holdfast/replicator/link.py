@@ -29,7 +29,7 @@ from holdfast.replicator.talk import TAKES_NO_PART, Session, Talk
 
 log = logging.getLogger(__name__)
 
-_OK = Outcome.OK
+_OK, _WRITE = Outcome.OK, Op.WRITE
 RETRY_MIN_S = 0.1
 RETRY_MAX_S = 1.0
 
@@ -151,8 +151,13 @@ class Link:
         """Send a request (Talk.transmit), now or when the link is back; `done(OK)` once it is confirmed."""
         sent = Sent(self, request, done)
         self._unconfirmed[sent] = None
-        if self._sending is not None:
-            self._sending.transmit(request, sent.confirmed)
+        talk = self._sending
+        if talk is None:
+            return sent
+        if request.op is _WRITE:
+            talk.write(request.offset, request.buffers, request.fua, sent.confirmed)
+        else:
+            talk.transmit(request, sent.confirmed)
         return sent
 
     def holds(self, sent: Sent) -> bool:

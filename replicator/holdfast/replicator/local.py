@@ -19,7 +19,7 @@ from functools import partial
 
 from holdfast.base.device import Done, LookRequest, Op, Outcome, Request, Runs
 from holdfast.base.extents import covering, inside
-from holdfast.base.limits import EXTENT_BYTES, MIB
+from holdfast.base.limits import EXTENT_BYTES, MIB, REGION_BYTES
 from holdfast.base.loop import Loop
 from holdfast.replicator.intent import Intent
 from holdfast.replicator.look import look
@@ -55,7 +55,13 @@ class LocalReplica:
 
     def is_prepared(self, offset: int, length: int) -> bool:
         """Short for `prepare`, whose `then` the caller calls itself if True; False says nothing."""
-        return not (self.suspect or self.store.views) and self.intent.is_hot(offset, length)
+        if self.suspect or self.store.views:
+            return False
+        intent, region = self.intent, offset // REGION_BYTES
+        if region in intent.hot and offset + length <= (region + 1) * REGION_BYTES:
+            intent.touched.add(region)
+            return True
+        return False
 
     def prepare(self, offset: int, length: int, then: Callable[[], None], failed: Done) -> None:
         """Make it safe to overwrite the range: intent, then frozen copies. `failed(outcome)` otherwise."""

@@ -34,7 +34,9 @@ SWEEP_INTERVAL_S = 1.0
 
 
 _OK = Outcome.OK
-_READ, _FLUSH, _COMPARE, _LOOK = Op.READ, Op.FLUSH, Op.COMPARE_AND_WRITE, Op.LOOK
+_READ, _WRITE, _FLUSH = Op.READ, Op.WRITE, Op.FLUSH
+_COMPARE, _LOOK = Op.COMPARE_AND_WRITE, Op.LOOK
+_NOTHING: tuple[()] = ()
 
 
 class Job(Turn):
@@ -64,7 +66,7 @@ class Job(Turn):
         """On disk here when it is done here."""
         self.holds = False
         """It has its turn."""
-        self.sent: list[tuple[Partner, Sent]] = []
+        self.sent: Sequence[tuple[Partner, Sent]] = _NOTHING
         self.waiting = 0
         self.outcome = _OK
 
@@ -108,12 +110,13 @@ class Primary:
         """A write is on this disk before it is acknowledged: perhaps no other host is recorded as in sync."""
         self.reads = False
         """Reads may begin."""
-        self.writes = False
-        """Writes and flushes may begin: every host that they need is there."""
+        self._writes = False
+        self._open = False
         self.leased_until_s = -math.inf
         self.on_trouble: Callable[[Outcome], None] = lambda _outcome: None
         self.on_quiet: Callable[[], None] = lambda: None
         self.local = local
+        self._order = local.order
         self.size_bytes = local.store.size_bytes
         hydrator.fill = self.fill
         self._sweeper = loop.call_later(SWEEP_INTERVAL_S, self._sweep)
@@ -122,12 +125,26 @@ class Primary:
         """Answer everything BUSY, also what is still to come, and begin nothing more."""
         self._sweeper.cancel()
         self._closed = self._gate_closed = True
+        self._reopen()
         self.refuse_all()
 
     def refuse_all(self) -> None:
         """Answer everything that is under way BUSY, now."""
         self._held.clear()
         self._forget_all(list(self._jobs))
+
+    @property
+    def writes(self) -> bool:
+        """Writes and flushes may begin: every host that they need is there."""
+        return self._writes
+
+    @writes.setter
+    def writes(self, may: bool) -> None:
+        self._writes = may
+        self._reopen()
+
+    def _reopen(self) -> None:
+        self._open = self._writes and not self._gate_closed
 
     @property
     def under_way(self) -> int:
@@ -149,6 +166,18 @@ class Primary:
             request.done(Outcome.INVALID)
         elif not request.length and request.op is not _FLUSH:
             request.done(Outcome.OK)
+        elif request.op is _WRITE and self._open and not self.local.store.missing.left:
+            # The way of nearly every write, as `_admit`, `begin` and `_prepare` have it step by step.
+            job = Job(self, request, self._now())
+            self._jobs[job] = None
+            job.counted = True
+            self._writing += 1
+            if self._order.enter(job):
+                job.holds = True
+                if self.local.is_prepared(request.offset, request.length):
+                    self._replicate(job)
+                else:
+                    self._prepare(job)
         else:
             self._take_on(Job(self, request, self._now()))
 
@@ -177,11 +206,13 @@ class Primary:
     def close_gate(self, drained: Callable[[None], None]) -> None:
         """Hold new writes; call `drained(None)` when none is under way."""
         self._gate_closed = True
+        self._reopen()
         self._drained = drained
         self._check_drained()
 
     def open_gate(self) -> None:
         self._gate_closed = self._closed
+        self._reopen()
         self._drained = None
         self.release_held()
 
@@ -205,7 +236,7 @@ class Primary:
             return
         op = request.op
         reading = not job.exclusive
-        if not (self.reads if reading else self.writes and not self._gate_closed):
+        if not (self.reads if reading else self._open):
             self._held.append(job)
             return
         if op is _FLUSH:
@@ -219,7 +250,7 @@ class Primary:
         if not reading:
             job.counted = True
             self._writing += 1
-        if self.local.order.enter(job):
+        if self._order.enter(job):
             self.begin(job)
 
     def _wanted(self, request: Request) -> list[int]:
@@ -265,7 +296,7 @@ class Primary:
             return
         if job.holds:
             job.holds = False
-            self.local.order.give_back(job)
+            self._order.give_back(job)
         job.outcome = outcome
         self._unleased.append(job)
 
@@ -312,7 +343,7 @@ class Primary:
         for partner in self.partners:
             if partner.required or partner.takes(request.offset, request.length):
                 job.waiting += 1
-                job.sent.append((partner, partner.link.send(request, job.there)))
+                job.sent = (*job.sent, (partner, partner.link.send(request, job.there)))
         local.apply(request, job.here, not job.fill)
 
     def _flush(self, job: Job) -> None:
@@ -320,7 +351,7 @@ class Primary:
         for partner in self.partners:
             if partner.required:
                 job.waiting += 1
-                job.sent.append((partner, partner.link.send(job.request, job.there)))
+                job.sent = (*job.sent, (partner, partner.link.send(job.request, job.there)))
         self.local.flush(job.here)
 
     def done_here(self, job: Job, outcome: Outcome) -> None:
@@ -348,7 +379,7 @@ class Primary:
 
     def _give_up(self, job: Job, outcome: Outcome) -> None:
         """It failed here, and others may have it: they get back what is here, before they serve."""
-        sent, job.sent = job.sent, []
+        sent, job.sent = job.sent, _NOTHING
         for partner, one in sent:
             if not partner.give_up(one):
                 partner.doubt(job.request)
@@ -365,9 +396,10 @@ class Primary:
         """The one way out of a job that was not forgotten, and the release of one that was."""
         if job.holds:
             job.holds = False
-            self.local.order.give_back(job)
+            self._order.give_back(job)
         if not job.forgotten:
             job.forgotten = True  # Whatever else still comes of it is nobody's.
+            job.sent = _NOTHING  # Each knows the job: a circle, which would wait for the collector.
             del self._jobs[job]
             job.request.done(outcome)
         if job.counted:
@@ -400,7 +432,7 @@ class Primary:
         unleased = job in self._unleased
         if unleased:
             self._unleased.remove(job)
-        sent, job.sent = job.sent, []
+        sent, job.sent = job.sent, _NOTHING
         for partner, one in sent:
             if partner.give_up(one):
                 job.waiting -= 1

@@ -38,6 +38,8 @@ class Talk:
     ) -> None:
         self._loop = loop
         self._session = session
+        self.write = session.write
+        """As `transmit`, of a WRITE."""
         self._heard = heard
         self._broken = broken
         self._asking: dict[int, Resume] = {}

@@ -26,6 +26,35 @@ from holdfast.target.uio import UioLike
 log = logging.getLogger(__name__)
 
 
+_OK, _READ, _COMPARE = Outcome.OK, Op.READ, Op.COMPARE_AND_WRITE
+
+
+class _Whole(Request):
+    """A READ or WRITE of all of a command's buffers: one object for what nearly every command needs."""
+
+    __slots__ = ("cmd_id", "server")
+
+    def __init__(self, server: "RingServer", command: Command, plan: Transfer) -> None:
+        self.server = server
+        self.cmd_id = command.id
+        self.op = plan.op
+        self.offset = plan.offset
+        self.length = plan.length
+        self.buffers = command.buffers
+        self.fua = plan.fua
+        self.expected = b""
+        self.miscompare_offset = 0
+
+    def done(self, outcome: Outcome) -> None:
+        server = self.server
+        if outcome is _OK and not server.closed:
+            server.good.append(self.cmd_id)
+            if not server.signal_planned:
+                server.signal_soon()
+        else:
+            server.transferred(self.cmd_id, self.op is _READ, 0, outcome)
+
+
 class RingServer:
     """Serves one device over one ring, from now until `close`. Loop thread only.
 
@@ -42,15 +71,17 @@ class RingServer:
         self.device = device
         self.unit = unit
         self._requests: dict[int, Request] = {}
-        self._signal_planned = False
-        self._closed = False
+        self.good: list[int] = []
+        """Commands that have ended well: the ring is told of all of them when it is signalled."""
+        self.signal_planned = False
+        self.closed = False
         loop.add(uio.fd, READABLE, self._readable)
         loop.call_soon(self._serve)
 
     @property
     def open_commands(self) -> int:
         """Commands that came and are not ended."""
-        return 0 if self._closed else self._ring.open_commands
+        return 0 if self.closed else self._ring.open_commands
 
     def close(self) -> None:
         """Stop at once. Open commands are answered BUSY by the kernel when a successor resets the ring.
@@ -58,10 +89,10 @@ class RingServer:
         Reads still under way find no buffers to fill; nothing that ends later is completed here. End the
         device first: a write under way still reads from the ring's memory.
         """
-        if self._closed:
+        if self.closed:
             return
         self._signal()
-        self._closed = True
+        self.closed = True
         self._loop.remove(self._uio.fd)
         for request in self._requests.values():
             if request.op is Op.READ:
@@ -75,7 +106,7 @@ class RingServer:
         self._serve()
 
     def _serve(self) -> None:
-        if self._closed:
+        if self.closed:
             return
         decide, unit = commands.plan, self.unit
         for command in self._ring.drain():
@@ -95,16 +126,15 @@ class RingServer:
 
     def _transfer(self, command: Command, plan: Transfer) -> None:
         cmd_id = command.id
-        if command.length == plan.length and plan.op is not Op.COMPARE_AND_WRITE:
-            done = partial(self._transferred, cmd_id, plan.op is Op.READ, 0)
-            request = Request(plan.op, plan.offset, plan.length, done, command.buffers, plan.fua)
+        if command.length == plan.length and plan.op is not _COMPARE:
+            request = _Whole(self, command, plan)
             self._requests[cmd_id] = request
             self.device.submit(request)
         elif plan.op is Op.COMPARE_AND_WRITE and command.length == 2 * plan.length:
             self._compare_and_write(command, plan)
         elif plan.op is Op.READ and command.length > plan.length:
             # The initiator made more room than its CDB asks for: it gets a residual.
-            done = partial(self._transferred, cmd_id, True, plan.length)
+            done = partial(self.transferred, cmd_id, True, plan.length)
             buffers = _part(command.buffers, 0, plan.length)
             self.submit(Request(Op.READ, plan.offset, plan.length, done, buffers), cmd_id)
         else:
@@ -117,23 +147,22 @@ class RingServer:
             return
         expected = b"".join(_part(command.buffers, 0, length))
         buffers = _part(command.buffers, length, length)
-        done = partial(self._transferred, command.id, False, 0)
+        done = partial(self.transferred, command.id, False, 0)
         self.submit(Request(plan.op, plan.offset, length, done, buffers, plan.fua, expected), command.id)
 
-    def _transferred(self, cmd_id: int, reading: bool, read_len: int, outcome: Outcome) -> None:
-        if self._closed:
+    def transferred(self, cmd_id: int, reading: bool, read_len: int, outcome: Outcome) -> None:
+        if self.closed:
             return
         request = self._requests.pop(cmd_id)
-        if outcome is Outcome.OK:
+        if outcome is _OK:
             self._ring.complete(cmd_id, GOOD, b"", read_len)
-            if not self._signal_planned:
-                self._signal_soon()
+            self._signal_soon()
         else:
             self.end(cmd_id, *self.status_of(outcome, reading, request.miscompare_offset))
 
     def _look(self, command: Command, plan: Look) -> None:
         def done(outcome: Outcome) -> None:
-            if self._closed:
+            if self.closed:
                 return
             if outcome is Outcome.OK:
                 self._answer(command, good(plan.answer(request.runs)))
@@ -163,20 +192,31 @@ class RingServer:
         self.device.submit(request)
 
     def end(self, cmd_id: int, status: int, sense: bytes = b"", read_len: int = 0) -> None:
-        if self._closed:
+        if self.closed:
             return
         self._requests.pop(cmd_id, None)
         self._ring.complete(cmd_id, status, sense, read_len)
         self._signal_soon()
 
     def _signal_soon(self) -> None:
-        if self._ring.signal_needed and not self._signal_planned:
-            self._signal_planned = True
-            self._loop.call_soon(self._signal)
+        if self._ring.signal_needed and not self.signal_planned:
+            self.signal_soon()
+
+    def signal_soon(self) -> None:
+        """At the end of this turn, with all that end in it."""
+        self.signal_planned = True
+        self._loop.call_soon(self._signal)
 
     def _signal(self) -> None:
-        self._signal_planned = False
-        if not self._closed and self._ring.signal_needed:
+        self.signal_planned = False
+        if self.closed:
+            return
+        if self.good:
+            good, self.good = self.good, []
+            for cmd_id in good:
+                del self._requests[cmd_id]
+            self._ring.complete_good(good)
+        if self._ring.signal_needed:
             self._ring.signal_needed = False
             self._uio.signal()
 

@@ -130,6 +130,25 @@ class Ring:
         if self._slots and self._slots[0][0] < 0:
             self._give_back_silent()
 
+    def complete_good(self, cmd_ids: list[int]) -> None:
+        """End open commands with GOOD, all of their buffers filled or stored."""
+        opened, slots, pack, data = self._open, self._slots, self._pack_response, self._bytes
+        tail = -1
+        for cmd_id in cmd_ids:
+            try:
+                opened.remove(cmd_id)
+            except KeyError:
+                raise AssertionError(f"command {cmd_id} is not open: ended twice, or never drained") from None
+            entry, tail = slots.popleft()
+            pack(data, entry + 4, cmd_id, 0, 0, 0, 0)
+            if slots and slots[0][0] < 0:
+                self._words[at.TAIL_WORD] = tail
+                self._give_back_silent()
+                tail = self._words[at.TAIL_WORD]
+        if tail >= 0:
+            self._words[at.TAIL_WORD] = tail
+            self.signal_needed = True
+
     def close(self) -> None:
         """Let go of the mapping; buffers of open commands keep it alive until they are gone."""
         self._words.release()

@@ -74,8 +74,8 @@ MISTAKES = (
         _REPLICATOR + "primary",
         (
             "                job.waiting += 1\n"
-            "                job.sent.append((partner, partner.link.send(request, job.there)))",
-            "                job.sent.append((partner, partner.link.send(request, lambda _ok: None)))",
+            "                job.sent = (*job.sent, (partner, partner.link.send(request, job.there)))",
+            "                job.sent = (*job.sent, (partner, partner.link.send(request, lambda _ok: None)))",
         ),
     ),
     _mistake(
@@ -319,7 +319,7 @@ MISTAKES = (
         "flush one side only",
         _REPLICATOR + "primary",
         (
-            "                job.sent.append((partner, partner.link.send(job.request, job.there)))",
+            "                job.sent = (*job.sent, (partner, partner.link.send(job.request, job.there)))",
             "                job.waiting -= 1",
         ),
     ),
