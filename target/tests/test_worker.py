@@ -4,6 +4,8 @@ import dataclasses
 import os
 import random
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -400,3 +402,13 @@ def test_the_words_on_the_control_socket(bench: Bench) -> None:
     )  # fmt: skip
     for one in (observed, Observed()):
         assert decode_answer(encode(Answer(7, one))) == Answer(7, one)
+
+
+def test_a_worker_is_small() -> None:
+    """Of what fills an agent's memory it loads nothing, by no detour."""
+    check = (
+        "import sys, holdfast.target.worker_main\n"
+        "print([name for name in ('google', 'grpc', 'boto3', 'holdfast.api') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

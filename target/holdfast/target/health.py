@@ -30,7 +30,8 @@ from holdfast.replicator.hydrate import ORIGIN_LOST
 from holdfast.target import reports as say
 from holdfast.target.control import Observed
 from holdfast.target.membership import Leases, cold_start_possible
-from holdfast.target.roles import JOINER, joiners, members_seen
+from holdfast.target.role_names import JOINER
+from holdfast.target.roles import joiners, members_seen
 
 _Word = tuple["r.HealthState.ValueType", str, str]
 _UNAVAILABLE, _DEGRADED = r.HEALTH_STATE_UNAVAILABLE, r.HEALTH_STATE_DEGRADED

@@ -30,7 +30,8 @@ from holdfast.target import reports as say
 from holdfast.target.control import Observed
 from holdfast.target.rebuilding import is_bad
 from holdfast.target.reports import Change
-from holdfast.target.roles import JOINER, MIRROR, PRIMARY, peer_of, role_here
+from holdfast.target.role_names import JOINER, MIRROR, PRIMARY
+from holdfast.target.roles import peer_of, role_here
 
 COLD_START_WAIT_S = 3.0
 """The recorded primary's host starts a volume cold at once; other members give it so much time."""

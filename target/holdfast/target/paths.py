@@ -6,7 +6,7 @@ itself unavailable before anybody else has noticed.
 """
 
 from holdfast.target.control import Desired
-from holdfast.target.roles import MIRROR, PRIMARY
+from holdfast.target.role_names import MIRROR, PRIMARY
 from holdfast.target.scsi.unit import ACTIVE_OPTIMIZED, STANDBY, UNAVAILABLE, PortGroup
 
 _OWN = {PRIMARY: ACTIVE_OPTIMIZED, MIRROR: STANDBY}

@@ -19,7 +19,8 @@ from holdfast.target.lio_export import Acl, Backstore, Export, Present, uio_name
 from holdfast.target.membership import Leases
 from holdfast.target.rebuilding import may_throw_away
 from holdfast.target.reports import Report
-from holdfast.target.roles import JOINER, PRIMARY, members_seen, role_here
+from holdfast.target.role_names import JOINER, PRIMARY
+from holdfast.target.roles import members_seen, role_here
 
 
 @dataclass(frozen=True)

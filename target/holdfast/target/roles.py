@@ -1,8 +1,7 @@
 """What an assignment says about who is what, for this host in this boot: pure."""
 
 from holdfast.api.records.v1 import records_pb2 as r
-
-PRIMARY, MIRROR, JOINER = "primary", "mirror", "joiner"
+from holdfast.target.role_names import JOINER, MIRROR, PRIMARY
 
 
 def role_here(assignment: r.Assignment, boot_id: str) -> str:

@@ -21,7 +21,8 @@ from holdfast.target.rebuilding import is_bad
 from holdfast.target.reconcile import Plan, Situation, decide, frozen_so_far
 from holdfast.target.reporter import Reporter
 from holdfast.target.reports import Renounce
-from holdfast.target.roles import PRIMARY, joiners, peer_of, role_here
+from holdfast.target.role_names import PRIMARY
+from holdfast.target.roles import joiners, peer_of, role_here
 from holdfast.target.store_folder import anything_at, remove_tree
 from holdfast.target.tools import Tools
 from holdfast.target.volume_export import VolumeExport

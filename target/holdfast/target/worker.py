@@ -23,7 +23,7 @@ from holdfast.replicator.leading import Dial
 from holdfast.replicator.local import LocalReplica
 from holdfast.replicator.replica import Replica
 from holdfast.target.control import Desired, Observed
-from holdfast.target.roles import PRIMARY
+from holdfast.target.role_names import PRIMARY
 from holdfast.target.worker_exports import Exports
 from holdfast.target.worker_link import Dialler
 from holdfast.target.worker_replica import ReplicaLike, observed_of, snapshots_of, wanted_of

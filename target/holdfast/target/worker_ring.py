@@ -14,7 +14,7 @@ from holdfast.base.loop import Loop
 from holdfast.target.control import Desired, DesiredRing
 from holdfast.target.executor import RingServer
 from holdfast.target.paths import port_groups
-from holdfast.target.roles import PRIMARY
+from holdfast.target.role_names import PRIMARY
 from holdfast.target.scsi.unit import POWER_ON, STANDBY, UNAVAILABLE, PortGroup, Unit
 from holdfast.target.uio import UioLike, open_uio
 
