@@ -93,6 +93,19 @@ def test_an_operator_chooses_the_host(
     assert operator.json("volume", "switch", "disk", "--owner", "alice", "--to", other)["changed"] is True
 
 
+def test_an_operator_limits_a_volume(person: Callable[..., Person], primary: StandInHost) -> None:
+    operator, alice = person("root-olga", "operator"), person("alice")
+    words = ["volume", "limit", "disk", "--owner", "alice"]
+    assert "[OPERATOR_ONLY]" in alice.types(*words, "--iops", "500", status=failures.REFUSED).stderr
+    assert "[BAD_LIMIT]" in operator.types(*words, "--iops", "5", status=failures.REFUSED).stderr
+    said = operator.types(*words, "--iops", "500", "--rate", "64MiB").stdout
+    assert said == "Volume disk has 500 operations a second, 64 MiB a second.\n"
+    assert "500 operations a second, 64 MiB a second" in alice.types("volume", "show", "disk").stdout
+    assert operator.json(*words, "--iops", "500", "--rate", "64MiB").get("changed", False) is False
+    assert operator.types(*words).stdout == "Volume disk has no limit.\n"
+    assert "Limits" not in alice.types("volume", "show", "disk").stdout
+
+
 def test_a_comparison_is_shown(person: Callable[..., Person], primary: StandInHost) -> None:
     alice = person("alice")
     assert "1 is under way" in alice.types("volume", "verify", "disk", "--rate", "8MiB").stdout

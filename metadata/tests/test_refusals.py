@@ -11,9 +11,10 @@ from holdfast.api.host.v1 import host_pb2 as hb
 from holdfast.api.records.v1 import records_pb2 as r
 from holdfast.api.snapshot.v1 import snapshot_pb2 as sb
 from holdfast.api.volume.v1 import volume_pb2 as vb
-from holdfast.base.limits import GIB, TIB, VOLUME_MAX_BYTES
-from holdfast.metadata import attachment_decisions, snapshot_decisions
+from holdfast.base.limits import GIB, LIMIT_MIN_BYTES_S, LIMIT_MIN_IOPS, TIB, VOLUME_MAX_BYTES
+from holdfast.metadata import attachment_decisions, keys, snapshot_decisions
 from holdfast.metadata.client import Client
+from holdfast.metadata.records import decode
 from holdfast.metadata.refusals import refused
 from holdfast.metadata.snapshotter_actions import SnapshotterActions
 from holdfast.metadata.testing import RunningMetadata, StandInHost
@@ -93,6 +94,28 @@ def test_create_volume_without_two_hosts(metadata: RunningMetadata, make_host: M
     host = make_host("host-b")
     host.stop()
     refused(etcd, alice.volumes.CreateVolume, request, "FAILED_PRECONDITION", "NO_SECOND_HOST")
+
+
+def test_limit_volume(metadata: RunningMetadata, two_hosts: list[StandInHost]) -> None:
+    alice, olga, etcd = metadata.client("alice"), metadata.client("olga", "operator"), metadata.etcd
+    volume = made_volume(alice, "v")
+    limit = olga.volumes.LimitVolume
+    own = vb.LimitVolumeRequest(volume_id="v", iops=LIMIT_MIN_IOPS)
+    refused(etcd, alice.volumes.LimitVolume, own, "PERMISSION_DENIED", "OPERATOR_ONLY")
+    for iops, bytes_s in [(-1, 0), (LIMIT_MIN_IOPS - 1, 0), (0, -1), (0, LIMIT_MIN_BYTES_S - 1)]:
+        request = vb.LimitVolumeRequest(volume_id="v", owner="alice", iops=iops, bytes_s=bytes_s)
+        message = refused(etcd, limit, request, "INVALID_ARGUMENT", "BAD_LIMIT")
+        assert str(iops or bytes_s) in message
+    stranger = vb.LimitVolumeRequest(volume_id="w", owner="alice", iops=LIMIT_MIN_IOPS)
+    refused(etcd, limit, stranger, "NOT_FOUND", "NOT_FOUND")
+    request = vb.LimitVolumeRequest(volume_id="v", owner="alice", iops=LIMIT_MIN_IOPS)
+    assert [limit(request).changed for _ in range(2)] == [True, False]
+    for host in two_hosts:
+        (found,) = etcd.range(keys.assignment(host.record.host_id, volume.uid))[0]
+        assert decode(r.Assignment, found.value).limits.iops == LIMIT_MIN_IOPS
+    hold(two_hosts, "removed")
+    alice.volumes.DeleteVolume(vb.DeleteVolumeRequest(volume_id="v"))
+    refused(etcd, limit, request, "FAILED_PRECONDITION", "NOT_AVAILABLE")
 
 
 def test_create_volume_twice(metadata: RunningMetadata, two_hosts: list[StandInHost]) -> None:

@@ -77,6 +77,10 @@ def test_what_a_worker_is_told() -> None:
     assert (mirror.role, mirror.primary_host_id) == ("mirror", "b")
     alone = told(assigned(peers=[AWAY], needs_mirror=True, cold_epoch=2))
     assert alone.members == ("a",) and alone.needs_mirror and alone.cold_epoch == 2
+    slow = assigned()
+    slow.limits.CopyFrom(r.VolumeLimits(iops=200, bytes_s=7))
+    limited = told(slow)
+    assert (limited.limit_iops, limited.limit_bytes_s) == (200, 7) and not alone.limit_iops
     joiner = told(assigned(role=r.ROLE_JOINER, boot_id="", primary_host_id="b"))
     assert (joiner.role, joiner.members, joiner.initialized) == ("joiner", ("b",), False)
 

@@ -250,7 +250,7 @@ def test_what_a_replica_is_told(bench: Bench) -> None:
     bench.worker.apply(
         bench.desired(
             "primary", 7, yield_to="b", needs_mirror=True, may_sync=False, sync_max_bytes_s=5,
-            verify_request=3, verify_rate_bytes_s=6,
+            verify_request=3, verify_rate_bytes_s=6, limit_iops=200, limit_bytes_s=7,
             snapshots=(DesiredSnapshot("x", True, False, 0), DesiredSnapshot("y", False, False, 0)),
         )
     )  # fmt: skip
@@ -260,6 +260,7 @@ def test_what_a_replica_is_told(bench: Bench) -> None:
     )  # fmt: skip
     assert wanted.yield_to == "b" and wanted.needs_mirror and not wanted.may_sync
     assert (wanted.sync_max_bytes_s, wanted.verify_request, wanted.verify_rate_bytes_s) == (5, 3, 6)
+    assert wanted.limits == (200, 7)
     assert (wanted.snapshots.freeze, wanted.snapshots.keep) == (("x",), ("y",))
     assert bench.replica.names[0] == "a" and bench.replica.names[1]
 

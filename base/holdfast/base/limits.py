@@ -24,6 +24,9 @@ VOLUME_MAX_BYTES = 16 * TIB - EXTENT_BYTES
 """A data file on ext4 ends below 16 TiB."""
 NAME_MAX_CHARS = 63
 PAGE_DEFAULT_ITEMS = 100
+LIMIT_MIN_IOPS = 100
+"""The least that a volume may be limited to: an initiator's full queue ends in a second or two."""
+LIMIT_MIN_BYTES_S = 16 * MIB
 PAGE_MAX_ITEMS = 1000
 
 # On the wire.

@@ -148,6 +148,7 @@ def delete(volume_id: str, wait: bool, timeout_s: float) -> None:
 
 command.add_command(volume_moves.switch)
 command.add_command(volume_moves.verify)
+command.add_command(volume_moves.limit)
 command.add_command(volume_moves.force_start)
 
 

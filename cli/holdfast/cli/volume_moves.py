@@ -1,4 +1,4 @@
-"""`holdfast volume switch`, `verify` and `force-start`: what may be asked of a volume's replicas."""
+"""`holdfast volume switch`, `verify`, `limit` and `force-start`: what may be asked of a volume's replicas."""
 
 import sys
 
@@ -11,7 +11,7 @@ from holdfast.cli.failures import Differed
 from holdfast.cli.session import Session, session
 from holdfast.cli.show import duration, emit, output_option
 from holdfast.cli.sizes import SIZE, show_size
-from holdfast.cli.volume_show import differences
+from holdfast.cli.volume_show import differences, limited
 from holdfast.cli.waiting import Bar, until, wait_options
 
 _OWNER = click.option("--owner", default="", help="Somebody else's (operators only).")
@@ -58,6 +58,24 @@ def verify(volume_id: str, owner: str, rate: int, wait: bool, timeout_s: float) 
         status = _wait_verified(at, volume_id, owner, answer.request, timeout_s)
     emit(status, lambda: click.echo(f"{show_size(status.done_bytes)} compared: {differences(status)}."))
     _judge(volume_id, status)
+
+
+@click.command()
+@click.argument("volume_id")
+@click.option("--owner", required=True, help="Whose it is.")
+@click.option("--iops", type=click.IntRange(min=0), default=0, help="Operations a second; 0: no limit.")
+@click.option("--rate", type=SIZE, default=0, help="Bytes a second, e.g. 200MiB; 0: no limit.")
+@output_option
+def limit(volume_id: str, owner: str, iops: int, rate: int) -> None:
+    """How fast a volume may be used, all of its initiators together (operators only).
+
+    Replaces what was set before: without --iops and --rate it is as fast as it goes.
+    """
+    request = pb.LimitVolumeRequest(volume_id=volume_id, owner=owner, iops=iops, bytes_s=rate)
+    with session() as at:
+        answer = at.call(at.client.volumes.LimitVolume, request)
+    said = limited(answer.volume.limits) or "no limit"
+    emit(answer, lambda: click.echo(f"Volume {volume_id} has {said}."))
 
 
 @click.command("force-start")

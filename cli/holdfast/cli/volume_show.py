@@ -43,6 +43,13 @@ def differences(verify: r.VerifyStatus) -> str:
     return f"{verify.differing_bytes} bytes differed, {verify.repaired_bytes} repaired"
 
 
+def limited(limits: r.VolumeLimits) -> str:
+    """How fast it may be used; empty if nothing is set."""
+    iops = f"{limits.iops} operations a second" if limits.iops else ""
+    rate = f"{show_size(limits.bytes_s)} a second" if limits.bytes_s else ""
+    return ", ".join(filter(None, (iops, rate)))
+
+
 def _what_it_is(volume: pb.Volume) -> list[tuple[str, str]]:
     return [
         ("Volume", volume.volume_id),
@@ -53,6 +60,7 @@ def _what_it_is(volume: pb.Volume) -> list[tuple[str, str]]:
         ("Target", volume.target_iqn),
         ("Attach", "several initiators" if volume.multi_attach else "one initiator"),
         ("Writes", "only to two hosts" if volume.needs_mirror else ""),
+        ("Limits", limited(volume.limits)),
         ("Snapshots", f"encrypted with key {volume.encryption_key}" if volume.encryption_key else ""),
         ("Created", moment(volume.create_time)),
     ]

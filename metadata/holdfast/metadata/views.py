@@ -39,6 +39,8 @@ def volume_view(
         repair_reason=volume.repair_reason,
         encryption_key=volume.encryption_key,
     )
+    if volume.HasField("limits"):
+        view.limits.CopyFrom(volume.limits)
     if volume.HasField("verify"):
         view.verify.CopyFrom(volume.verify)
     if volume.HasField("health"):

@@ -122,6 +122,14 @@ class VolumeServicer(volume_pb2_grpc.VolumeServiceServicer):
         return pb.VerifyVolumeResponse(request=number, changed=changed)
 
     @unary
+    def LimitVolume(self, request: pb.LimitVolumeRequest, caller: Caller) -> pb.LimitVolumeResponse:
+        caller.need_operator()
+        named = self._named(request.volume_id, request.owner, caller)
+        limits = volume_requests.check_limits(request.iops, request.bytes_s)
+        volume, changed = self._service.run(lambda draft: volume_requests.limit(draft, named, limits))
+        return pb.LimitVolumeResponse(volume=self._views([volume], caller)[0], changed=changed)
+
+    @unary
     def ForceStartVolume(
         self, request: pb.ForceStartVolumeRequest, caller: Caller
     ) -> pb.ForceStartVolumeResponse:

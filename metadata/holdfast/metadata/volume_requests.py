@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from holdfast.api.records.v1 import records_pb2 as r
 from holdfast.base.errors import BadInput, Precondition, StaleEpoch
-from holdfast.base.limits import MIB
+from holdfast.base.limits import LIMIT_MIN_BYTES_S, LIMIT_MIN_IOPS, MIB
 from holdfast.metadata import keys, replica_decisions
 from holdfast.metadata.assigned import Assignments, timestamp
 from holdfast.metadata.cas import Draft
@@ -66,6 +66,38 @@ def verify(draft: Draft, named: Named, rate_bytes_s: int, now_s: float) -> tuple
         one.verify_request, one.verify_rate_bytes_s = asked.request, rate
     assignments.save(draft)
     return asked.request, True
+
+
+def check_limits(iops: int, bytes_s: int) -> r.VolumeLimits:
+    """Raises BadInput BAD_LIMIT."""
+    for value, least, what in ((iops, LIMIT_MIN_IOPS, "operations"), (bytes_s, LIMIT_MIN_BYTES_S, "bytes")):
+        if value and value < least:
+            raise BadInput(
+                "BAD_LIMIT", f"{value} {what} a second is less than {least}, the least: ask for more, or 0."
+            )
+    return r.VolumeLimits(iops=iops, bytes_s=bytes_s)
+
+
+def limit(draft: Draft, named: Named, limits: r.VolumeLimits) -> tuple[r.VolumeRecord, bool]:
+    """Set a volume's limits: the volume, and whether they are new. Errors: VolumeService.LimitVolume."""
+    volume = volume_of(draft, named.owner, named.volume_id)
+    if volume.state not in (r.VOLUME_STATE_CREATING, r.VOLUME_STATE_AVAILABLE):
+        raise Precondition("NOT_AVAILABLE", f"Volume {named.volume_id!r} is deleted, or could not be made.")
+    if volume.limits == limits:
+        return volume, False
+    _set_limits(volume, limits)
+    draft.put(keys.volume(volume.uid), volume)
+    assignments = Assignments.read(draft, volume.uid)
+    for one in assignments.each:
+        _set_limits(one, limits)
+    assignments.save(draft)
+    return volume, True
+
+
+def _set_limits(of: r.VolumeRecord | r.Assignment, limits: r.VolumeLimits) -> None:
+    of.ClearField("limits")
+    if limits != r.VolumeLimits():
+        of.limits.CopyFrom(limits)
 
 
 @dataclass(frozen=True)

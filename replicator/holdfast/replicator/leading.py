@@ -195,6 +195,7 @@ class Leading:
         self.chores.verify(wanted.verify_request, wanted.verify_rate_bytes_s)
         self.syncing.most_bytes_s = wanted.sync_max_bytes_s or SYNC_MAX_BYTES_S
         self.hydrator.limit(self.syncing.most_bytes_s)
+        self.primary.limit(wanted.limits)
         self.primary.on_quiet = self._on_change if wanted.yield_to else _nothing
         self._refresh()
 

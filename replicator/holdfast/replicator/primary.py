@@ -28,6 +28,8 @@ from holdfast.replicator.hydrate import Hydrator
 from holdfast.replicator.link import Sent
 from holdfast.replicator.local import LocalReplica
 from holdfast.replicator.order import Turn
+from holdfast.replicator.pace import NO_LIMITS, Limits
+from holdfast.replicator.pacing import Pacing
 from holdfast.replicator.partner import Partner
 
 SWEEP_INTERVAL_S = 1.0
@@ -113,6 +115,7 @@ class Primary:
         self._writes = False
         self._open = False
         self.leased_until_s = -math.inf
+        self._pacing: Pacing | None = None
         self.on_trouble: Callable[[Outcome], None] = lambda _outcome: None
         self.on_quiet: Callable[[], None] = lambda: None
         self.local = local
@@ -131,6 +134,8 @@ class Primary:
     def refuse_all(self) -> None:
         """Answer everything that is under way BUSY, now."""
         self._held.clear()
+        if self._pacing is not None:
+            self._pacing.end()
         self._forget_all(list(self._jobs))
 
     @property
@@ -185,6 +190,16 @@ class Primary:
         """Write what the origin has, unless the extents were overwritten meanwhile (hydrate.py)."""
         self._take_on(Job(self, request, self._now(), fill=True))
 
+    def limit(self, limits: Limits) -> None:
+        """How fast requests may begin from now on; what waits already follows the new limits."""
+        if limits == (self._pacing.limits if self._pacing is not None else NO_LIMITS):
+            return
+        waiting = self._pacing.end() if self._pacing is not None else []
+        self._pacing = Pacing(self._loop, limits, self._admit) if limits != NO_LIMITS else None
+        take = self._pacing.take if self._pacing is not None else self._admit
+        for job in waiting:
+            take(job)
+
     def release_held(self) -> None:
         """Something may begin that was held: in the order in which it came, but reads pass held writes."""
         if self._closed or not (self.reads or self.writes):
@@ -228,7 +243,10 @@ class Primary:
             job.request.done(Outcome.BUSY)
         else:
             self._jobs[job] = None
-            self._admit(job)
+            if self._pacing is None or job.fill:
+                self._admit(job)
+            else:
+                self._pacing.take(job)
 
     def _admit(self, job: Job) -> None:
         request = job.request

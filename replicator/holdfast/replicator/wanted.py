@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from holdfast.base.limits import SYNC_MAX_BYTES_S
 from holdfast.replicator.chores import Snapshots
 from holdfast.replicator.following import Role
+from holdfast.replicator.pace import NO_LIMITS, Limits
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class Wanted:
     sync_max_bytes_s: int = SYNC_MAX_BYTES_S
     verify_request: int = 0
     verify_rate_bytes_s: int = SYNC_MAX_BYTES_S
+    limits: Limits = NO_LIMITS
+    """Of what users may ask for."""
     snapshots: Snapshots = field(default_factory=Snapshots)
 
     @property

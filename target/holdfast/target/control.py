@@ -77,6 +77,9 @@ class Desired:
     verify_request: int = 0
     """The number of the newest comparison that was asked for; 0: none."""
     verify_rate_bytes_s: int = 0
+    limit_iops: int = 0
+    """Of what initiators may ask for, as `limit_bytes_s` is; 0: none."""
+    limit_bytes_s: int = 0
     snapshots: tuple[DesiredSnapshot, ...] = ()
     keep_generation: int = 0
     origin_snapshot_uid: str = ""

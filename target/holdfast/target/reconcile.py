@@ -187,6 +187,8 @@ def _desired(assignment: r.Assignment, host: Host, now: Situation) -> Desired:
         sync_max_bytes_s=host.sync_max_bytes_s,
         verify_request=assignment.verify_request,
         verify_rate_bytes_s=assignment.verify_rate_bytes_s,
+        limit_iops=assignment.limits.iops,
+        limit_bytes_s=assignment.limits.bytes_s,
         snapshots=tuple(_desired_snapshots(assignment, role, now.frozen)),
         keep_generation=assignment.keep_generation,
         origin_snapshot_uid=assignment.origin_snapshot_uid,

@@ -9,6 +9,7 @@ from holdfast.replicator.chores import Snapshots
 from holdfast.replicator.following import Role
 from holdfast.replicator.hydrate import Source
 from holdfast.replicator.mirror import MirrorExport
+from holdfast.replicator.pace import Limits
 from holdfast.replicator.replica import ReplicaReport
 from holdfast.replicator.state import State
 from holdfast.replicator.verify import Verification
@@ -48,6 +49,7 @@ def wanted_of(desired: Desired) -> Wanted:
         sync_max_bytes_s=desired.sync_max_bytes_s,
         verify_request=desired.verify_request,
         verify_rate_bytes_s=desired.verify_rate_bytes_s or SYNC_MAX_BYTES_S,
+        limits=Limits(desired.limit_iops, desired.limit_bytes_s),
         snapshots=Snapshots(
             freeze=tuple(one.uid for one in desired.snapshots if one.freeze),
             keep=tuple(one.uid for one in desired.snapshots if not one.freeze),

@@ -322,6 +322,7 @@ class VolumeRecord(google.protobuf.message.Message):
     REPORTED_HEALTH_FIELD_NUMBER: builtins.int
     REPAIR_REASON_FIELD_NUMBER: builtins.int
     REPLICA_TROUBLES_FIELD_NUMBER: builtins.int
+    LIMITS_FIELD_NUMBER: builtins.int
     ENCRYPTION_KEY_FIELD_NUMBER: builtins.int
     ORIGIN_KEY_FIELD_NUMBER: builtins.int
     uid: builtins.str
@@ -369,6 +370,10 @@ class VolumeRecord(google.protobuf.message.Message):
         """What keeps copies that are not in sync from being brought up to date, as their own hosts say it."""
 
     @property
+    def limits(self) -> global___VolumeLimits:
+        """How fast its users may go."""
+
+    @property
     def origin_key(self) -> global___WrappedKey:
         """The data key of its origin, for its owner, if that is encrypted and was another user's: what it was
         granted with. It outlives the grant.
@@ -401,13 +406,34 @@ class VolumeRecord(google.protobuf.message.Message):
         reported_health: global___VolumeHealth | None = ...,
         repair_reason: builtins.str = ...,
         replica_troubles: collections.abc.Iterable[global___ReplicaTrouble] | None = ...,
+        limits: global___VolumeLimits | None = ...,
         encryption_key: builtins.str = ...,
         origin_key: global___WrappedKey | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["create_time", b"create_time", "health", b"health", "origin_key", b"origin_key", "reported_health", b"reported_health", "verify", b"verify"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["base_generation", b"base_generation", "base_snapshot_uid", b"base_snapshot_uid", "create_time", b"create_time", "encryption_key", b"encryption_key", "health", b"health", "hydrate_remaining_bytes", b"hydrate_remaining_bytes", "hydrate_total_bytes", b"hydrate_total_bytes", "multi_attach", b"multi_attach", "naa", b"naa", "needs_mirror", b"needs_mirror", "origin_key", b"origin_key", "origin_snapshot_uid", b"origin_snapshot_uid", "owner", b"owner", "reason", b"reason", "repair_reason", b"repair_reason", "replica_troubles", b"replica_troubles", "reported_health", b"reported_health", "size_bytes", b"size_bytes", "state", b"state", "sync_rate_bytes_s", b"sync_rate_bytes_s", "sync_remaining_bytes", b"sync_remaining_bytes", "sync_total_bytes", b"sync_total_bytes", "target_iqn", b"target_iqn", "uid", b"uid", "verify", b"verify", "volume_id", b"volume_id"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["create_time", b"create_time", "health", b"health", "limits", b"limits", "origin_key", b"origin_key", "reported_health", b"reported_health", "verify", b"verify"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["base_generation", b"base_generation", "base_snapshot_uid", b"base_snapshot_uid", "create_time", b"create_time", "encryption_key", b"encryption_key", "health", b"health", "hydrate_remaining_bytes", b"hydrate_remaining_bytes", "hydrate_total_bytes", b"hydrate_total_bytes", "limits", b"limits", "multi_attach", b"multi_attach", "naa", b"naa", "needs_mirror", b"needs_mirror", "origin_key", b"origin_key", "origin_snapshot_uid", b"origin_snapshot_uid", "owner", b"owner", "reason", b"reason", "repair_reason", b"repair_reason", "replica_troubles", b"replica_troubles", "reported_health", b"reported_health", "size_bytes", b"size_bytes", "state", b"state", "sync_rate_bytes_s", b"sync_rate_bytes_s", "sync_remaining_bytes", b"sync_remaining_bytes", "sync_total_bytes", b"sync_total_bytes", "target_iqn", b"target_iqn", "uid", b"uid", "verify", b"verify", "volume_id", b"volume_id"]) -> None: ...
 
 global___VolumeRecord = VolumeRecord
+
+@typing.final
+class VolumeLimits(google.protobuf.message.Message):
+    """What all initiators of a volume together may ask for in a second; 0 is no limit."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    IOPS_FIELD_NUMBER: builtins.int
+    BYTES_S_FIELD_NUMBER: builtins.int
+    iops: builtins.int
+    bytes_s: builtins.int
+    def __init__(
+        self,
+        *,
+        iops: builtins.int = ...,
+        bytes_s: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["bytes_s", b"bytes_s", "iops", b"iops"]) -> None: ...
+
+global___VolumeLimits = VolumeLimits
 
 @typing.final
 class VerifyStatus(google.protobuf.message.Message):
@@ -1567,6 +1593,7 @@ class Assignment(google.protobuf.message.Message):
     VERIFY_REQUEST_FIELD_NUMBER: builtins.int
     VERIFY_RATE_BYTES_S_FIELD_NUMBER: builtins.int
     COLD_EPOCH_FIELD_NUMBER: builtins.int
+    LIMITS_FIELD_NUMBER: builtins.int
     host_id: builtins.str
     volume_uid: builtins.str
     size_bytes: builtins.int
@@ -1606,6 +1633,10 @@ class Assignment(google.protobuf.message.Message):
     def peers(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Peer]:
         """All other hosts that the volume is assigned to."""
 
+    @property
+    def limits(self) -> global___VolumeLimits:
+        """As in the VolumeRecord."""
+
     def __init__(
         self,
         *,
@@ -1633,7 +1664,9 @@ class Assignment(google.protobuf.message.Message):
         verify_request: builtins.int = ...,
         verify_rate_bytes_s: builtins.int = ...,
         cold_epoch: builtins.int = ...,
+        limits: global___VolumeLimits | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["accept_half_synced", b"accept_half_synced", "attachments", b"attachments", "boot_id", b"boot_id", "cold_epoch", b"cold_epoch", "deleting", b"deleting", "epoch", b"epoch", "host_id", b"host_id", "initialized", b"initialized", "keep_generation", b"keep_generation", "naa", b"naa", "nbd_port", b"nbd_port", "needs_mirror", b"needs_mirror", "origin_snapshot_uid", b"origin_snapshot_uid", "peers", b"peers", "portal_group", b"portal_group", "primary_host_id", b"primary_host_id", "role", b"role", "size_bytes", b"size_bytes", "snapshots", b"snapshots", "target_iqn", b"target_iqn", "verify_rate_bytes_s", b"verify_rate_bytes_s", "verify_request", b"verify_request", "volume_uid", b"volume_uid", "yield_to_host_id", b"yield_to_host_id"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["limits", b"limits"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["accept_half_synced", b"accept_half_synced", "attachments", b"attachments", "boot_id", b"boot_id", "cold_epoch", b"cold_epoch", "deleting", b"deleting", "epoch", b"epoch", "host_id", b"host_id", "initialized", b"initialized", "keep_generation", b"keep_generation", "limits", b"limits", "naa", b"naa", "nbd_port", b"nbd_port", "needs_mirror", b"needs_mirror", "origin_snapshot_uid", b"origin_snapshot_uid", "peers", b"peers", "portal_group", b"portal_group", "primary_host_id", b"primary_host_id", "role", b"role", "size_bytes", b"size_bytes", "snapshots", b"snapshots", "target_iqn", b"target_iqn", "verify_rate_bytes_s", b"verify_rate_bytes_s", "verify_request", b"verify_request", "volume_uid", b"volume_uid", "yield_to_host_id", b"yield_to_host_id"]) -> None: ...
 
 global___Assignment = Assignment

@@ -47,6 +47,7 @@ class Volume(google.protobuf.message.Message):
     LEAVING_HOST_ID_FIELD_NUMBER: builtins.int
     FORCED_FIELD_NUMBER: builtins.int
     REPLICA_TROUBLES_FIELD_NUMBER: builtins.int
+    LIMITS_FIELD_NUMBER: builtins.int
     ENCRYPTION_KEY_FIELD_NUMBER: builtins.int
     volume_id: builtins.str
     uid: builtins.str
@@ -98,6 +99,10 @@ class Volume(google.protobuf.message.Message):
     def replica_troubles(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[holdfast.api.records.v1.records_pb2.ReplicaTrouble]:
         """Operators only: copies that cannot be brought up to date, and why not."""
 
+    @property
+    def limits(self) -> holdfast.api.records.v1.records_pb2.VolumeLimits:
+        """How fast it may be used; absent: as fast as it goes."""
+
     def __init__(
         self,
         *,
@@ -128,10 +133,11 @@ class Volume(google.protobuf.message.Message):
         leaving_host_id: builtins.str = ...,
         forced: collections.abc.Iterable[holdfast.api.records.v1.records_pb2.ForcedStart] | None = ...,
         replica_troubles: collections.abc.Iterable[holdfast.api.records.v1.records_pb2.ReplicaTrouble] | None = ...,
+        limits: holdfast.api.records.v1.records_pb2.VolumeLimits | None = ...,
         encryption_key: builtins.str = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["create_time", b"create_time", "health", b"health", "source_snapshot", b"source_snapshot", "verify", b"verify"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["create_time", b"create_time", "encryption_key", b"encryption_key", "epoch", b"epoch", "forced", b"forced", "health", b"health", "hydrate_remaining_bytes", b"hydrate_remaining_bytes", "hydrate_total_bytes", b"hydrate_total_bytes", "in_sync_host_ids", b"in_sync_host_ids", "joining_host_ids", b"joining_host_ids", "leaving_host_id", b"leaving_host_id", "multi_attach", b"multi_attach", "needs_mirror", b"needs_mirror", "owner", b"owner", "primary_host_id", b"primary_host_id", "reason", b"reason", "repair_reason", b"repair_reason", "replica_troubles", b"replica_troubles", "size_bytes", b"size_bytes", "source_snapshot", b"source_snapshot", "state", b"state", "sync_rate_bytes_s", b"sync_rate_bytes_s", "sync_remaining_bytes", b"sync_remaining_bytes", "sync_total_bytes", b"sync_total_bytes", "target_iqn", b"target_iqn", "uid", b"uid", "verify", b"verify", "volume_id", b"volume_id", "wanted_primary_host_id", b"wanted_primary_host_id"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["create_time", b"create_time", "health", b"health", "limits", b"limits", "source_snapshot", b"source_snapshot", "verify", b"verify"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["create_time", b"create_time", "encryption_key", b"encryption_key", "epoch", b"epoch", "forced", b"forced", "health", b"health", "hydrate_remaining_bytes", b"hydrate_remaining_bytes", "hydrate_total_bytes", b"hydrate_total_bytes", "in_sync_host_ids", b"in_sync_host_ids", "joining_host_ids", b"joining_host_ids", "leaving_host_id", b"leaving_host_id", "limits", b"limits", "multi_attach", b"multi_attach", "needs_mirror", b"needs_mirror", "owner", b"owner", "primary_host_id", b"primary_host_id", "reason", b"reason", "repair_reason", b"repair_reason", "replica_troubles", b"replica_troubles", "size_bytes", b"size_bytes", "source_snapshot", b"source_snapshot", "state", b"state", "sync_rate_bytes_s", b"sync_rate_bytes_s", "sync_remaining_bytes", b"sync_remaining_bytes", "sync_total_bytes", b"sync_total_bytes", "target_iqn", b"target_iqn", "uid", b"uid", "verify", b"verify", "volume_id", b"volume_id", "wanted_primary_host_id", b"wanted_primary_host_id"]) -> None: ...
 
 global___Volume = Volume
 
@@ -365,7 +371,7 @@ global___DeleteVolumeResponse = DeleteVolumeResponse
 
 @typing.final
 class SwitchPrimaryRequest(google.protobuf.message.Message):
-    """Operators may name any `owner` in the three below; for others it is the caller, or NOT_FOUND."""
+    """Operators may name any `owner` in those below; for others it is the caller, or NOT_FOUND."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -452,6 +458,51 @@ class VerifyVolumeResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["changed", b"changed", "request", b"request"]) -> None: ...
 
 global___VerifyVolumeResponse = VerifyVolumeResponse
+
+@typing.final
+class LimitVolumeRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    VOLUME_ID_FIELD_NUMBER: builtins.int
+    OWNER_FIELD_NUMBER: builtins.int
+    IOPS_FIELD_NUMBER: builtins.int
+    BYTES_S_FIELD_NUMBER: builtins.int
+    volume_id: builtins.str
+    owner: builtins.str
+    iops: builtins.int
+    """Operations and bytes a second; 0: no limit. Signed, as size_bytes is."""
+    bytes_s: builtins.int
+    def __init__(
+        self,
+        *,
+        volume_id: builtins.str = ...,
+        owner: builtins.str = ...,
+        iops: builtins.int = ...,
+        bytes_s: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["bytes_s", b"bytes_s", "iops", b"iops", "owner", b"owner", "volume_id", b"volume_id"]) -> None: ...
+
+global___LimitVolumeRequest = LimitVolumeRequest
+
+@typing.final
+class LimitVolumeResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    VOLUME_FIELD_NUMBER: builtins.int
+    CHANGED_FIELD_NUMBER: builtins.int
+    changed: builtins.bool
+    @property
+    def volume(self) -> global___Volume: ...
+    def __init__(
+        self,
+        *,
+        volume: global___Volume | None = ...,
+        changed: builtins.bool = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["volume", b"volume"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["changed", b"changed", "volume", b"volume"]) -> None: ...
+
+global___LimitVolumeResponse = LimitVolumeResponse
 
 @typing.final
 class ForceStartVolumeRequest(google.protobuf.message.Message):

@@ -82,6 +82,11 @@ class VolumeServiceStub(object):
                 request_serializer=holdfast_dot_api_dot_volume_dot_v1_dot_volume__pb2.VerifyVolumeRequest.SerializeToString,
                 response_deserializer=holdfast_dot_api_dot_volume_dot_v1_dot_volume__pb2.VerifyVolumeResponse.FromString,
                 _registered_method=True)
+        self.LimitVolume = channel.unary_unary(
+                '/holdfast.api.volume.v1.VolumeService/LimitVolume',
+                request_serializer=holdfast_dot_api_dot_volume_dot_v1_dot_volume__pb2.LimitVolumeRequest.SerializeToString,
+                response_deserializer=holdfast_dot_api_dot_volume_dot_v1_dot_volume__pb2.LimitVolumeResponse.FromString,
+                _registered_method=True)
         self.ForceStartVolume = channel.unary_unary(
                 '/holdfast.api.volume.v1.VolumeService/ForceStartVolume',
                 request_serializer=holdfast_dot_api_dot_volume_dot_v1_dot_volume__pb2.ForceStartVolumeRequest.SerializeToString,
@@ -183,6 +188,20 @@ class VolumeServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def LimitVolume(self, request, context):
+        """How fast a volume may be used, all of its initiators together; by operators. What was set before is
+        replaced, also by 0, which is no limit. Copying to other hosts and from a snapshot does not count.
+        Errors:
+        PERMISSION_DENIED   OPERATOR_ONLY  use an operator's certificate
+        INVALID_ARGUMENT    BAD_LIMIT      negative, or so low that an initiator's queue would not end in time
+        NOT_FOUND           NOT_FOUND      no such volume
+        FAILED_PRECONDITION NOT_AVAILABLE  the volume is being deleted, or could not be made
+        The same request again changes nothing, and changed=false.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ForceStartVolume(self, request, context):
         """The last resort of an operator: start a volume from a copy that may lack acknowledged writes. What is
         given up is recorded for good. It is done at most once: the same again is GOOD_COPY_LIVES.
@@ -236,6 +255,11 @@ def add_VolumeServiceServicer_to_server(servicer, server):
                     servicer.VerifyVolume,
                     request_deserializer=holdfast_dot_api_dot_volume_dot_v1_dot_volume__pb2.VerifyVolumeRequest.FromString,
                     response_serializer=holdfast_dot_api_dot_volume_dot_v1_dot_volume__pb2.VerifyVolumeResponse.SerializeToString,
+            ),
+            'LimitVolume': grpc.unary_unary_rpc_method_handler(
+                    servicer.LimitVolume,
+                    request_deserializer=holdfast_dot_api_dot_volume_dot_v1_dot_volume__pb2.LimitVolumeRequest.FromString,
+                    response_serializer=holdfast_dot_api_dot_volume_dot_v1_dot_volume__pb2.LimitVolumeResponse.SerializeToString,
             ),
             'ForceStartVolume': grpc.unary_unary_rpc_method_handler(
                     servicer.ForceStartVolume,
@@ -445,6 +469,33 @@ class VolumeService(object):
             '/holdfast.api.volume.v1.VolumeService/VerifyVolume',
             holdfast_dot_api_dot_volume_dot_v1_dot_volume__pb2.VerifyVolumeRequest.SerializeToString,
             holdfast_dot_api_dot_volume_dot_v1_dot_volume__pb2.VerifyVolumeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LimitVolume(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/holdfast.api.volume.v1.VolumeService/LimitVolume',
+            holdfast_dot_api_dot_volume_dot_v1_dot_volume__pb2.LimitVolumeRequest.SerializeToString,
+            holdfast_dot_api_dot_volume_dot_v1_dot_volume__pb2.LimitVolumeResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -109,6 +109,20 @@ class VolumeServiceStub:
       FAILED_PRECONDITION NO_MIRROR      there is nothing to compare with: wait until it is HEALTHY
     """
 
+    LimitVolume: grpc.UnaryUnaryMultiCallable[
+        holdfast.api.volume.v1.volume_pb2.LimitVolumeRequest,
+        holdfast.api.volume.v1.volume_pb2.LimitVolumeResponse,
+    ]
+    """How fast a volume may be used, all of its initiators together; by operators. What was set before is
+    replaced, also by 0, which is no limit. Copying to other hosts and from a snapshot does not count.
+    Errors:
+      PERMISSION_DENIED   OPERATOR_ONLY  use an operator's certificate
+      INVALID_ARGUMENT    BAD_LIMIT      negative, or so low that an initiator's queue would not end in time
+      NOT_FOUND           NOT_FOUND      no such volume
+      FAILED_PRECONDITION NOT_AVAILABLE  the volume is being deleted, or could not be made
+    The same request again changes nothing, and changed=false.
+    """
+
     ForceStartVolume: grpc.UnaryUnaryMultiCallable[
         holdfast.api.volume.v1.volume_pb2.ForceStartVolumeRequest,
         holdfast.api.volume.v1.volume_pb2.ForceStartVolumeResponse,
@@ -214,6 +228,20 @@ class VolumeServiceAsyncStub:
       NOT_FOUND           NOT_FOUND      no such volume of the caller
       FAILED_PRECONDITION NOT_AVAILABLE  the volume is not AVAILABLE: wait
       FAILED_PRECONDITION NO_MIRROR      there is nothing to compare with: wait until it is HEALTHY
+    """
+
+    LimitVolume: grpc.aio.UnaryUnaryMultiCallable[
+        holdfast.api.volume.v1.volume_pb2.LimitVolumeRequest,
+        holdfast.api.volume.v1.volume_pb2.LimitVolumeResponse,
+    ]
+    """How fast a volume may be used, all of its initiators together; by operators. What was set before is
+    replaced, also by 0, which is no limit. Copying to other hosts and from a snapshot does not count.
+    Errors:
+      PERMISSION_DENIED   OPERATOR_ONLY  use an operator's certificate
+      INVALID_ARGUMENT    BAD_LIMIT      negative, or so low that an initiator's queue would not end in time
+      NOT_FOUND           NOT_FOUND      no such volume
+      FAILED_PRECONDITION NOT_AVAILABLE  the volume is being deleted, or could not be made
+    The same request again changes nothing, and changed=false.
     """
 
     ForceStartVolume: grpc.aio.UnaryUnaryMultiCallable[
@@ -335,6 +363,22 @@ class VolumeServiceServicer(metaclass=abc.ABCMeta):
           NOT_FOUND           NOT_FOUND      no such volume of the caller
           FAILED_PRECONDITION NOT_AVAILABLE  the volume is not AVAILABLE: wait
           FAILED_PRECONDITION NO_MIRROR      there is nothing to compare with: wait until it is HEALTHY
+        """
+
+    @abc.abstractmethod
+    def LimitVolume(
+        self,
+        request: holdfast.api.volume.v1.volume_pb2.LimitVolumeRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[holdfast.api.volume.v1.volume_pb2.LimitVolumeResponse, collections.abc.Awaitable[holdfast.api.volume.v1.volume_pb2.LimitVolumeResponse]]:
+        """How fast a volume may be used, all of its initiators together; by operators. What was set before is
+        replaced, also by 0, which is no limit. Copying to other hosts and from a snapshot does not count.
+        Errors:
+          PERMISSION_DENIED   OPERATOR_ONLY  use an operator's certificate
+          INVALID_ARGUMENT    BAD_LIMIT      negative, or so low that an initiator's queue would not end in time
+          NOT_FOUND           NOT_FOUND      no such volume
+          FAILED_PRECONDITION NOT_AVAILABLE  the volume is being deleted, or could not be made
+        The same request again changes nothing, and changed=false.
         """
 
     @abc.abstractmethod
