@@ -6,7 +6,7 @@ LAB_DIR ?= /run/holdfast-demo
 COMPONENTS := base metadata replicator target snapshotter cli lab
 PACKAGES := $(foreach name,$(COMPONENTS),-p holdfast.$(name))
 
-.PHONY: setup demo test sim sim-mutants faults bench bench-snapshots check format protos lock lab-down clean
+.PHONY: setup demo test sim sim-mutants faults bench bench-snapshots collection-stories check format protos lock lab-down clean
 
 setup: .venv/.ready
 
@@ -49,6 +49,10 @@ bench: setup
 # Snapshots beside plain transfers and restic, on a real S3 server; ARGS='--mib 512 --rounds 3'.
 bench-snapshots: setup
 	@$(SUDO) $(BIN)/python tests/bench/snapshots.py $(ARGS)
+
+# Random stories of snapshots, deletions and the collection of objects: SEEDS=how many SEED=the first.
+collection-stories: setup
+	@$(BIN)/python -m holdfast.snapshotter.testing_stories --seeds $(or $(SEEDS),1000) --first $(or $(SEED),0)
 
 check: setup .venv-protos/.ready
 	$(BIN)/ruff check .

@@ -63,6 +63,15 @@ def test_range(store: Store) -> None:
     assert [one.key for one in entries] == names[3:5]
 
 
+def test_range_of_the_past(store: Store) -> None:
+    store.transact([], [put(A, b"1")])
+    _, revision = store.range(keys.PREFIX)
+    store.transact([], [put(A, b"2"), put(B, b"2")])
+    then, same = store.range(keys.PREFIX, revision=revision)
+    assert [(one.key, one.value) for one in then] == [(A, b"1")] and same == revision
+    assert [one.value for one in store.range(keys.PREFIX)[0]] == [b"2", b"2"]
+
+
 def test_prefix_not_after_sees_what_came(store: Store) -> None:
     prefix = keys.PREFIX + "p/"
     store.transact([], [put(prefix + "1", b"")])

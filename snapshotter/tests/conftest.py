@@ -1,6 +1,7 @@
 """What the tests of snapshots share: stores of each kind, on real servers."""
 
 import itertools
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from holdfast.metadata.testing import clear
 from holdfast.snapshotter.objects import ObjectStore
 from holdfast.snapshotter.objects_directory import DirectoryStore
 from holdfast.snapshotter.objects_faults import FaultyStore
+from holdfast.snapshotter.objects_memory import MemoryObjects
 from holdfast.snapshotter.objects_url import open_store
 
 __all__ = ["etcd_server", "installed", "local_host", "swift_server"]
@@ -55,7 +57,12 @@ def faulty(directory: DirectoryStore) -> FaultyStore:
     return FaultyStore(directory)
 
 
-@pytest.fixture(params=["directory", "faulty", "s3"])
+@pytest.fixture
+def memory() -> MemoryObjects:
+    return MemoryObjects(time.time)
+
+
+@pytest.fixture(params=["directory", "faulty", "memory", "s3"])
 def store(request: pytest.FixtureRequest) -> Iterator[ObjectStore]:
     """Every kind of store there is."""
     made = (

@@ -17,6 +17,7 @@ _GROUPS = {
     "attachment": ("holdfast.cli.attachment", "Which initiator may log in to a volume, and how."),
     "schedule": ("holdfast.cli.schedule", "Snapshots at set times, and which of them are kept."),
     "settings": ("holdfast.cli.own_settings", "How long what you delete can be restored."),
+    "collection": ("holdfast.cli.collection", "Objects that nothing needs any more (operators only)."),
     "host": ("holdfast.cli.host", "Storage hosts (operators only)."),
     "pki": ("holdfast.cli.pki", "A development authority and its certificates."),
     "login": ("holdfast.cli.login", "Keep the connection's settings in a file."),

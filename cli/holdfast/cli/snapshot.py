@@ -10,6 +10,7 @@ from holdfast.cli.granted import permitted, show_granted
 from holdfast.cli.session import session
 from holdfast.cli.show import emit, facts, moment, output_option, state_name, table
 from holdfast.cli.sizes import show_size
+from holdfast.cli.snapshot_sizes import counted, exclusive
 from holdfast.cli.snapshot_wait import wait_completed
 from holdfast.cli.waiting import wait_options
 
@@ -74,12 +75,24 @@ def list_(volume_id: str, granted: bool, public: bool, owner: str, deleted: bool
             _progress(one),
             "incremental" if one.base_snapshot_uid else "full",
             show_size(one.stored_bytes) if one.stored_bytes else "-",
+            exclusive(one),
             moment(one.create_time),
             one.reason,
         ]
         for one in response.snapshots
     ]
-    heads = ["SNAPSHOT", "VOLUME", "SIZE", "STATE", "DONE", "KIND", "STORED", "CREATED", "REASON"]
+    heads = [
+        "SNAPSHOT",
+        "VOLUME",
+        "SIZE",
+        "STATE",
+        "DONE",
+        "KIND",
+        "STORED",
+        "EXCLUSIVE",
+        "CREATED",
+        "REASON",
+    ]
     emit(response, lambda: table(heads, rows, "There are none."))
 
 
@@ -143,6 +156,7 @@ def _show(snapshot: pb.Snapshot) -> None:
             ("Encrypted", f"with key {snapshot.encryption_key}" if snapshot.encryption_key else ""),
             ("Uploaded", f"{show_size(snapshot.uploaded_bytes)} of changed extents" if uploaded else ""),
             ("Stored", f"{show_size(snapshot.stored_bytes)} of new objects" if uploaded else ""),
+            *counted(snapshot),
             ("Manifest", snapshot.manifest),
             ("Created", moment(snapshot.create_time)),
             ("Frozen", moment(snapshot.freeze_time)),

@@ -31,7 +31,9 @@ class Store(Protocol):
 
     def get(self, key: str) -> etcd.Entry | None: ...
 
-    def range(self, prefix: str, limit: int = 0, start_after: str = "") -> tuple[list[etcd.Entry], int]: ...
+    def range(
+        self, prefix: str, limit: int = 0, start_after: str = "", revision: int = 0
+    ) -> tuple[list[etcd.Entry], int]: ...
 
     def transact(
         self,

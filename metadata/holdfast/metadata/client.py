@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import grpc
 
 from holdfast.api.attachment.v1.attachment_pb2_grpc import AttachmentServiceStub
+from holdfast.api.collection.v1.collection_pb2_grpc import CollectionServiceStub
 from holdfast.api.encryption.v1.encryption_pb2_grpc import EncryptionServiceStub
 from holdfast.api.grant.v1.grant_pb2_grpc import GrantServiceStub
 from holdfast.api.host.v1.host_pb2_grpc import HostServiceStub
@@ -36,6 +37,7 @@ class Client:
     settings: SettingsServiceStub
     schedules: ScheduleServiceStub
     encryption: EncryptionServiceStub
+    collection: CollectionServiceStub
 
     def close(self) -> None:
         self.channel.close()
@@ -65,4 +67,5 @@ def connect(server: str, tls: TlsFiles) -> Client:
         SettingsServiceStub(channel),
         ScheduleServiceStub(channel),
         EncryptionServiceStub(channel),
+        CollectionServiceStub(channel),
     )

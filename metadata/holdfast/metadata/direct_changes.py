@@ -75,7 +75,7 @@ def start(draft: Draft, new: NewDirect) -> tuple[r.SnapshotRecord, bool]:
 def parent_of(draft: Draft, new: NewDirect) -> r.SnapshotRecord:
     """The snapshot to start from. Raises NotFound, Denied, Precondition NOT_COMPLETED, BadInput."""
     parent = usable_snapshot(draft, new.owner, new.parent_owner, new.parent_id, READ_BLOCKS)
-    if parent.state != r.SNAPSHOT_STATE_COMPLETED:
+    if parent.state != r.SNAPSHOT_STATE_COMPLETED or snapshot_changes.is_condemned(draft, parent.uid):
         raise Precondition("NOT_COMPLETED", f"The parent {new.parent_id!r} is not COMPLETED: wait.")
     if new.size_bytes < parent.size_bytes:
         raise BadInput(

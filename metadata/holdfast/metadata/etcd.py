@@ -82,18 +82,21 @@ class Etcd:
         response = self._range(pb.RangeRequest(key=key.encode()))
         return entry_of(response.kvs[0]) if response.kvs else None
 
-    def range(self, prefix: str, limit: int = 0, start_after: str = "") -> tuple[list[Entry], int]:
+    def range(
+        self, prefix: str, limit: int = 0, start_after: str = "", revision: int = 0
+    ) -> tuple[list[Entry], int]:
         """The entries below `prefix`, ascending by key, as they all were at the revision returned.
 
         Args:
             limit: at most so many; 0 is all of them, read in pages.
             start_after: only keys after this one.
+            revision: as they were then; 0 is now. Raises Compacted if etcd has discarded that.
         """
         for attempt in builtins.range(1, RANGE_ATTEMPTS + 1):
             try:
-                return self._pages(prefix, limit, start_after)
+                return self._pages(prefix, limit, start_after, revision)
             except Compacted:  # between two pages
-                if attempt == RANGE_ATTEMPTS:
+                if revision or attempt == RANGE_ATTEMPTS:
                     raise
         raise AssertionError
 
@@ -189,8 +192,8 @@ class Etcd:
     def _range(self, request: pb.RangeRequest) -> pb.RangeResponse:
         return self._endpoints.call("/etcdserverpb.KV/Range", request, pb.RangeResponse, repeatable=True)
 
-    def _pages(self, prefix: str, limit: int, start_after: str) -> tuple[list[Entry], int]:
-        request = pb.RangeRequest(key=prefix.encode(), range_end=prefix_end(prefix))
+    def _pages(self, prefix: str, limit: int, start_after: str, revision: int) -> tuple[list[Entry], int]:
+        request = pb.RangeRequest(key=prefix.encode(), range_end=prefix_end(prefix), revision=revision)
         if start_after:
             request.key = start_after.encode() + b"\0"
         entries: list[Entry] = []

@@ -8,14 +8,20 @@ from holdfast.metadata import keys
 from holdfast.metadata.lookups import EVERYONE, OUT_OF_SIGHT, grants_of
 from holdfast.metadata.pages import fill, page_size, read_token
 from holdfast.metadata.service import Service
-from holdfast.metadata.views import granted_view, snapshot_view
+from holdfast.metadata.views import granted_view, owned_view
 
 
 def shown_to(service: Service, user: str, snapshot: r.SnapshotRecord) -> Snapshot:
     """A snapshot that `user` may see, as it is shown to them."""
     if snapshot.owner == user:
-        return snapshot_view(snapshot)
+        return owned_views(service, [snapshot])[0]
     return granted_view(snapshot, service.look(lambda draft: grants_of(draft, snapshot.uid, user)))
+
+
+def owned_views(service: Service, snapshots: Sequence[r.SnapshotRecord]) -> list[Snapshot]:
+    """As their owner is shown them."""
+    counted = service.records([keys.sizes(one.uid) for one in snapshots], r.SizesRecord)
+    return [owned_view(one, sizes) for one, sizes in zip(snapshots, counted, strict=True)]
 
 
 def page_of_granted(service: Service, user: str, request: ListSnapshotsRequest) -> tuple[list[Snapshot], str]:

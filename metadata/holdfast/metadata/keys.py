@@ -15,6 +15,10 @@ SETTINGS = PREFIX + "settings/"
 SCHEDULES = PREFIX + "schedules/"
 SCHEDULE_RUNS = PREFIX + "schedule_runs/"
 DIRECT = PREFIX + "direct/"
+SIZES = PREFIX + "sizes/"
+REWRITES = PREFIX + "rewrites/"
+COLLECTION = PREFIX + "collection"
+COLLECTION_CLAIM = PREFIX + "claims/collection"
 
 
 def volume(uid: str) -> str:
@@ -94,6 +98,16 @@ def claim(snapshot_uid: str) -> str:
 def condemned(snapshot_uid: str) -> str:
     """There when the objects of a deleted snapshot may be gone at any moment."""
     return CONDEMNED + snapshot_uid
+
+
+def sizes(snapshot_uid: str) -> str:
+    """There when a collection of objects has counted the snapshot."""
+    return SIZES + snapshot_uid
+
+
+def rewrite(writer: str) -> str:
+    """There while objects of that writer may be about to be recorded."""
+    return REWRITES + writer
 
 
 def assignments(host_id: str) -> str:

@@ -3,17 +3,21 @@
 It passes the same tests as the real one (tests/test_store.py). No watches, no leases that expire.
 """
 
+from collections import OrderedDict
 from collections.abc import Sequence
 
 from holdfast.api.etcd.v1 import etcd_pb2 as pb
 from holdfast.base.errors import OutcomeUnknown, Unavailable
-from holdfast.metadata.etcd_types import Compare, Entry, Op, TxnResult, prefix_end
+from holdfast.metadata.etcd_types import Compacted, Compare, Entry, Op, TxnResult, prefix_end
+
+HISTORY = 64
 
 
 class MemoryStore:
     """Starts at revision 1, as etcd does.
 
     `lose_answer`: the next transaction is done, and its answer lost. `refuse`: the next one is not sent.
+    Of the past it keeps HISTORY revisions.
     """
 
     def __init__(self) -> None:
@@ -21,13 +25,22 @@ class MemoryStore:
         self.entries: dict[str, Entry] = {}
         self.lose_answer = False
         self.refuse = False
+        self._past: OrderedDict[int, dict[str, Entry]] = OrderedDict({1: {}})
 
     def get(self, key: str) -> Entry | None:
         return self.entries.get(key)
 
-    def range(self, prefix: str, limit: int = 0, start_after: str = "") -> tuple[list[Entry], int]:
-        keys = [key for key in self._below(prefix.encode(), prefix_end(prefix)) if key > start_after]
-        return [self.entries[key] for key in (keys[:limit] if limit else keys)], self.revision
+    def range(
+        self, prefix: str, limit: int = 0, start_after: str = "", revision: int = 0
+    ) -> tuple[list[Entry], int]:
+        entries = self.entries
+        if revision and revision != self.revision:
+            if revision not in self._past:
+                raise Compacted(next(iter(self._past)))
+            entries = self._past[revision]
+        end = prefix_end(prefix)
+        keys = sorted(key for key in entries if prefix.encode() <= key.encode() < end and key > start_after)
+        return [entries[key] for key in (keys[:limit] if limit else keys)], revision or self.revision
 
     def transact(
         self, compares: Sequence[Compare], success: Sequence[Op], failure: Sequence[Op] = ()
@@ -38,6 +51,9 @@ class MemoryStore:
         succeeded = all(self._holds(one.message) for one in compares)
         self._next = self.revision + 1
         responses = tuple(self._do(one.message) for one in (success if succeeded else failure))
+        self._past[self.revision] = dict(self.entries)
+        while len(self._past) > HISTORY:
+            self._past.popitem(last=False)
         if self.lose_answer:
             self.lose_answer = False
             raise OutcomeUnknown("OUTCOME_UNKNOWN", "The store lost the answer.")

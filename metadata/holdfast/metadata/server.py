@@ -9,6 +9,7 @@ from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from holdfast.api.attachment.v1 import attachment_pb2, attachment_pb2_grpc
+from holdfast.api.collection.v1 import collection_pb2, collection_pb2_grpc
 from holdfast.api.encryption.v1 import encryption_pb2, encryption_pb2_grpc
 from holdfast.api.grant.v1 import grant_pb2, grant_pb2_grpc
 from holdfast.api.host.v1 import host_pb2, host_pb2_grpc
@@ -19,6 +20,7 @@ from holdfast.api.volume.v1 import volume_pb2, volume_pb2_grpc
 from holdfast.base.errors import Unavailable
 from holdfast.base.tls import TlsFiles
 from holdfast.metadata.attachment_api import AttachmentServicer
+from holdfast.metadata.collection_api import CollectionServicer
 from holdfast.metadata.encryption_api import EncryptionServicer
 from holdfast.metadata.etcd import Etcd
 from holdfast.metadata.feed import Feed
@@ -52,6 +54,7 @@ SERVICES = [
         (settings_pb2, "SettingsService"),
         (schedule_pb2, "ScheduleService"),
         (encryption_pb2, "EncryptionService"),
+        (collection_pb2, "CollectionService"),
     )
 ]
 
@@ -81,6 +84,7 @@ class MetadataServer:
         schedule_pb2_grpc.add_ScheduleServiceServicer_to_server(ScheduleServicer(service), self._server)
         settings_pb2_grpc.add_SettingsServiceServicer_to_server(SettingsServicer(service), self._server)
         encryption_pb2_grpc.add_EncryptionServiceServicer_to_server(EncryptionServicer(service), self._server)
+        collection_pb2_grpc.add_CollectionServiceServicer_to_server(CollectionServicer(service), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, self._server)
         names = [*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME]
         reflection.enable_server_reflection(names, self._server)

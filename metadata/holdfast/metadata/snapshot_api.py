@@ -10,7 +10,7 @@ from holdfast.base.ids import check_name, new_uid
 from holdfast.metadata import keeping_decisions, keys, snapshot_decisions
 from holdfast.metadata.caller import Caller
 from holdfast.metadata.encryption_api import check_key_name
-from holdfast.metadata.granted_snapshots import page_of_granted, shown_to
+from holdfast.metadata.granted_snapshots import owned_views, page_of_granted, shown_to
 from holdfast.metadata.lookups import EVERYONE, OUT_OF_SIGHT, visible_snapshot
 from holdfast.metadata.pages import fill, page_size, read_token
 from holdfast.metadata.records import decode
@@ -53,7 +53,7 @@ class SnapshotServicer(snapshot_pb2_grpc.SnapshotServiceServicer):
             prefix = keys.names("recycled" if request.deleted else "snapshots", caller.name)
             resolve = functools.partial(self._resolve, request.volume_id)
             snapshots, token = self._service.page(prefix, size, after, resolve)
-            views = [snapshot_view(one) for one in snapshots]
+            views = owned_views(self._service, snapshots)
         return pb.ListSnapshotsResponse(snapshots=views, next_page_token=token)
 
     @stream

@@ -37,6 +37,11 @@ class Uploaded:
     uploaded_bytes: int
 
 
+def is_condemned(draft: Draft, snapshot_uid: str) -> bool:
+    """Whether its objects may be gone; compared. Whatever makes anything rely on them asks."""
+    return draft.entry(keys.condemned(snapshot_uid)) is not None
+
+
 def frozen(
     draft: Draft,
     volume_uid: str,
@@ -199,7 +204,7 @@ def complete(draft: Draft, snapshot_uid: str, by: Claimant, uploaded: Uploaded, 
         return False
     snapshot = claimed(draft, snapshot_uid, by)
     base = snapshot.base_snapshot_uid
-    if base and draft.entry(keys.condemned(base)) is not None:
+    if base and is_condemned(draft, base):
         raise Precondition("BASE_CONDEMNED", f"Snapshot {base}, the base of {snapshot_uid}, is condemned.")
     volume = draft.get(keys.volume(snapshot.volume_uid), r.VolumeRecord)
     if volume is not None and snapshot.generation > volume.base_generation:

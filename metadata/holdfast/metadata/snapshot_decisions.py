@@ -10,6 +10,7 @@ from holdfast.metadata.cas import Changed, Draft
 from holdfast.metadata.encryption_decisions import Rewrapped, replaced
 from holdfast.metadata.lookups import snapshot_of, volume_of
 from holdfast.metadata.permissions import Permission, of_grant
+from holdfast.metadata.snapshot_changes import is_condemned
 
 UNDER_WAY_MAX = 4
 """Snapshots of one volume that are not yet uploaded: each costs copy-before-write on both hosts."""
@@ -86,6 +87,7 @@ def _record(draft: Draft, new: NewSnapshot, volume: r.VolumeRecord) -> r.Snapsho
         # the recycle bin cannot. Compared, so that from this transaction on the base is a root of the
         # collection. Nor do encrypted snapshots share packs with others.
         good = base is not None and base.state in (r.SNAPSHOT_STATE_COMPLETED, r.SNAPSHOT_STATE_RECYCLED)
+        good = good and not is_condemned(draft, volume.base_snapshot_uid)
         if base is not None and good and bool(base.encryption_key) == bool(snapshot.encryption_key):
             snapshot.base_snapshot_uid = base.uid
             snapshot.base_manifest = base.manifest

@@ -3,10 +3,11 @@
 from collections.abc import Iterable, Mapping
 
 from holdfast.api.attachment.v1.attachment_pb2 import Attachment, AttachmentPath
+from holdfast.api.collection.v1.collection_pb2 import Collection
 from holdfast.api.grant.v1.grant_pb2 import Grant
 from holdfast.api.host.v1.host_pb2 import Host
 from holdfast.api.records.v1 import records_pb2 as r
-from holdfast.api.snapshot.v1.snapshot_pb2 import BlockServer, Snapshot
+from holdfast.api.snapshot.v1.snapshot_pb2 import BlockServer, Snapshot, SnapshotSizes
 from holdfast.api.volume.v1.volume_pb2 import SnapshotRef, Volume
 from holdfast.metadata.owner_words import NOT_MADE_YET, NOT_REPAIRED_YET, health_for_owner
 from holdfast.metadata.permissions import of_grant
@@ -114,6 +115,38 @@ def snapshot_view(snapshot: r.SnapshotRecord) -> Snapshot:
     ):  # fmt: skip
         if snapshot.HasField(name):
             getattr(view, name).CopyFrom(getattr(snapshot, name))
+    return view
+
+
+def owned_view(snapshot: r.SnapshotRecord, counted: r.SizesRecord | None) -> Snapshot:
+    """As its owner is shown it."""
+    view = snapshot_view(snapshot)
+    if counted is not None:
+        view.sizes.CopyFrom(
+            SnapshotSizes(
+                logical_bytes=counted.logical_bytes,
+                stored_bytes=counted.stored_bytes,
+                exclusive_bytes=counted.exclusive_bytes,
+                count_time=counted.count_time,
+            )
+        )
+    return view
+
+
+def collection_view(record: r.CollectionRecord) -> Collection:
+    view = Collection(
+        state=record.state,
+        reason=record.reason,
+        snapshotter_id=record.snapshotter_id,
+        requested=record.request > record.served,
+        request=record.request,
+        served=record.served,
+        counts=record.counts,
+        freed_bytes_ever=record.freed_bytes_ever,
+    )
+    for name in ("start_time", "end_time"):
+        if record.HasField(name):
+            getattr(view, name).CopyFrom(getattr(record, name))
     return view
 
 

@@ -12,6 +12,7 @@ from holdfast.metadata.derived import write
 from holdfast.metadata.lookups import not_found, usable_snapshot, volume_of
 from holdfast.metadata.permissions import MAKE_VOLUMES
 from holdfast.metadata.placement import candidate_of, next_port, place
+from holdfast.metadata.snapshot_changes import is_condemned
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def _source(draft: Draft, new: NewVolume) -> r.SnapshotRecord | None:
     if not new.source_id:
         return None
     snapshot = usable_snapshot(draft, new.owner, new.source_owner, new.source_id, MAKE_VOLUMES)
-    if snapshot.state != r.SNAPSHOT_STATE_COMPLETED:
+    if snapshot.state != r.SNAPSHOT_STATE_COMPLETED or is_condemned(draft, snapshot.uid):
         if snapshot.owner != new.owner:
             raise not_found("snapshot", new.source_id)
         state = r.SnapshotState.Name(snapshot.state).removeprefix("SNAPSHOT_STATE_")

@@ -56,14 +56,19 @@ class Index:
         return self._cache.get((ref.where.name, ref.offset), lambda: self._fetch(ref), lambda _: ref.length)
 
     def _fetch(self, ref: ShardRef) -> Shard:
-        name = ref.where.name
-        data = get_range(self._store, name, ref.offset, ref.length)
-        if digest_of(data) != ref.digest:
-            raise damaged(name, f"shard {ref.shard} at {ref.offset} does not match its manifest")
-        shard = shards.decode(data, name)
-        if shard.index != ref.shard or len(shard) != ref.entries:
-            raise damaged(name, f"shard {ref.shard} is another one, or has lost extents")
-        return shard
+        return fetch_shard(self._store, ref)
+
+
+def fetch_shard(store: ObjectStore, ref: ShardRef) -> Shard:
+    """The shard that a manifest refers to. Raises DataLoss, Unavailable."""
+    name = ref.where.name
+    data = get_range(store, name, ref.offset, ref.length)
+    if digest_of(data) != ref.digest:
+        raise damaged(name, f"shard {ref.shard} at {ref.offset} does not match its manifest")
+    shard = shards.decode(data, name)
+    if shard.index != ref.shard or len(shard) != ref.entries:
+        raise damaged(name, f"shard {ref.shard} is another one, or has lost extents")
+    return shard
 
 
 def load_manifest(store: ObjectStore, name: str, sha256_hex: str = "") -> Manifest:

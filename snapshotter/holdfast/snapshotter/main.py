@@ -22,6 +22,8 @@ from holdfast.metadata.snapshotter_actions import SNAPSHOTTER_LEASE_TTL_S, Snaps
 from holdfast.snapshotter.access import Access
 from holdfast.snapshotter.block_tokens import key_from
 from holdfast.snapshotter.blocks_api import BlockServicer
+from holdfast.snapshotter.collecting import EVERY_S, Collecting
+from holdfast.snapshotter.collector import GRACE_S
 from holdfast.snapshotter.exports import open_export
 from holdfast.snapshotter.grpc_server import SERVICES, GrpcServer
 from holdfast.snapshotter.guests import Guests
@@ -69,6 +71,18 @@ NBD_CONNECTIONS_MAX = 1024
 @click.option("--puts", type=click.IntRange(1, 64), default=4, help="Packs on their way at once.")
 @click.option("--checkpoint-s", type=click.FloatRange(min=0), default=5.0, help="Between checkpoints.")
 @click.option(
+    "--collect-every-s",
+    type=click.FloatRange(min=0),
+    default=EVERY_S,
+    help="Between collections of objects that nothing needs; 0: this one does not collect.",
+)
+@click.option(
+    "--collect-grace-s",
+    type=click.FloatRange(min=0),
+    default=GRACE_S,
+    help="How long what nothing needs any more is kept. The same in every copy.",
+)
+@click.option(
     "--lease-ttl-s", type=click.IntRange(1, 600), default=SNAPSHOTTER_LEASE_TTL_S, help="Of its lease."
 )
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning"]), default="info")
@@ -91,6 +105,8 @@ def main(
     pack_mib: int,
     puts: int,
     checkpoint_s: float,
+    collect_every_s: float,
+    collect_grace_s: float,
     lease_ttl_s: int,
     log_level: str,
 ) -> None:
@@ -127,7 +143,7 @@ def main(
         # A pack is full when it has reached its size: small ones are filled in small steps.
         batch_extents=min(Settings.batch_extents, pack_bytes // EXTENT_BYTES // 4),
     )
-    process.run(snapshotter_id, address, settings, uploads, lease_ttl_s)
+    process.run(snapshotter_id, address, settings, uploads, lease_ttl_s, (collect_every_s, collect_grace_s))
 
 
 class Process:
@@ -163,9 +179,19 @@ class Process:
         self._grpc = GrpcServer(grpc_listen, tls, self._health, blocks, KeyServicer(self._keys))
 
     def run(
-        self, snapshotter_id: str, address: str, settings: Settings, uploads: int, lease_ttl_s: int
+        self,
+        snapshotter_id: str,
+        address: str,
+        settings: Settings,
+        uploads: int,
+        lease_ttl_s: int,
+        collect: tuple[float, float],
     ) -> None:
-        """Serve until SIGTERM or SIGINT."""
+        """Serve until SIGTERM or SIGINT.
+
+        Args:
+            collect: seconds between collections, 0 for none; and their grace.
+        """
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._loop.call_from_thread(self._loop.stop))
 
@@ -186,11 +212,17 @@ class Process:
         service.start()
         idle = IdleDirects(self._etcd)
         idle.start()
+        collecting = Collecting(
+            self._etcd, self._store, service.actions.claimant, *collect, key_service=self._keys
+        )
+        if collect[0]:
+            collecting.start()
         service.actions.keeper.wait_attached(REGISTERED_WAIT_S)
         notify.tell_supervisor(notify.READY)
         self._loop.run()
         _exit_after(STOP_GRACE_S)
         idle.stop()
+        collecting.stop()
         service.stop()
         self._health.stop()
         self._grpc.stop()

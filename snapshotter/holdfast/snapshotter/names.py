@@ -7,8 +7,11 @@ again can only write beside what its successor writes, never over it.
 import itertools
 import re
 import secrets
+from typing import NamedTuple
 
-_NAME = re.compile(r"snapshots/([0-9a-f]{24})/(pack|index|checkpoint|manifest|staged)-[0-9a-f]{12}-\d{8}")
+ALL = "snapshots/"
+"""What every name starts with."""
+_NAME = re.compile(r"snapshots/([0-9a-f]{24})/(pack|index|checkpoint|manifest|staged)-([0-9a-f]{12})-\d{8}")
 
 
 class Namer:
@@ -44,6 +47,18 @@ class Namer:
 
 def prefix(snapshot_uid: str) -> str:
     return f"snapshots/{snapshot_uid}/"
+
+
+class Parts(NamedTuple):
+    snapshot_uid: str
+    kind: str
+    writer: str
+
+
+def parts_of(name: str) -> Parts | None:
+    """What the name of an object says; None if it is not of an object of ours."""
+    found = _NAME.fullmatch(name)
+    return Parts(*found.groups()) if found else None
 
 
 def snapshot_of(name: str) -> str:

@@ -20,6 +20,7 @@ from holdfast.snapshotter.envelope import DIGEST_BYTES, HEADER, check_header, da
 
 KIND = b"PACK"
 _ROW = struct.Struct("<QQII32s")
+ROW_BYTES = _ROW.size
 _TRAILER = struct.Struct("<QII")
 TAIL_BYTES = _TRAILER.size + DIGEST_BYTES
 _GROW_BYTES = 4 * MIB

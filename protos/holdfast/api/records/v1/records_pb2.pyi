@@ -166,6 +166,27 @@ SNAPSHOT_STATE_RECYCLED: SnapshotState.ValueType  # 6
 """Its owner deleted it, and may take it back until `recycle_until_time`. It is shown in the recycle bin only."""
 global___SnapshotState = SnapshotState
 
+class _CollectionState:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _CollectionStateEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_CollectionState.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    COLLECTION_STATE_UNSPECIFIED: _CollectionState.ValueType  # 0
+    COLLECTION_STATE_RUNNING: _CollectionState.ValueType  # 1
+    COLLECTION_STATE_DONE: _CollectionState.ValueType  # 2
+    COLLECTION_STATE_FAILED: _CollectionState.ValueType  # 3
+    """It deleted nothing, or not all: `reason` says why. It is tried again."""
+
+class CollectionState(_CollectionState, metaclass=_CollectionStateEnumTypeWrapper): ...
+
+COLLECTION_STATE_UNSPECIFIED: CollectionState.ValueType  # 0
+COLLECTION_STATE_RUNNING: CollectionState.ValueType  # 1
+COLLECTION_STATE_DONE: CollectionState.ValueType  # 2
+COLLECTION_STATE_FAILED: CollectionState.ValueType  # 3
+"""It deleted nothing, or not all: `reason` says why. It is tried again."""
+global___CollectionState = CollectionState
+
 class _GrantPermission:
     ValueType = typing.NewType("ValueType", builtins.int)
     V: typing_extensions.TypeAlias = ValueType
@@ -823,6 +844,7 @@ class SnapshotRecord(google.protobuf.message.Message):
     SCHEDULE_ID_FIELD_NUMBER: builtins.int
     SLOT_TIME_FIELD_NUMBER: builtins.int
     DIRECT_FIELD_NUMBER: builtins.int
+    FORMER_MANIFESTS_FIELD_NUMBER: builtins.int
     uid: builtins.str
     snapshot_id: builtins.str
     owner: builtins.str
@@ -892,6 +914,10 @@ class SnapshotRecord(google.protobuf.message.Message):
     def direct(self) -> global___DirectUpload:
         """Its `volume_uid` is the parent's, or one of its own that no volume has."""
 
+    @property
+    def former_manifests(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___FormerManifest]:
+        """Manifests that said the same, and were replaced by repacking: readable until their grace is over."""
+
     def __init__(
         self,
         *,
@@ -928,11 +954,266 @@ class SnapshotRecord(google.protobuf.message.Message):
         schedule_id: builtins.str = ...,
         slot_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         direct: global___DirectUpload | None = ...,
+        former_manifests: collections.abc.Iterable[global___FormerManifest] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["complete_time", b"complete_time", "create_time", b"create_time", "data_key", b"data_key", "delete_time", b"delete_time", "direct", b"direct", "freeze_time", b"freeze_time", "lock_until_time", b"lock_until_time", "recycle_until_time", b"recycle_until_time", "restore_time", b"restore_time", "slot_time", b"slot_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["base_generation", b"base_generation", "base_manifest", b"base_manifest", "base_snapshot_uid", b"base_snapshot_uid", "checkpoints", b"checkpoints", "complete_time", b"complete_time", "create_time", b"create_time", "data_key", b"data_key", "delete_time", b"delete_time", "direct", b"direct", "encryption_key", b"encryption_key", "freeze_time", b"freeze_time", "frozen_on", b"frozen_on", "generation", b"generation", "lock_until_time", b"lock_until_time", "manifest", b"manifest", "manifest_sha256", b"manifest_sha256", "owner", b"owner", "progress_done_bytes", b"progress_done_bytes", "progress_total_bytes", b"progress_total_bytes", "reason", b"reason", "recycle_until_time", b"recycle_until_time", "restore_time", b"restore_time", "schedule_id", b"schedule_id", "schedule_uid", b"schedule_uid", "size_bytes", b"size_bytes", "slot_time", b"slot_time", "snapshot_id", b"snapshot_id", "state", b"state", "stored_bytes", b"stored_bytes", "uid", b"uid", "uploaded_bytes", b"uploaded_bytes", "volume_id", b"volume_id", "volume_uid", b"volume_uid"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["base_generation", b"base_generation", "base_manifest", b"base_manifest", "base_snapshot_uid", b"base_snapshot_uid", "checkpoints", b"checkpoints", "complete_time", b"complete_time", "create_time", b"create_time", "data_key", b"data_key", "delete_time", b"delete_time", "direct", b"direct", "encryption_key", b"encryption_key", "former_manifests", b"former_manifests", "freeze_time", b"freeze_time", "frozen_on", b"frozen_on", "generation", b"generation", "lock_until_time", b"lock_until_time", "manifest", b"manifest", "manifest_sha256", b"manifest_sha256", "owner", b"owner", "progress_done_bytes", b"progress_done_bytes", "progress_total_bytes", b"progress_total_bytes", "reason", b"reason", "recycle_until_time", b"recycle_until_time", "restore_time", b"restore_time", "schedule_id", b"schedule_id", "schedule_uid", b"schedule_uid", "size_bytes", b"size_bytes", "slot_time", b"slot_time", "snapshot_id", b"snapshot_id", "state", b"state", "stored_bytes", b"stored_bytes", "uid", b"uid", "uploaded_bytes", b"uploaded_bytes", "volume_id", b"volume_id", "volume_uid", b"volume_uid"]) -> None: ...
 
 global___SnapshotRecord = SnapshotRecord
+
+@typing.final
+class TwoTimes(google.protobuf.message.Message):
+    """A moment by two clocks that are never compared with each other: docs/collection.md."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    COLLECTOR_TIME_FIELD_NUMBER: builtins.int
+    STORE_TIME_FIELD_NUMBER: builtins.int
+    @property
+    def collector_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """By the collector's clock."""
+
+    @property
+    def store_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """By the object store's."""
+
+    def __init__(
+        self,
+        *,
+        collector_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        store_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["collector_time", b"collector_time", "store_time", b"store_time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["collector_time", b"collector_time", "store_time", b"store_time"]) -> None: ...
+
+global___TwoTimes = TwoTimes
+
+@typing.final
+class FormerManifest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    MANIFEST_FIELD_NUMBER: builtins.int
+    SINCE_FIELD_NUMBER: builtins.int
+    manifest: builtins.str
+    @property
+    def since(self) -> global___TwoTimes: ...
+    def __init__(
+        self,
+        *,
+        manifest: builtins.str = ...,
+        since: global___TwoTimes | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["since", b"since"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["manifest", b"manifest", "since", b"since"]) -> None: ...
+
+global___FormerManifest = FormerManifest
+
+@typing.final
+class CondemnedRecord(google.protobuf.message.Message):
+    """condemned/<snapshot uid>: nothing relies on that snapshot any more, and nothing may. When its grace is over
+    its objects may be gone at any moment.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SNAPSHOT_UID_FIELD_NUMBER: builtins.int
+    SINCE_FIELD_NUMBER: builtins.int
+    snapshot_uid: builtins.str
+    @property
+    def since(self) -> global___TwoTimes: ...
+    def __init__(
+        self,
+        *,
+        snapshot_uid: builtins.str = ...,
+        since: global___TwoTimes | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["since", b"since"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["since", b"since", "snapshot_uid", b"snapshot_uid"]) -> None: ...
+
+global___CondemnedRecord = CondemnedRecord
+
+@typing.final
+class SizesRecord(google.protobuf.message.Message):
+    """sizes/<snapshot uid>: as a collection of objects has counted them."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SNAPSHOT_UID_FIELD_NUMBER: builtins.int
+    LOGICAL_BYTES_FIELD_NUMBER: builtins.int
+    STORED_BYTES_FIELD_NUMBER: builtins.int
+    EXCLUSIVE_BYTES_FIELD_NUMBER: builtins.int
+    COUNT_TIME_FIELD_NUMBER: builtins.int
+    snapshot_uid: builtins.str
+    logical_bytes: builtins.int
+    """Bytes of extents that are not zero."""
+    stored_bytes: builtins.int
+    """What these take in the object store, index included, shared or not."""
+    exclusive_bytes: builtins.int
+    """Bytes of objects that it alone leads to: what deleting it would free."""
+    @property
+    def count_time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        snapshot_uid: builtins.str = ...,
+        logical_bytes: builtins.int = ...,
+        stored_bytes: builtins.int = ...,
+        exclusive_bytes: builtins.int = ...,
+        count_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["count_time", b"count_time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["count_time", b"count_time", "exclusive_bytes", b"exclusive_bytes", "logical_bytes", b"logical_bytes", "snapshot_uid", b"snapshot_uid", "stored_bytes", b"stored_bytes"]) -> None: ...
+
+global___SizesRecord = SizesRecord
+
+@typing.final
+class RewriteRecord(google.protobuf.message.Message):
+    """rewrites/<writer>, on the lease of who rewrites: objects whose names have that writer are no garbage."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    WRITER_FIELD_NUMBER: builtins.int
+    SNAPSHOTTER_ID_FIELD_NUMBER: builtins.int
+    writer: builtins.str
+    snapshotter_id: builtins.str
+    def __init__(
+        self,
+        *,
+        writer: builtins.str = ...,
+        snapshotter_id: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["snapshotter_id", b"snapshotter_id", "writer", b"writer"]) -> None: ...
+
+global___RewriteRecord = RewriteRecord
+
+@typing.final
+class CollectionClaim(google.protobuf.message.Message):
+    """claims/collection, on the snapshotter's lease: who collects."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SNAPSHOTTER_ID_FIELD_NUMBER: builtins.int
+    snapshotter_id: builtins.str
+    def __init__(
+        self,
+        *,
+        snapshotter_id: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["snapshotter_id", b"snapshotter_id"]) -> None: ...
+
+global___CollectionClaim = CollectionClaim
+
+@typing.final
+class CollectionCounts(google.protobuf.message.Message):
+    """What one collection of objects found and did."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    FREED_OBJECTS_FIELD_NUMBER: builtins.int
+    FREED_BYTES_FIELD_NUMBER: builtins.int
+    KEPT_OBJECTS_FIELD_NUMBER: builtins.int
+    KEPT_BYTES_FIELD_NUMBER: builtins.int
+    WAITING_OBJECTS_FIELD_NUMBER: builtins.int
+    WAITING_BYTES_FIELD_NUMBER: builtins.int
+    CONDEMNED_FIELD_NUMBER: builtins.int
+    FORGOTTEN_FIELD_NUMBER: builtins.int
+    REPACKED_OBJECTS_FIELD_NUMBER: builtins.int
+    REPACKED_WRITTEN_BYTES_FIELD_NUMBER: builtins.int
+    REPACKED_DEAD_BYTES_FIELD_NUMBER: builtins.int
+    MISSING_OBJECTS_FIELD_NUMBER: builtins.int
+    FOREIGN_OBJECTS_FIELD_NUMBER: builtins.int
+    freed_objects: builtins.int
+    freed_bytes: builtins.int
+    kept_objects: builtins.int
+    """Objects that something leads to, or of a snapshot under way."""
+    kept_bytes: builtins.int
+    waiting_objects: builtins.int
+    """Garbage whose grace is not over."""
+    waiting_bytes: builtins.int
+    condemned: builtins.int
+    """Snapshots: newly condemned, and whose records went for good."""
+    forgotten: builtins.int
+    repacked_objects: builtins.int
+    """Packs and index objects whose living parts were copied, the bytes written for that, and the bytes that
+    the old ones will free after their grace.
+    """
+    repacked_written_bytes: builtins.int
+    repacked_dead_bytes: builtins.int
+    missing_objects: builtins.int
+    """Objects that a snapshot leads to and that are not there."""
+    foreign_objects: builtins.int
+    """Below the prefix, of a name that is none of ours: left alone."""
+    def __init__(
+        self,
+        *,
+        freed_objects: builtins.int = ...,
+        freed_bytes: builtins.int = ...,
+        kept_objects: builtins.int = ...,
+        kept_bytes: builtins.int = ...,
+        waiting_objects: builtins.int = ...,
+        waiting_bytes: builtins.int = ...,
+        condemned: builtins.int = ...,
+        forgotten: builtins.int = ...,
+        repacked_objects: builtins.int = ...,
+        repacked_written_bytes: builtins.int = ...,
+        repacked_dead_bytes: builtins.int = ...,
+        missing_objects: builtins.int = ...,
+        foreign_objects: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["condemned", b"condemned", "foreign_objects", b"foreign_objects", "forgotten", b"forgotten", "freed_bytes", b"freed_bytes", "freed_objects", b"freed_objects", "kept_bytes", b"kept_bytes", "kept_objects", b"kept_objects", "missing_objects", b"missing_objects", "repacked_dead_bytes", b"repacked_dead_bytes", "repacked_objects", b"repacked_objects", "repacked_written_bytes", b"repacked_written_bytes", "waiting_bytes", b"waiting_bytes", "waiting_objects", b"waiting_objects"]) -> None: ...
+
+global___CollectionCounts = CollectionCounts
+
+@typing.final
+class CollectionRecord(google.protobuf.message.Message):
+    """collection: the collection of objects that is running, or the last one."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    STATE_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    SNAPSHOTTER_ID_FIELD_NUMBER: builtins.int
+    START_TIME_FIELD_NUMBER: builtins.int
+    END_TIME_FIELD_NUMBER: builtins.int
+    REQUEST_FIELD_NUMBER: builtins.int
+    SERVED_FIELD_NUMBER: builtins.int
+    COUNTS_FIELD_NUMBER: builtins.int
+    FREED_BYTES_EVER_FIELD_NUMBER: builtins.int
+    FREED_OBJECTS_EVER_FIELD_NUMBER: builtins.int
+    state: global___CollectionState.ValueType
+    reason: builtins.str
+    """Why it failed, one sentence: which object of which snapshot cannot be read."""
+    snapshotter_id: builtins.str
+    request: builtins.int
+    """Operators ask for one by raising `request`; the one that began after that sets `served`."""
+    served: builtins.int
+    freed_bytes_ever: builtins.int
+    """Since there is this record."""
+    freed_objects_ever: builtins.int
+    @property
+    def start_time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
+    @property
+    def end_time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
+    @property
+    def counts(self) -> global___CollectionCounts: ...
+    def __init__(
+        self,
+        *,
+        state: global___CollectionState.ValueType = ...,
+        reason: builtins.str = ...,
+        snapshotter_id: builtins.str = ...,
+        start_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        end_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        request: builtins.int = ...,
+        served: builtins.int = ...,
+        counts: global___CollectionCounts | None = ...,
+        freed_bytes_ever: builtins.int = ...,
+        freed_objects_ever: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["counts", b"counts", "end_time", b"end_time", "start_time", b"start_time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["counts", b"counts", "end_time", b"end_time", "freed_bytes_ever", b"freed_bytes_ever", "freed_objects_ever", b"freed_objects_ever", "reason", b"reason", "request", b"request", "served", b"served", "snapshotter_id", b"snapshotter_id", "start_time", b"start_time", "state", b"state"]) -> None: ...
+
+global___CollectionRecord = CollectionRecord
 
 @typing.final
 class Timing(google.protobuf.message.Message):

@@ -41,6 +41,7 @@ class Snapshot(google.protobuf.message.Message):
     SCHEDULE_ID_FIELD_NUMBER: builtins.int
     GRANTED_PERMISSIONS_FIELD_NUMBER: builtins.int
     ENCRYPTION_KEY_FIELD_NUMBER: builtins.int
+    SIZES_FIELD_NUMBER: builtins.int
     snapshot_id: builtins.str
     uid: builtins.str
     owner: builtins.str
@@ -83,6 +84,10 @@ class Snapshot(google.protobuf.message.Message):
         base, manifest, schedule and reason: they would tell of what was not granted.
         """
 
+    @property
+    def sizes(self) -> global___SnapshotSizes:
+        """To its owner, of a COMPLETED one that has been counted."""
+
     def __init__(
         self,
         *,
@@ -109,11 +114,43 @@ class Snapshot(google.protobuf.message.Message):
         schedule_id: builtins.str = ...,
         granted_permissions: collections.abc.Iterable[holdfast.api.records.v1.records_pb2.GrantPermission.ValueType] | None = ...,
         encryption_key: builtins.str = ...,
+        sizes: global___SnapshotSizes | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["complete_time", b"complete_time", "create_time", b"create_time", "delete_time", b"delete_time", "freeze_time", b"freeze_time", "lock_until_time", b"lock_until_time", "recycle_until_time", b"recycle_until_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["base_snapshot_uid", b"base_snapshot_uid", "complete_time", b"complete_time", "create_time", b"create_time", "delete_time", b"delete_time", "direct", b"direct", "encryption_key", b"encryption_key", "freeze_time", b"freeze_time", "granted_permissions", b"granted_permissions", "lock_until_time", b"lock_until_time", "manifest", b"manifest", "owner", b"owner", "progress_done_bytes", b"progress_done_bytes", "progress_total_bytes", b"progress_total_bytes", "reason", b"reason", "recycle_until_time", b"recycle_until_time", "schedule_id", b"schedule_id", "size_bytes", b"size_bytes", "snapshot_id", b"snapshot_id", "state", b"state", "stored_bytes", b"stored_bytes", "uid", b"uid", "uploaded_bytes", b"uploaded_bytes", "volume_id", b"volume_id"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["complete_time", b"complete_time", "create_time", b"create_time", "delete_time", b"delete_time", "freeze_time", b"freeze_time", "lock_until_time", b"lock_until_time", "recycle_until_time", b"recycle_until_time", "sizes", b"sizes"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["base_snapshot_uid", b"base_snapshot_uid", "complete_time", b"complete_time", "create_time", b"create_time", "delete_time", b"delete_time", "direct", b"direct", "encryption_key", b"encryption_key", "freeze_time", b"freeze_time", "granted_permissions", b"granted_permissions", "lock_until_time", b"lock_until_time", "manifest", b"manifest", "owner", b"owner", "progress_done_bytes", b"progress_done_bytes", "progress_total_bytes", b"progress_total_bytes", "reason", b"reason", "recycle_until_time", b"recycle_until_time", "schedule_id", b"schedule_id", "size_bytes", b"size_bytes", "sizes", b"sizes", "snapshot_id", b"snapshot_id", "state", b"state", "stored_bytes", b"stored_bytes", "uid", b"uid", "uploaded_bytes", b"uploaded_bytes", "volume_id", b"volume_id"]) -> None: ...
 
 global___Snapshot = Snapshot
+
+@typing.final
+class SnapshotSizes(google.protobuf.message.Message):
+    """As the last collection of objects has counted them."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    LOGICAL_BYTES_FIELD_NUMBER: builtins.int
+    STORED_BYTES_FIELD_NUMBER: builtins.int
+    EXCLUSIVE_BYTES_FIELD_NUMBER: builtins.int
+    COUNT_TIME_FIELD_NUMBER: builtins.int
+    logical_bytes: builtins.int
+    """Bytes of extents that are not zero."""
+    stored_bytes: builtins.int
+    """What these take in the object store, index included, shared with other snapshots or not."""
+    exclusive_bytes: builtins.int
+    """Bytes of objects that this snapshot alone leads to: what deleting it would free."""
+    @property
+    def count_time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        logical_bytes: builtins.int = ...,
+        stored_bytes: builtins.int = ...,
+        exclusive_bytes: builtins.int = ...,
+        count_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["count_time", b"count_time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["count_time", b"count_time", "exclusive_bytes", b"exclusive_bytes", "logical_bytes", b"logical_bytes", "stored_bytes", b"stored_bytes"]) -> None: ...
+
+global___SnapshotSizes = SnapshotSizes
 
 @typing.final
 class CreateSnapshotRequest(google.protobuf.message.Message):
