@@ -247,6 +247,20 @@ def test_nothing_is_deleted_while_something_needed_cannot_be_read(cycle: Cycle) 
     assert not collection(cycle).reason
 
 
+def test_a_damaged_snapshot_that_is_deleted_is_no_hindrance_for_ever(cycle: Cycle) -> None:
+    _, damaged = filled(cycle)
+    other = filled(cycle)[1]
+    (name,) = [one for one in cycle.objects.objects if damaged in one and "index" in one]
+    del cycle.objects.objects[name]
+    cycle.delete(damaged)
+    cycle.collect()
+    assert collection(cycle).state == r.COLLECTION_STATE_FAILED
+    cycle.pass_time(GRACE_S)
+    assert cycle.collect().freed_objects > 0
+    assert collection(cycle).state == r.COLLECTION_STATE_DONE
+    assert [one.uid for one in cycle.snapshots()] == [other]
+
+
 def test_a_lost_pack_is_told(cycle: Cycle) -> None:
     filled(cycle)
     name = next(one for one in cycle.objects.objects if "pack" in one)

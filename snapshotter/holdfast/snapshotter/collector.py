@@ -85,15 +85,9 @@ class Collector:
         listing = self._list(folder)
         cut = self._cut()
         verdict = collect_roots.decide(cut, now, self.grace_s)
+        # Before marking, which fails while a root is damaged: one that is deleted must not be that for ever.
+        self._end_roots(verdict, now)
         marks = mark(verdict.roots, self.store, folder, self.stop)
-        for uid in verdict.to_condemn:
-            self._check()
-            self._counts.condemned += run(self.etcd, partial(changes.condemn, snapshot_uid=uid, now=now))
-        for uid in verdict.formers_due:
-            run(
-                self.etcd,
-                partial(changes.drop_former, snapshot_uid=uid, now=now, grace_s=self.grace_s),
-            )
         judge = Judge(cut, verdict, now, self.grace_s)
         exclusive, candidates = self._sweep(fates(_infos(listing), marks.objects(), judge), verdict)
         self._forget(verdict)
@@ -118,6 +112,16 @@ class Collector:
             except Compacted:
                 continue
         raise Unavailable("ETCD_COMPACTS", "etcd discarded its history while it was read: try again.")
+
+    def _end_roots(self, verdict: Verdict, now: Moment) -> None:
+        """What is a root for its grace only from now on; it was one at the cut."""
+        for uid in verdict.to_condemn:
+            self._check()
+            self._counts.condemned += run(self.etcd, partial(changes.condemn, snapshot_uid=uid, now=now))
+        for uid in verdict.formers_due:
+            self._check()
+            drop = partial(changes.drop_former, snapshot_uid=uid, now=now, grace_s=self.grace_s)
+            run(self.etcd, drop)
 
     def _sweep(self, every: Iterable[Fated], verdict: Verdict) -> tuple[list[int], list[Marked]]:
         """Exclusive bytes by the number of the root; and objects that are mostly dead, at most so many."""
