@@ -6,7 +6,7 @@ LAB_DIR ?= /run/holdfast-demo
 COMPONENTS := base metadata replicator target snapshotter cli lab
 PACKAGES := $(foreach name,$(COMPONENTS),-p holdfast.$(name))
 
-.PHONY: setup demo test sim sim-mutants faults bench bench-snapshots collection-stories check format protos lock lab-down clean
+.PHONY: setup demo test sim sim-mutants faults store-faults bench bench-snapshots collection-stories check format protos lock lab-down clean
 
 setup: .venv/.ready
 
@@ -45,6 +45,11 @@ faults: setup
 # The data path beside the bare system calls, nbdkit and qemu-nbd; ARGS='--seconds 0.5 --rounds 5'.
 bench: setup
 	@$(SUDO) $(BIN)/python tests/bench/native.py $(ARGS)
+
+# Whole lives of snapshots on an object store that goes wrong by chance; ARGS='--seeds 50 --first 0'.
+store-faults: setup
+	@$(SUDO) $(BIN)/holdfast-lab install
+	@$(SUDO) $(BIN)/python tests/store_faults/run.py $(ARGS)
 
 # Snapshots beside plain transfers and restic, on a real S3 server; ARGS='--mib 512 --rounds 3'.
 bench-snapshots: setup

@@ -4,7 +4,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,10 @@ import pytest
 
 from holdfast.base.tls import TlsFiles
 from holdfast.cli.main import main
+from holdfast.lab.etcd import EtcdServer
 from holdfast.lab.fixtures import etcd_server, installed, local_host
+from holdfast.lab.servers import LocalHost
+from holdfast.lab.snapshotters import Running, World
 from holdfast.metadata.fixtures import authority, etcd, make_host, metadata, two_hosts
 from holdfast.metadata.testing import RunningMetadata
 
@@ -83,3 +86,26 @@ class Person:
 @pytest.fixture
 def person(metadata: RunningMetadata, tmp_path: Path) -> Callable[..., Person]:
     return lambda name, role="user": Person(metadata.address, metadata.tls(name, role), tmp_path)
+
+
+@pytest.fixture
+def world(
+    metadata: RunningMetadata, etcd_server: EtcdServer, local_host: LocalHost, tmp_path: Path
+) -> Iterator[World]:
+    """Snapshotters on the metadata service's etcd and authority, with objects in a directory."""
+    (tmp_path / "objects").mkdir()
+    made = World(
+        metadata.etcd,
+        etcd_server.endpoint,
+        metadata.directory,
+        f"file://{tmp_path}/objects",
+        local_host,
+        tmp_path,
+    )
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def running(world: World) -> Running:
+    return world.start()

@@ -1,7 +1,7 @@
 """Images in and out, as people type it, on a real snapshotter; interrupted, and with tools of others."""
 
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
@@ -10,37 +10,12 @@ import pytest
 from holdfast.api.blocks.v1 import blocks_pb2 as pb
 from holdfast.base.limits import EXTENT_BYTES, MIB, SNAPSHOT_BLOCK_BYTES
 from holdfast.cli import failures, image_import
-from holdfast.lab.etcd import EtcdServer
-from holdfast.lab.servers import LocalHost
 from holdfast.lab.snapshotters import Running, World
-from holdfast.metadata.testing import RunningMetadata, StandInHost
+from holdfast.metadata.testing import StandInHost
 
 from .conftest import Person
 
 SIZE_BYTES = 700 * MIB + 4096
-
-
-@pytest.fixture
-def world(
-    metadata: RunningMetadata, etcd_server: EtcdServer, local_host: LocalHost, tmp_path: Path
-) -> Iterator[World]:
-    """Snapshotters on the metadata service's etcd and authority, with objects in a directory."""
-    (tmp_path / "objects").mkdir()
-    made = World(
-        metadata.etcd,
-        etcd_server.endpoint,
-        metadata.directory,
-        f"file://{tmp_path}/objects",
-        local_host,
-        tmp_path,
-    )
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def running(world: World) -> Running:
-    return world.start()
 
 
 def image(path: Path, seed: int = 0, blocks: tuple[int, ...] = (0, 1, 5, 1023, 1024, 1390)) -> Path:

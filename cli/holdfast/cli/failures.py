@@ -12,7 +12,8 @@ class WaitedInVain(HoldfastError):
 
 
 class Differed(HoldfastError):
-    """The replicas of a volume were not alike. Not REFUSED: a job that compares must tell the two apart."""
+    """What was verified is not as it must be: replicas that differ, a snapshot that is damaged. It is not
+    REFUSED: a job that verifies must tell the two apart."""
 
 
 def exit_code(error: HoldfastError) -> int:

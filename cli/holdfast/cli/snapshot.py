@@ -5,7 +5,7 @@ import click
 from holdfast.api.encryption.v1 import encryption_pb2 as eb
 from holdfast.api.records.v1 import records_pb2 as r
 from holdfast.api.snapshot.v1 import snapshot_pb2 as pb
-from holdfast.cli import images, keeping
+from holdfast.cli import images, keeping, snapshot_verify
 from holdfast.cli.granted import permitted, show_granted
 from holdfast.cli.session import session
 from holdfast.cli.show import emit, facts, moment, output_option, state_name, table
@@ -71,7 +71,8 @@ def list_(volume_id: str, granted: bool, public: bool, owner: str, deleted: bool
             one.snapshot_id,
             one.volume_id,
             show_size(one.size_bytes),
-            state_name(r.SnapshotState.Name(one.state)),
+            state_name(r.SnapshotState.Name(one.state))
+            + (", DAMAGED" if one.health == r.SNAPSHOT_HEALTH_DAMAGED else ""),
             _progress(one),
             "incremental" if one.base_snapshot_uid else "full",
             show_size(one.stored_bytes) if one.stored_bytes else "-",
@@ -109,7 +110,7 @@ def show(snapshot_id: str, owner: str) -> None:
 
 
 _KEEPING = (keeping.delete, keeping.lock, keeping.restore, keeping.purge)
-for one in (*_KEEPING, images.blocks, images.export, images.import_, images.nbd):
+for one in (*_KEEPING, images.blocks, images.export, images.import_, images.nbd, snapshot_verify.verify):
     command.add_command(one)
 
 
@@ -163,5 +164,6 @@ def _show(snapshot: pb.Snapshot) -> None:
             ("Completed", moment(snapshot.complete_time)),
             ("Schedule", snapshot.schedule_id),
             ("Locked until", moment(snapshot.lock_until_time)),
+            *snapshot_verify.health_facts(snapshot),
         ]
     )

@@ -10,6 +10,8 @@ HOST_LEASES = PREFIX + "leases/hosts/"
 SNAPSHOTTER_LEASES = PREFIX + "leases/snapshotters/"
 CLAIMS = PREFIX + "claims/snapshots/"
 CONDEMNED = PREFIX + "condemned/"
+VERIFY_CLAIMS = PREFIX + "claims/verify/"
+DAMAGED = PREFIX + "damaged/"
 WARDEN = PREFIX + "warden"
 SETTINGS = PREFIX + "settings/"
 SCHEDULES = PREFIX + "schedules/"
@@ -93,6 +95,16 @@ def staged_by(snapshot_uid: str, writer: str) -> str:
 
 def claim(snapshot_uid: str) -> str:
     return CLAIMS + snapshot_uid
+
+
+def verify_claim(snapshot_uid: str) -> str:
+    """There while the snapshot is verified or repaired, by whoever holds its lease."""
+    return VERIFY_CLAIMS + snapshot_uid
+
+
+def damaged(snapshot_uid: str) -> str:
+    """There when objects that this snapshot wrote are lost."""
+    return DAMAGED + snapshot_uid
 
 
 def condemned(snapshot_uid: str) -> str:

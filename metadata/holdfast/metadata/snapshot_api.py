@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from holdfast.api.records.v1 import records_pb2 as r
 from holdfast.api.snapshot.v1 import snapshot_pb2 as pb
 from holdfast.api.snapshot.v1 import snapshot_pb2_grpc
+from holdfast.base.errors import BadInput
 from holdfast.base.ids import check_name, new_uid
-from holdfast.metadata import keeping_decisions, keys, snapshot_decisions
+from holdfast.metadata import keeping_decisions, keys, snapshot_decisions, verify_changes
 from holdfast.metadata.caller import Caller
 from holdfast.metadata.encryption_api import check_key_name
 from holdfast.metadata.granted_snapshots import owned_views, page_of_granted, shown_to
-from holdfast.metadata.lookups import EVERYONE, OUT_OF_SIGHT, visible_snapshot
+from holdfast.metadata.lookups import EVERYONE, OUT_OF_SIGHT, not_found, snapshot_of, visible_snapshot
 from holdfast.metadata.pages import fill, page_size, read_token
 from holdfast.metadata.records import decode
 from holdfast.metadata.rpc import stream, unary
@@ -60,20 +61,23 @@ class SnapshotServicer(snapshot_pb2_grpc.SnapshotServiceServicer):
     def WatchSnapshot(
         self, request: pb.WatchSnapshotRequest, caller: Caller, at_end: AtEnd
     ) -> Iterator[pb.WatchSnapshotResponse]:
-        uid = self._find(request.snapshot_id, request.owner, caller).uid
+        find = self._find_own if request.until_verified else self._find
+        uid = find(request.snapshot_id, request.owner, caller).uid
         watched = [keys.snapshot(uid), keys.grant(uid, caller.name), keys.grant(uid, EVERYONE)]
 
         def look() -> pb.Snapshot | None:
             (snapshot,) = self._service.records([keys.snapshot(uid)], r.SnapshotRecord)
             if snapshot is None or snapshot.state in OUT_OF_SIGHT:
                 return None
+            if request.until_verified:
+                return snapshot_view(snapshot)
             # A grant may have been revoked meanwhile.
             self._find(request.snapshot_id, request.owner, caller)
             return shown_to(self._service, caller.name, snapshot)
 
         for view in self._service.changes(watched, look, at_end):
             yield pb.WatchSnapshotResponse(snapshot=view, deleted=view is None)
-            if view is not None and view.state in _ENDED:
+            if view is not None and _has_ended(view, request.until_verified):
                 return
 
     @unary
@@ -118,6 +122,17 @@ class SnapshotServicer(snapshot_pb2_grpc.SnapshotServiceServicer):
         return pb.PurgeSnapshotResponse(changed=changed)
 
     @unary
+    def VerifySnapshot(self, request: pb.VerifySnapshotRequest, caller: Caller) -> pb.VerifySnapshotResponse:
+        if request.sample_percent > 100:
+            raise BadInput("BAD_SAMPLE", f"{request.sample_percent} % is more than all: ask for 100 at most.")
+        owner = self._find_own(request.snapshot_id, request.owner, caller).owner
+        now_s, sample = self._service.clock(), request.sample_percent or 100
+        snapshot, changed = self._service.run(
+            lambda draft: verify_changes.ask(draft, owner, request.snapshot_id, sample, now_s)
+        )
+        return pb.VerifySnapshotResponse(snapshot=snapshot_view(snapshot), changed=changed)
+
+    @unary
     def ListBlockServers(
         self, request: pb.ListBlockServersRequest, caller: Caller
     ) -> pb.ListBlockServersResponse:
@@ -137,8 +152,20 @@ class SnapshotServicer(snapshot_pb2_grpc.SnapshotServiceServicer):
     def _find(self, snapshot_id: str, owner: str, caller: Caller) -> r.SnapshotRecord:
         return self._service.look(lambda draft: visible_snapshot(draft, caller.name, owner, snapshot_id))
 
+    def _find_own(self, snapshot_id: str, owner: str, caller: Caller) -> r.SnapshotRecord:
+        """The caller's; another's for operators."""
+        if owner not in ("", caller.name) and not caller.operator:
+            raise not_found("snapshot", snapshot_id)
+        return self._service.look(lambda draft: snapshot_of(draft, owner or caller.name, snapshot_id))
+
     def _resolve(
         self, volume_id: str, named: list[tuple[str, r.NameRecord]]
     ) -> list[r.SnapshotRecord | None]:
         found = self._service.records([keys.snapshot(name.uid) for _, name in named], r.SnapshotRecord)
         return [one if one and volume_id in ("", one.volume_id) else None for one in found]
+
+
+def _has_ended(view: pb.Snapshot, until_verified: int) -> bool:
+    if not until_verified:
+        return view.state in _ENDED
+    return view.verify.request >= until_verified and view.verify.state not in verify_changes.UNDER_WAY

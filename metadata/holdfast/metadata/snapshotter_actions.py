@@ -118,6 +118,14 @@ class SnapshotterActions:
             lambda draft: snapshot_changes.complete(draft, snapshot_uid, by, uploaded, self._clock()),
         )
 
+    def damaged(self) -> tuple[set[str], set[str]]:
+        """Names of objects that no upload may use; uids of snapshots that wrote more such than are named."""
+        entries, _ = self.etcd.range(keys.DAMAGED)
+        records = [decode(r.DamagedRecord, entry.value) for entry in entries]
+        return {name for one in records for name in one.names}, {
+            one.snapshot_uid for one in records if one.more
+        }
+
     def fail(self, snapshot_uid: str, reason: str) -> bool:
         """For good: use it for what no retry can mend, never for an object store out of reach."""
         return run(self.etcd, lambda draft: snapshot_changes.fail(draft, snapshot_uid, reason))

@@ -85,6 +85,7 @@ def granted_view(snapshot: r.SnapshotRecord, grants: Iterable[r.GrantRecord]) ->
     """As somebody is shown it to whom it is granted: without what tells of other resources of its owner."""
     view = snapshot_view(snapshot)
     clear(view, "volume_id", "base_snapshot_uid", "manifest", "schedule_id", "reason")
+    clear(view, "verify", "whole_verify_time", "repaired_extents", "repair_time")
     granted = list(grants)
     view.granted_permissions.extend(sorted({one for grant in granted for one in of_grant(grant)}))
     view.encryption_key = next((one.data_key.name for one in granted if one.HasField("data_key")), "")
@@ -109,9 +110,12 @@ def snapshot_view(snapshot: r.SnapshotRecord) -> Snapshot:
         schedule_id=snapshot.schedule_id,
         direct=snapshot.HasField("direct"),
         encryption_key=snapshot.encryption_key,
+        health=snapshot.health,
+        repaired_extents=snapshot.repaired_extents,
     )
     for name in (
         "create_time", "freeze_time", "complete_time", "lock_until_time", "delete_time", "recycle_until_time",
+        "verify", "whole_verify_time", "repair_time",
     ):  # fmt: skip
         if snapshot.HasField(name):
             getattr(view, name).CopyFrom(getattr(snapshot, name))

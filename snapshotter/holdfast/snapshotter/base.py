@@ -11,6 +11,7 @@ from collections.abc import Set
 from holdfast.base.extents import runs
 from holdfast.snapshotter.index import Index
 from holdfast.snapshotter.manifest import Manifest, ShardRef
+from holdfast.snapshotter.names import snapshot_of
 from holdfast.snapshotter.plan import Runs, clip
 from holdfast.snapshotter.ring import Ring
 from holdfast.snapshotter.shard import SHARD_EXTENTS, Entry, Shard
@@ -68,3 +69,12 @@ class Base:
         if not any(pack.name in self._lost for pack in shard.packs):
             return []
         return list(runs(extent for extent, entry in sorted(shard.entries().items()) if self.is_lost(entry)))
+
+
+def writers_of(index: Index) -> set[str]:
+    """The uids of the snapshots whose objects this one uses. Reads all of its index."""
+    found = set()
+    for ref in index.manifest.shards:
+        found.add(snapshot_of(ref.where.name))
+        found.update(snapshot_of(pack.name) for pack in index.load(ref).packs)
+    return found

@@ -3,11 +3,12 @@
 import hashlib
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from holdfast.api.blocks.v1 import blocks_pb2 as pb
-from holdfast.base.errors import BadInput
+from holdfast.base.errors import BadInput, DataLoss
 from holdfast.base.limits import SNAPSHOT_BLOCK_BYTES
 from holdfast.metadata.caller import Caller
 from holdfast.metadata.pages import make_token, page_size, read_number
@@ -107,7 +108,8 @@ class ReadMethods:
     def _listed(self, request: pb.ListSnapshotBlocksRequest, caller: Caller) -> pb.ListSnapshotBlocksResponse:
         leave = self._leave(request.snapshot, caller)
         size, start = _where(request)
-        page = blocks.changed(None, self._reader(leave).index, start, size)
+        with self._noting(leave):
+            page = blocks.changed(None, self._reader(leave).index, start, size)
         expire_s = self._expire_s()
         response = pb.ListSnapshotBlocksResponse(
             next_page_token=_next(page),
@@ -123,7 +125,8 @@ class ReadMethods:
         first, second = self._leave(request.first, caller), self._leave(request.second, caller)
         self._access.check_related(first.snapshot, second.snapshot)
         size, start = _where(request)
-        page = blocks.changed(self._reader(first).index, self._reader(second).index, start, size)
+        with self._noting(first, second):
+            page = blocks.changed(self._reader(first).index, self._reader(second).index, start, size)
         expire_s = self._expire_s()
         response = pb.ListChangedBlocksResponse(
             next_page_token=_next(page),
@@ -143,7 +146,18 @@ class ReadMethods:
         leave = self._leave(name, caller)
         uid, index = leave.snapshot.uid, block.block_index
         self._tokens.check(block.block_token, uid, index, leave.holder, self._clock())
-        return self._reader(leave).read(*blocks.byte_range(index, leave.snapshot.size_bytes))
+        with self._noting(leave):
+            return self._reader(leave).read(*blocks.byte_range(index, leave.snapshot.size_bytes))
+
+    @contextmanager
+    def _noting(self, *read: Leave) -> Iterator[None]:
+        """What cannot be read is looked into."""
+        try:
+            yield
+        except DataLoss:
+            for leave in read:
+                self._readers.on_lost(leave.snapshot.uid)
+            raise
 
     def _leave(self, name: pb.SnapshotName, caller: Caller) -> Leave:
         return self._access.read(caller.name, name.owner, name.snapshot_id)

@@ -16,6 +16,6 @@ def open_export(loop: Loop, access: Access, readers: Readers, guests: Guests) ->
         if peer is not None and peer.role == "user":
             guests.check_room(peer.name)
             return GuestExport(loop, guests, snapshot, peer.name, lambda: access.open(name, peer))
-        return SnapshotExport(loop, readers, snapshot)
+        return SnapshotExport(loop, readers, snapshot, lambda: access.open(name, peer))
 
     return opened

@@ -75,9 +75,9 @@ class GuestExport(SnapshotExport):
     """An Export of one snapshot to `user`, for as long as `check` does not raise NotFound."""
 
     def __init__(
-        self, loop: Loop, guests: Guests, snapshot: Readable, user: str, check: Callable[[], object]
+        self, loop: Loop, guests: Guests, snapshot: Readable, user: str, check: Callable[[], Readable]
     ) -> None:
-        super().__init__(loop, guests.readers, snapshot, guests.pool)
+        super().__init__(loop, guests.readers, snapshot, check, guests.pool)
         self._guests = guests
         self._user = user
         self._check = check

@@ -31,6 +31,7 @@ from holdfast.snapshotter.idle import IdleDirects
 from holdfast.snapshotter.key_api import KeyServicer
 from holdfast.snapshotter.keys_url import open_keys
 from holdfast.snapshotter.objects_url import open_store
+from holdfast.snapshotter.scrubber import SCRUB_BYTES_S
 from holdfast.snapshotter.serve import Readers
 from holdfast.snapshotter.service import Service
 from holdfast.snapshotter.staging import Stagers
@@ -69,6 +70,12 @@ NBD_CONNECTIONS_MAX = 1024
 @click.option("--uploads", type=click.IntRange(1, 64), default=2, help="Snapshots uploaded at a time.")
 @click.option("--pack-mib", type=click.IntRange(1, 256), default=32, help="Size of a pack.")
 @click.option("--puts", type=click.IntRange(1, 64), default=4, help="Packs on their way at once.")
+@click.option(
+    "--scrub-mib-s",
+    type=click.FloatRange(min=0),
+    default=SCRUB_BYTES_S / MIB,
+    help="How fast to verify, a second, what nobody has verified in 30 days; 0: not at all.",
+)
 @click.option("--checkpoint-s", type=click.FloatRange(min=0), default=5.0, help="Between checkpoints.")
 @click.option(
     "--collect-every-s",
@@ -104,6 +111,7 @@ def main(
     uploads: int,
     pack_mib: int,
     puts: int,
+    scrub_mib_s: float,
     checkpoint_s: float,
     collect_every_s: float,
     collect_grace_s: float,
@@ -143,7 +151,15 @@ def main(
         # A pack is full when it has reached its size: small ones are filled in small steps.
         batch_extents=min(Settings.batch_extents, pack_bytes // EXTENT_BYTES // 4),
     )
-    process.run(snapshotter_id, address, settings, uploads, lease_ttl_s, (collect_every_s, collect_grace_s))
+    process.run(
+        snapshotter_id,
+        address,
+        settings,
+        uploads,
+        lease_ttl_s,
+        (collect_every_s, collect_grace_s),
+        scrub_mib_s * MIB,
+    )
 
 
 class Process:
@@ -186,6 +202,7 @@ class Process:
         uploads: int,
         lease_ttl_s: int,
         collect: tuple[float, float],
+        scrub_bytes_s: float,
     ) -> None:
         """Serve until SIGTERM or SIGINT.
 
@@ -206,7 +223,9 @@ class Process:
                 grpc_port=self._grpc.port,
             )
 
-        service = Service(actions, self._store, self._open_view, settings, uploads, self._keys)
+        service = Service(actions, self._store, self._open_view, settings, uploads, self._keys, scrub_bytes_s)
+        for readers in (self._readers, self._guests.readers):
+            readers.on_lost = service.scrubber.suspect
         self._health.start()
         self._grpc.start()
         service.start()

@@ -4,6 +4,7 @@ The loop's thread only hands out; fetching, checking and decompressing is done i
 """
 
 import logging
+from collections.abc import Callable
 from concurrent.futures import Executor
 from functools import partial
 
@@ -39,6 +40,8 @@ class Readers:
         cache_bytes: int = EXTENTS_CACHE_BYTES,
         keys: KeyService = NO_KEYS,
     ) -> None:
+        self.on_lost: Callable[[str], None] = lambda snapshot_uid: None
+        """Told of each snapshot of which something cannot be read. Any thread."""
         self._store = store
         self._unlocker = Unlocker(keys)
         self._fetcher = Fetcher(store, cache_bytes, gets)
@@ -68,18 +71,29 @@ def _reader_bytes(reader: SnapshotReader) -> int:
 
 
 class SnapshotExport:
-    """An Export of one snapshot. It reads in `pool`, or in the loop's."""
+    """An Export of one snapshot. It reads in `pool`, or in the loop's.
+
+    Args:
+        again: what may be read by now; blocks. A manifest may have been replaced by one that says the same,
+            because an object of it was lost, or was repacked.
+    """
 
     read_only = True
     private = False
     contexts: tuple[str, ...] = (ALLOCATION,)
 
     def __init__(
-        self, loop: Loop, readers: Readers, snapshot: Readable, pool: Executor | None = None
+        self,
+        loop: Loop,
+        readers: Readers,
+        snapshot: Readable,
+        again: Callable[[], Readable],
+        pool: Executor | None = None,
     ) -> None:
         self._loop = loop
         self._readers = readers
         self._snapshot = snapshot
+        self._again = again
         self._pool = pool
         self.size_bytes = snapshot.size_bytes
 
@@ -112,7 +126,25 @@ class SnapshotExport:
         done(Outcome.INVALID, b"")
 
     def _read(self, request: Request) -> None:
-        fill(request.buffers, self._reader().read_pieces(request.offset, request.length))
+        try:
+            pieces = self._reader().read_pieces(request.offset, request.length)
+        except DataLoss as error:
+            uid = self._snapshot.snapshot_uid
+            if not self._is_replaced():
+                self._readers.on_lost(uid)
+                raise
+            _LOG.info("snapshot %s has another manifest by now: %s", uid, error.message)
+            pieces = self._reader().read_pieces(request.offset, request.length)
+        fill(request.buffers, pieces)
+
+    def _is_replaced(self) -> bool:
+        """Whether there is another manifest by now, which is used from now on."""
+        try:
+            now = self._again()
+        except HoldfastError:
+            return False
+        before, self._snapshot = self._snapshot, now
+        return now.manifest != before.manifest
 
     def _reader(self) -> SnapshotReader:
         return self._readers.get(self._snapshot)

@@ -17,6 +17,7 @@ from holdfast.metadata.snapshotter_actions import SnapshotterActions
 from holdfast.snapshotter.key_errors import KeyUnavailable
 from holdfast.snapshotter.keys import NO_KEYS, KeyService
 from holdfast.snapshotter.objects import ObjectStore
+from holdfast.snapshotter.scrubber import SCRUB_BYTES_S, Scrubber
 from holdfast.snapshotter.task import ENDED, OpenView, Task
 from holdfast.snapshotter.upload import Settings
 
@@ -33,6 +34,7 @@ class Service:
     Args:
         actions: started and stopped by this; its lease carries the claims.
         uploads: how many snapshots are uploaded at a time.
+        scrub_bytes_s: how fast snapshots are verified whose time has come; 0: not at all.
     """
 
     def __init__(
@@ -43,8 +45,10 @@ class Service:
         settings: Settings,
         uploads: int = 2,
         key_service: KeyService = NO_KEYS,
+        scrub_bytes_s: float = SCRUB_BYTES_S,
     ) -> None:
         self.actions = actions(self._lease_lost)
+        self.scrubber = Scrubber(self.actions, store, key_service, settings, scrub_bytes_s)
         self._store = store
         self._open_view = open_view
         self._settings = settings
@@ -60,12 +64,14 @@ class Service:
     def start(self) -> None:
         self.actions.start()
         self._claimer.start()
+        self.scrubber.start()
 
     def stop(self) -> None:
         """End every upload where it is, and give the claims back at once."""
         self._stop.set()
         self._end_all()
         self._claimer.join()
+        self.scrubber.stop()
         # First: others may go on while an upload of ours still waits for an answer. It can no longer end.
         self.actions.stop()
         self._threads.shutdown(wait=True)
@@ -123,7 +129,15 @@ class Service:
         watcher = threading.Thread(target=self._watch, args=(uid, stop), name="watch", daemon=True)
         watcher.start()
         task = Task(
-            self.actions, self._store, self._open_view, self._settings, uid, by, stop, self._key_service
+            self.actions,
+            self._store,
+            self._open_view,
+            self._settings,
+            uid,
+            by,
+            stop,
+            self._key_service,
+            self.scrubber.suspect,
         )
         try:
             task.run()

@@ -21,7 +21,7 @@ from holdfast.metadata.snapshot_changes import Claimant, Uploaded
 from holdfast.metadata.snapshotter_actions import SnapshotterActions
 from holdfast.snapshotter import keys
 from holdfast.snapshotter.assemble import Assembly, NotWhatWasSaid
-from holdfast.snapshotter.base import Base
+from holdfast.snapshotter.base import Base, writers_of
 from holdfast.snapshotter.cipher import DataKey
 from holdfast.snapshotter.frozen import FrozenView, ViewLost
 from holdfast.snapshotter.frozen_nbd import NbdView, export_name
@@ -74,6 +74,8 @@ class Task:
     by: Claimant
     stop: threading.Event
     key_service: KeyService = NO_KEYS
+    on_lost: Callable[[str], None] = lambda snapshot_uid: None
+    """Told of a base of which something cannot be read."""
 
     def run(self) -> bool:
         """Whether the snapshot is COMPLETED by this. Raises Stopped, Precondition or NotFound (nothing is
@@ -91,6 +93,7 @@ class Task:
                 if full:
                     raise
                 _LOG.warning("snapshot %s is uploaded in full: %s", self.snapshot_uid, error)
+                self.on_lost(record.base_snapshot_uid)
                 full = True
 
     def _assemble(self, record: r.SnapshotRecord, store: PatientStore, reporter: Reporter) -> bool:
@@ -173,10 +176,15 @@ class Task:
                     raise BaseUnusable(error.message) from error
                 raise
 
+        lost, more = self.actions.damaged()
         base = open_index(store, record.base_manifest, "", new_shard_cache(SHARDS_CACHE_BYTES), unlock)
         if record.encryption_key and base.manifest.keys is None:
             raise BaseUnusable(f"Base {base.manifest.snapshot_uid} is not encrypted.")
-        return Base(base)
+        if more and writers_of(base) & more:
+            raise BaseUnusable(f"Base {record.base_snapshot_uid} uses lost objects that are not all known.")
+        if lost:
+            _LOG.info("snapshot %s: lost objects are not used again", self.snapshot_uid)
+        return Base(base, lost)
 
     def _record(self) -> r.SnapshotRecord:
         """The record now. Raises Precondition NOT_FROZEN, or Stopped."""

@@ -187,6 +187,52 @@ COLLECTION_STATE_FAILED: CollectionState.ValueType  # 3
 """It deleted nothing, or not all: `reason` says why. It is tried again."""
 global___CollectionState = CollectionState
 
+class _SnapshotHealth:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _SnapshotHealthEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_SnapshotHealth.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    SNAPSHOT_HEALTH_UNSPECIFIED: _SnapshotHealth.ValueType  # 0
+    """Never verified, and nothing is known to be wrong."""
+    SNAPSHOT_HEALTH_GOOD: _SnapshotHealth.ValueType  # 1
+    SNAPSHOT_HEALTH_DAMAGED: _SnapshotHealth.ValueType  # 2
+    """Some of its bytes cannot be read; `verify.damaged` says which."""
+
+class SnapshotHealth(_SnapshotHealth, metaclass=_SnapshotHealthEnumTypeWrapper): ...
+
+SNAPSHOT_HEALTH_UNSPECIFIED: SnapshotHealth.ValueType  # 0
+"""Never verified, and nothing is known to be wrong."""
+SNAPSHOT_HEALTH_GOOD: SnapshotHealth.ValueType  # 1
+SNAPSHOT_HEALTH_DAMAGED: SnapshotHealth.ValueType  # 2
+"""Some of its bytes cannot be read; `verify.damaged` says which."""
+global___SnapshotHealth = SnapshotHealth
+
+class _SnapshotVerifyState:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _SnapshotVerifyStateEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_SnapshotVerifyState.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    SNAPSHOT_VERIFY_STATE_UNSPECIFIED: _SnapshotVerifyState.ValueType  # 0
+    SNAPSHOT_VERIFY_STATE_WAITING: _SnapshotVerifyState.ValueType  # 1
+    """Asked for."""
+    SNAPSHOT_VERIFY_STATE_RUNNING: _SnapshotVerifyState.ValueType  # 2
+    SNAPSHOT_VERIFY_STATE_DONE: _SnapshotVerifyState.ValueType  # 3
+    SNAPSHOT_VERIFY_STATE_FAILED: _SnapshotVerifyState.ValueType  # 4
+    """It could not be done: `reason` says why. Nothing is said about the snapshot."""
+
+class SnapshotVerifyState(_SnapshotVerifyState, metaclass=_SnapshotVerifyStateEnumTypeWrapper): ...
+
+SNAPSHOT_VERIFY_STATE_UNSPECIFIED: SnapshotVerifyState.ValueType  # 0
+SNAPSHOT_VERIFY_STATE_WAITING: SnapshotVerifyState.ValueType  # 1
+"""Asked for."""
+SNAPSHOT_VERIFY_STATE_RUNNING: SnapshotVerifyState.ValueType  # 2
+SNAPSHOT_VERIFY_STATE_DONE: SnapshotVerifyState.ValueType  # 3
+SNAPSHOT_VERIFY_STATE_FAILED: SnapshotVerifyState.ValueType  # 4
+"""It could not be done: `reason` says why. Nothing is said about the snapshot."""
+global___SnapshotVerifyState = SnapshotVerifyState
+
 class _GrantPermission:
     ValueType = typing.NewType("ValueType", builtins.int)
     V: typing_extensions.TypeAlias = ValueType
@@ -845,6 +891,12 @@ class SnapshotRecord(google.protobuf.message.Message):
     SLOT_TIME_FIELD_NUMBER: builtins.int
     DIRECT_FIELD_NUMBER: builtins.int
     FORMER_MANIFESTS_FIELD_NUMBER: builtins.int
+    HEALTH_FIELD_NUMBER: builtins.int
+    VERIFY_FIELD_NUMBER: builtins.int
+    WHOLE_VERIFY_TIME_FIELD_NUMBER: builtins.int
+    REPAIR_SOURCE_UID_FIELD_NUMBER: builtins.int
+    REPAIRED_EXTENTS_FIELD_NUMBER: builtins.int
+    REPAIR_TIME_FIELD_NUMBER: builtins.int
     uid: builtins.str
     snapshot_id: builtins.str
     owner: builtins.str
@@ -876,6 +928,11 @@ class SnapshotRecord(google.protobuf.message.Message):
     schedule_uid: builtins.str
     """The schedule that made it, the owner's id for that, and the moment that it is for; empty if made by hand."""
     schedule_id: builtins.str
+    health: global___SnapshotHealth.ValueType
+    """Beside the state: whether it can be read, as far as is known. See docs/integrity.md."""
+    repair_source_uid: builtins.str
+    """The newest snapshot from which a repair has been tried; what has been repaired in all, and when."""
+    repaired_extents: builtins.int
     @property
     def create_time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
     @property
@@ -918,6 +975,14 @@ class SnapshotRecord(google.protobuf.message.Message):
     def former_manifests(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___FormerManifest]:
         """Manifests that said the same, and were replaced by repacking: readable until their grace is over."""
 
+    @property
+    def verify(self) -> global___SnapshotVerify: ...
+    @property
+    def whole_verify_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """When a verification of all of it last ended."""
+
+    @property
+    def repair_time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
     def __init__(
         self,
         *,
@@ -955,9 +1020,15 @@ class SnapshotRecord(google.protobuf.message.Message):
         slot_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         direct: global___DirectUpload | None = ...,
         former_manifests: collections.abc.Iterable[global___FormerManifest] | None = ...,
+        health: global___SnapshotHealth.ValueType = ...,
+        verify: global___SnapshotVerify | None = ...,
+        whole_verify_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        repair_source_uid: builtins.str = ...,
+        repaired_extents: builtins.int = ...,
+        repair_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["complete_time", b"complete_time", "create_time", b"create_time", "data_key", b"data_key", "delete_time", b"delete_time", "direct", b"direct", "freeze_time", b"freeze_time", "lock_until_time", b"lock_until_time", "recycle_until_time", b"recycle_until_time", "restore_time", b"restore_time", "slot_time", b"slot_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["base_generation", b"base_generation", "base_manifest", b"base_manifest", "base_snapshot_uid", b"base_snapshot_uid", "checkpoints", b"checkpoints", "complete_time", b"complete_time", "create_time", b"create_time", "data_key", b"data_key", "delete_time", b"delete_time", "direct", b"direct", "encryption_key", b"encryption_key", "former_manifests", b"former_manifests", "freeze_time", b"freeze_time", "frozen_on", b"frozen_on", "generation", b"generation", "lock_until_time", b"lock_until_time", "manifest", b"manifest", "manifest_sha256", b"manifest_sha256", "owner", b"owner", "progress_done_bytes", b"progress_done_bytes", "progress_total_bytes", b"progress_total_bytes", "reason", b"reason", "recycle_until_time", b"recycle_until_time", "restore_time", b"restore_time", "schedule_id", b"schedule_id", "schedule_uid", b"schedule_uid", "size_bytes", b"size_bytes", "slot_time", b"slot_time", "snapshot_id", b"snapshot_id", "state", b"state", "stored_bytes", b"stored_bytes", "uid", b"uid", "uploaded_bytes", b"uploaded_bytes", "volume_id", b"volume_id", "volume_uid", b"volume_uid"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["complete_time", b"complete_time", "create_time", b"create_time", "data_key", b"data_key", "delete_time", b"delete_time", "direct", b"direct", "freeze_time", b"freeze_time", "lock_until_time", b"lock_until_time", "recycle_until_time", b"recycle_until_time", "repair_time", b"repair_time", "restore_time", b"restore_time", "slot_time", b"slot_time", "verify", b"verify", "whole_verify_time", b"whole_verify_time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["base_generation", b"base_generation", "base_manifest", b"base_manifest", "base_snapshot_uid", b"base_snapshot_uid", "checkpoints", b"checkpoints", "complete_time", b"complete_time", "create_time", b"create_time", "data_key", b"data_key", "delete_time", b"delete_time", "direct", b"direct", "encryption_key", b"encryption_key", "former_manifests", b"former_manifests", "freeze_time", b"freeze_time", "frozen_on", b"frozen_on", "generation", b"generation", "health", b"health", "lock_until_time", b"lock_until_time", "manifest", b"manifest", "manifest_sha256", b"manifest_sha256", "owner", b"owner", "progress_done_bytes", b"progress_done_bytes", "progress_total_bytes", b"progress_total_bytes", "reason", b"reason", "recycle_until_time", b"recycle_until_time", "repair_source_uid", b"repair_source_uid", "repair_time", b"repair_time", "repaired_extents", b"repaired_extents", "restore_time", b"restore_time", "schedule_id", b"schedule_id", "schedule_uid", b"schedule_uid", "size_bytes", b"size_bytes", "slot_time", b"slot_time", "snapshot_id", b"snapshot_id", "state", b"state", "stored_bytes", b"stored_bytes", "uid", b"uid", "uploaded_bytes", b"uploaded_bytes", "verify", b"verify", "volume_id", b"volume_id", "volume_uid", b"volume_uid", "whole_verify_time", b"whole_verify_time"]) -> None: ...
 
 global___SnapshotRecord = SnapshotRecord
 
@@ -1214,6 +1285,129 @@ class CollectionRecord(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["counts", b"counts", "end_time", b"end_time", "freed_bytes_ever", b"freed_bytes_ever", "freed_objects_ever", b"freed_objects_ever", "reason", b"reason", "request", b"request", "served", b"served", "snapshotter_id", b"snapshotter_id", "start_time", b"start_time", "state", b"state"]) -> None: ...
 
 global___CollectionRecord = CollectionRecord
+
+@typing.final
+class DamagedObject(google.protobuf.message.Message):
+    """An object that is not what was stored, and the extents (of 128 KiB) of the snapshot that are in it."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    PROBLEM_FIELD_NUMBER: builtins.int
+    EXTENTS_FIELD_NUMBER: builtins.int
+    RUNS_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    problem: builtins.str
+    """One word: missing, short, damaged."""
+    extents: builtins.int
+    @property
+    def runs(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """First and end of each run of them, one behind the other, ascending; the first 32 runs."""
+
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        problem: builtins.str = ...,
+        extents: builtins.int = ...,
+        runs: collections.abc.Iterable[builtins.int] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["extents", b"extents", "name", b"name", "problem", b"problem", "runs", b"runs"]) -> None: ...
+
+global___DamagedObject = DamagedObject
+
+@typing.final
+class SnapshotVerify(google.protobuf.message.Message):
+    """The newest verification of a snapshot."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REQUEST_FIELD_NUMBER: builtins.int
+    STATE_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    SAMPLE_PERCENT_FIELD_NUMBER: builtins.int
+    START_TIME_FIELD_NUMBER: builtins.int
+    END_TIME_FIELD_NUMBER: builtins.int
+    DONE_BYTES_FIELD_NUMBER: builtins.int
+    TOTAL_BYTES_FIELD_NUMBER: builtins.int
+    READ_BYTES_FIELD_NUMBER: builtins.int
+    NEXT_SHARD_FIELD_NUMBER: builtins.int
+    DAMAGED_FIELD_NUMBER: builtins.int
+    DAMAGED_OBJECTS_FIELD_NUMBER: builtins.int
+    DAMAGED_EXTENTS_FIELD_NUMBER: builtins.int
+    ASKED_FIELD_NUMBER: builtins.int
+    request: builtins.int
+    """Its number: each has a higher one."""
+    state: global___SnapshotVerifyState.ValueType
+    reason: builtins.str
+    sample_percent: builtins.int
+    """Of the extents' bytes; the length of every object is looked at in any case. 100: all."""
+    done_bytes: builtins.int
+    """Of extents, as they are in the volume."""
+    total_bytes: builtins.int
+    read_bytes: builtins.int
+    """Of stored bytes, read and checked."""
+    next_shard: builtins.int
+    """Where another snapshotter goes on: every shard below it is done."""
+    damaged_objects: builtins.int
+    damaged_extents: builtins.int
+    asked: builtins.bool
+    """Somebody asked for it; otherwise it was its time."""
+    @property
+    def start_time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
+    @property
+    def end_time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
+    @property
+    def damaged(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___DamagedObject]:
+        """The first 32, as they were found; and how many there are in all."""
+
+    def __init__(
+        self,
+        *,
+        request: builtins.int = ...,
+        state: global___SnapshotVerifyState.ValueType = ...,
+        reason: builtins.str = ...,
+        sample_percent: builtins.int = ...,
+        start_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        end_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        done_bytes: builtins.int = ...,
+        total_bytes: builtins.int = ...,
+        read_bytes: builtins.int = ...,
+        next_shard: builtins.int = ...,
+        damaged: collections.abc.Iterable[global___DamagedObject] | None = ...,
+        damaged_objects: builtins.int = ...,
+        damaged_extents: builtins.int = ...,
+        asked: builtins.bool = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["end_time", b"end_time", "start_time", b"start_time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["asked", b"asked", "damaged", b"damaged", "damaged_extents", b"damaged_extents", "damaged_objects", b"damaged_objects", "done_bytes", b"done_bytes", "end_time", b"end_time", "next_shard", b"next_shard", "read_bytes", b"read_bytes", "reason", b"reason", "request", b"request", "sample_percent", b"sample_percent", "start_time", b"start_time", "state", b"state", "total_bytes", b"total_bytes"]) -> None: ...
+
+global___SnapshotVerify = SnapshotVerify
+
+@typing.final
+class DamagedRecord(google.protobuf.message.Message):
+    """damaged/<snapshot uid>: objects that this snapshot wrote and that are lost: no upload uses them again."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SNAPSHOT_UID_FIELD_NUMBER: builtins.int
+    NAMES_FIELD_NUMBER: builtins.int
+    MORE_FIELD_NUMBER: builtins.int
+    snapshot_uid: builtins.str
+    more: builtins.bool
+    """There are others, which are not named."""
+    @property
+    def names(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        snapshot_uid: builtins.str = ...,
+        names: collections.abc.Iterable[builtins.str] | None = ...,
+        more: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["more", b"more", "names", b"names", "snapshot_uid", b"snapshot_uid"]) -> None: ...
+
+global___DamagedRecord = DamagedRecord
 
 @typing.final
 class Timing(google.protobuf.message.Message):

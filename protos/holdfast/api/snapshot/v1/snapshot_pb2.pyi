@@ -42,6 +42,11 @@ class Snapshot(google.protobuf.message.Message):
     GRANTED_PERMISSIONS_FIELD_NUMBER: builtins.int
     ENCRYPTION_KEY_FIELD_NUMBER: builtins.int
     SIZES_FIELD_NUMBER: builtins.int
+    HEALTH_FIELD_NUMBER: builtins.int
+    VERIFY_FIELD_NUMBER: builtins.int
+    WHOLE_VERIFY_TIME_FIELD_NUMBER: builtins.int
+    REPAIRED_EXTENTS_FIELD_NUMBER: builtins.int
+    REPAIR_TIME_FIELD_NUMBER: builtins.int
     snapshot_id: builtins.str
     uid: builtins.str
     owner: builtins.str
@@ -62,6 +67,9 @@ class Snapshot(google.protobuf.message.Message):
     """The owner's schedule that made it; empty if made by hand."""
     encryption_key: builtins.str
     """The owner's key that it is encrypted with, or the caller's that it was granted with; empty: it is not."""
+    health: holdfast.api.records.v1.records_pb2.SnapshotHealth.ValueType
+    repaired_extents: builtins.int
+    """What has been repaired in all, and when last."""
     @property
     def create_time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
     @property
@@ -88,6 +96,14 @@ class Snapshot(google.protobuf.message.Message):
     def sizes(self) -> global___SnapshotSizes:
         """To its owner, of a COMPLETED one that has been counted."""
 
+    @property
+    def verify(self) -> holdfast.api.records.v1.records_pb2.SnapshotVerify:
+        """Not shown to whom it was granted, as the next two."""
+
+    @property
+    def whole_verify_time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
+    @property
+    def repair_time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
     def __init__(
         self,
         *,
@@ -115,9 +131,14 @@ class Snapshot(google.protobuf.message.Message):
         granted_permissions: collections.abc.Iterable[holdfast.api.records.v1.records_pb2.GrantPermission.ValueType] | None = ...,
         encryption_key: builtins.str = ...,
         sizes: global___SnapshotSizes | None = ...,
+        health: holdfast.api.records.v1.records_pb2.SnapshotHealth.ValueType = ...,
+        verify: holdfast.api.records.v1.records_pb2.SnapshotVerify | None = ...,
+        whole_verify_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        repaired_extents: builtins.int = ...,
+        repair_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["complete_time", b"complete_time", "create_time", b"create_time", "delete_time", b"delete_time", "freeze_time", b"freeze_time", "lock_until_time", b"lock_until_time", "recycle_until_time", b"recycle_until_time", "sizes", b"sizes"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["base_snapshot_uid", b"base_snapshot_uid", "complete_time", b"complete_time", "create_time", b"create_time", "delete_time", b"delete_time", "direct", b"direct", "encryption_key", b"encryption_key", "freeze_time", b"freeze_time", "granted_permissions", b"granted_permissions", "lock_until_time", b"lock_until_time", "manifest", b"manifest", "owner", b"owner", "progress_done_bytes", b"progress_done_bytes", "progress_total_bytes", b"progress_total_bytes", "reason", b"reason", "recycle_until_time", b"recycle_until_time", "schedule_id", b"schedule_id", "size_bytes", b"size_bytes", "sizes", b"sizes", "snapshot_id", b"snapshot_id", "state", b"state", "stored_bytes", b"stored_bytes", "uid", b"uid", "uploaded_bytes", b"uploaded_bytes", "volume_id", b"volume_id"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["complete_time", b"complete_time", "create_time", b"create_time", "delete_time", b"delete_time", "freeze_time", b"freeze_time", "lock_until_time", b"lock_until_time", "recycle_until_time", b"recycle_until_time", "repair_time", b"repair_time", "sizes", b"sizes", "verify", b"verify", "whole_verify_time", b"whole_verify_time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["base_snapshot_uid", b"base_snapshot_uid", "complete_time", b"complete_time", "create_time", b"create_time", "delete_time", b"delete_time", "direct", b"direct", "encryption_key", b"encryption_key", "freeze_time", b"freeze_time", "granted_permissions", b"granted_permissions", "health", b"health", "lock_until_time", b"lock_until_time", "manifest", b"manifest", "owner", b"owner", "progress_done_bytes", b"progress_done_bytes", "progress_total_bytes", b"progress_total_bytes", "reason", b"reason", "recycle_until_time", b"recycle_until_time", "repair_time", b"repair_time", "repaired_extents", b"repaired_extents", "schedule_id", b"schedule_id", "size_bytes", b"size_bytes", "sizes", b"sizes", "snapshot_id", b"snapshot_id", "state", b"state", "stored_bytes", b"stored_bytes", "uid", b"uid", "uploaded_bytes", b"uploaded_bytes", "verify", b"verify", "volume_id", b"volume_id", "whole_verify_time", b"whole_verify_time"]) -> None: ...
 
 global___Snapshot = Snapshot
 
@@ -290,15 +311,19 @@ class WatchSnapshotRequest(google.protobuf.message.Message):
 
     SNAPSHOT_ID_FIELD_NUMBER: builtins.int
     OWNER_FIELD_NUMBER: builtins.int
+    UNTIL_VERIFIED_FIELD_NUMBER: builtins.int
     snapshot_id: builtins.str
     owner: builtins.str
+    until_verified: builtins.int
+    """Not until it is COMPLETED or FAILED, but until its verification of this number, or a later one, has ended."""
     def __init__(
         self,
         *,
         snapshot_id: builtins.str = ...,
         owner: builtins.str = ...,
+        until_verified: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["owner", b"owner", "snapshot_id", b"snapshot_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["owner", b"owner", "snapshot_id", b"snapshot_id", "until_verified", b"until_verified"]) -> None: ...
 
 global___WatchSnapshotRequest = WatchSnapshotRequest
 
@@ -474,6 +499,49 @@ class PurgeSnapshotResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["changed", b"changed"]) -> None: ...
 
 global___PurgeSnapshotResponse = PurgeSnapshotResponse
+
+@typing.final
+class VerifySnapshotRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SNAPSHOT_ID_FIELD_NUMBER: builtins.int
+    OWNER_FIELD_NUMBER: builtins.int
+    SAMPLE_PERCENT_FIELD_NUMBER: builtins.int
+    snapshot_id: builtins.str
+    owner: builtins.str
+    """Empty is the caller. Another's: operators only."""
+    sample_percent: builtins.int
+    """How much of the extents' bytes is read; 0 is all."""
+    def __init__(
+        self,
+        *,
+        snapshot_id: builtins.str = ...,
+        owner: builtins.str = ...,
+        sample_percent: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["owner", b"owner", "sample_percent", b"sample_percent", "snapshot_id", b"snapshot_id"]) -> None: ...
+
+global___VerifySnapshotRequest = VerifySnapshotRequest
+
+@typing.final
+class VerifySnapshotResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SNAPSHOT_FIELD_NUMBER: builtins.int
+    CHANGED_FIELD_NUMBER: builtins.int
+    changed: builtins.bool
+    @property
+    def snapshot(self) -> global___Snapshot: ...
+    def __init__(
+        self,
+        *,
+        snapshot: global___Snapshot | None = ...,
+        changed: builtins.bool = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["snapshot", b"snapshot"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["changed", b"changed", "snapshot", b"snapshot"]) -> None: ...
+
+global___VerifySnapshotResponse = VerifySnapshotResponse
 
 @typing.final
 class BlockServer(google.protobuf.message.Message):

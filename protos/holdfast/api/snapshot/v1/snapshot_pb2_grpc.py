@@ -76,6 +76,11 @@ class SnapshotServiceStub(object):
                 request_serializer=holdfast_dot_api_dot_snapshot_dot_v1_dot_snapshot__pb2.PurgeSnapshotRequest.SerializeToString,
                 response_deserializer=holdfast_dot_api_dot_snapshot_dot_v1_dot_snapshot__pb2.PurgeSnapshotResponse.FromString,
                 _registered_method=True)
+        self.VerifySnapshot = channel.unary_unary(
+                '/holdfast.api.snapshot.v1.SnapshotService/VerifySnapshot',
+                request_serializer=holdfast_dot_api_dot_snapshot_dot_v1_dot_snapshot__pb2.VerifySnapshotRequest.SerializeToString,
+                response_deserializer=holdfast_dot_api_dot_snapshot_dot_v1_dot_snapshot__pb2.VerifySnapshotResponse.FromString,
+                _registered_method=True)
         self.ListBlockServers = channel.unary_unary(
                 '/holdfast.api.snapshot.v1.SnapshotService/ListBlockServers',
                 request_serializer=holdfast_dot_api_dot_snapshot_dot_v1_dot_snapshot__pb2.ListBlockServersRequest.SerializeToString,
@@ -168,6 +173,18 @@ class SnapshotServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def VerifySnapshot(self, request, context):
+        """Read a snapshot from the object store and check it; the answer comes at once, the result in the snapshot.
+        Errors:
+        INVALID_ARGUMENT    BAD_SAMPLE     not 0 to 100: correct it
+        NOT_FOUND           NOT_FOUND      no such snapshot of the caller, or of the owner if an operator calls
+        FAILED_PRECONDITION NOT_COMPLETED  there is nothing to verify yet: wait
+        While one is under way that reads as much, asking again changes nothing, and changed=false.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListBlockServers(self, request, context):
         """Where snapshots can be read now, over BlockService and over NBD: every snapshotter that lives.
         """
@@ -217,6 +234,11 @@ def add_SnapshotServiceServicer_to_server(servicer, server):
                     servicer.PurgeSnapshot,
                     request_deserializer=holdfast_dot_api_dot_snapshot_dot_v1_dot_snapshot__pb2.PurgeSnapshotRequest.FromString,
                     response_serializer=holdfast_dot_api_dot_snapshot_dot_v1_dot_snapshot__pb2.PurgeSnapshotResponse.SerializeToString,
+            ),
+            'VerifySnapshot': grpc.unary_unary_rpc_method_handler(
+                    servicer.VerifySnapshot,
+                    request_deserializer=holdfast_dot_api_dot_snapshot_dot_v1_dot_snapshot__pb2.VerifySnapshotRequest.FromString,
+                    response_serializer=holdfast_dot_api_dot_snapshot_dot_v1_dot_snapshot__pb2.VerifySnapshotResponse.SerializeToString,
             ),
             'ListBlockServers': grpc.unary_unary_rpc_method_handler(
                     servicer.ListBlockServers,
@@ -442,6 +464,33 @@ class SnapshotService(object):
             '/holdfast.api.snapshot.v1.SnapshotService/PurgeSnapshot',
             holdfast_dot_api_dot_snapshot_dot_v1_dot_snapshot__pb2.PurgeSnapshotRequest.SerializeToString,
             holdfast_dot_api_dot_snapshot_dot_v1_dot_snapshot__pb2.PurgeSnapshotResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def VerifySnapshot(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/holdfast.api.snapshot.v1.SnapshotService/VerifySnapshot',
+            holdfast_dot_api_dot_snapshot_dot_v1_dot_snapshot__pb2.VerifySnapshotRequest.SerializeToString,
+            holdfast_dot_api_dot_snapshot_dot_v1_dot_snapshot__pb2.VerifySnapshotResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -101,6 +101,18 @@ class SnapshotServiceStub:
     NOT_FOUND NOT_FOUND: no such snapshot in the caller's recycle bin.
     """
 
+    VerifySnapshot: grpc.UnaryUnaryMultiCallable[
+        holdfast.api.snapshot.v1.snapshot_pb2.VerifySnapshotRequest,
+        holdfast.api.snapshot.v1.snapshot_pb2.VerifySnapshotResponse,
+    ]
+    """Read a snapshot from the object store and check it; the answer comes at once, the result in the snapshot.
+    Errors:
+      INVALID_ARGUMENT    BAD_SAMPLE     not 0 to 100: correct it
+      NOT_FOUND           NOT_FOUND      no such snapshot of the caller, or of the owner if an operator calls
+      FAILED_PRECONDITION NOT_COMPLETED  there is nothing to verify yet: wait
+    While one is under way that reads as much, asking again changes nothing, and changed=false.
+    """
+
     ListBlockServers: grpc.UnaryUnaryMultiCallable[
         holdfast.api.snapshot.v1.snapshot_pb2.ListBlockServersRequest,
         holdfast.api.snapshot.v1.snapshot_pb2.ListBlockServersResponse,
@@ -188,6 +200,18 @@ class SnapshotServiceAsyncStub:
     ]
     """Take a snapshot out of the recycle bin for good; nothing brings it back.
     NOT_FOUND NOT_FOUND: no such snapshot in the caller's recycle bin.
+    """
+
+    VerifySnapshot: grpc.aio.UnaryUnaryMultiCallable[
+        holdfast.api.snapshot.v1.snapshot_pb2.VerifySnapshotRequest,
+        holdfast.api.snapshot.v1.snapshot_pb2.VerifySnapshotResponse,
+    ]
+    """Read a snapshot from the object store and check it; the answer comes at once, the result in the snapshot.
+    Errors:
+      INVALID_ARGUMENT    BAD_SAMPLE     not 0 to 100: correct it
+      NOT_FOUND           NOT_FOUND      no such snapshot of the caller, or of the owner if an operator calls
+      FAILED_PRECONDITION NOT_COMPLETED  there is nothing to verify yet: wait
+    While one is under way that reads as much, asking again changes nothing, and changed=false.
     """
 
     ListBlockServers: grpc.aio.UnaryUnaryMultiCallable[
@@ -293,6 +317,20 @@ class SnapshotServiceServicer(metaclass=abc.ABCMeta):
     ) -> typing.Union[holdfast.api.snapshot.v1.snapshot_pb2.PurgeSnapshotResponse, collections.abc.Awaitable[holdfast.api.snapshot.v1.snapshot_pb2.PurgeSnapshotResponse]]:
         """Take a snapshot out of the recycle bin for good; nothing brings it back.
         NOT_FOUND NOT_FOUND: no such snapshot in the caller's recycle bin.
+        """
+
+    @abc.abstractmethod
+    def VerifySnapshot(
+        self,
+        request: holdfast.api.snapshot.v1.snapshot_pb2.VerifySnapshotRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[holdfast.api.snapshot.v1.snapshot_pb2.VerifySnapshotResponse, collections.abc.Awaitable[holdfast.api.snapshot.v1.snapshot_pb2.VerifySnapshotResponse]]:
+        """Read a snapshot from the object store and check it; the answer comes at once, the result in the snapshot.
+        Errors:
+          INVALID_ARGUMENT    BAD_SAMPLE     not 0 to 100: correct it
+          NOT_FOUND           NOT_FOUND      no such snapshot of the caller, or of the owner if an operator calls
+          FAILED_PRECONDITION NOT_COMPLETED  there is nothing to verify yet: wait
+        While one is under way that reads as much, asking again changes nothing, and changed=false.
         """
 
     @abc.abstractmethod

@@ -1,0 +1,30 @@
+"""Not faster than so many bytes a second."""
+
+import threading
+import time
+from collections.abc import Callable
+
+from holdfast.snapshotter.patient import Stopped
+
+
+class Pace:
+    """For one thread. What was not used of a second is not saved up.
+
+    Args:
+        stop: ends the waiting, with Stopped.
+    """
+
+    def __init__(
+        self, bytes_s: float, stop: threading.Event, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._bytes_s = bytes_s
+        self._stop = stop
+        self._clock = clock
+        self._free_s = clock()
+
+    def take(self, count: int) -> None:
+        """Wait until `count` bytes may be read. Raises Stopped."""
+        now_s = self._clock()
+        if self._stop.wait(max(0.0, self._free_s - now_s)):
+            raise Stopped
+        self._free_s = max(self._free_s, now_s) + count / self._bytes_s
