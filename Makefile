@@ -6,7 +6,7 @@ LAB_DIR ?= /run/holdfast-demo
 COMPONENTS := base metadata replicator target snapshotter cli lab
 PACKAGES := $(foreach name,$(COMPONENTS),-p holdfast.$(name))
 
-.PHONY: setup demo test sim sim-mutants faults store-faults bench bench-snapshots collection-stories check format protos lock lab-down clean
+.PHONY: setup demo test sim sim-mutants faults store-faults bench bench-snapshots collection-stories check format protos lock lab-down clean conformance ring-fuzz
 
 setup: .venv/.ready
 
@@ -50,6 +50,16 @@ bench: setup
 store-faults: setup
 	@$(SUDO) $(BIN)/holdfast-lab install
 	@$(SUDO) $(BIN)/python tests/store_faults/run.py $(ARGS)
+
+# iscsi-test-cu, sg3-utils and file systems on a mirrored volume; about ten minutes. ARGS='--only ext4'.
+conformance: setup
+	@$(SUDO) $(BIN)/holdfast-lab install
+	@$(SUDO) $(BIN)/python tests/conformance/run.py $(ARGS)
+
+# Random and spoilt rings: SEEDS=how many SEED=the first.
+ring-fuzz: setup
+	@$(BIN)/python -m holdfast.target.testing_fuzz --seeds $(or $(SEEDS),20000) --first $(or $(SEED),0)
+	@$(BIN)/python -m holdfast.target.testing_model --seeds $(or $(SEEDS),2000) --first $(or $(SEED),0)
 
 # Snapshots beside plain transfers and restic, on a real S3 server; ARGS='--mib 512 --rounds 3'.
 bench-snapshots: setup

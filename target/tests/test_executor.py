@@ -125,10 +125,10 @@ def test_compare_and_write(bench: Bench) -> None:
     got = bench.one(cdb, wrong + old)
     assert got.status == 2 and got.sense[2] == 0x0E and int.from_bytes(got.sense[3:7], "big") == 700
     assert bench.device.data[2048:3072] == new
-    assert bench.one(cdb, new).sense[12:14] == b"\x0e\3"
+    assert bench.one(cdb, new).sense[12:18] == bytes.fromhex("240000c0000d")
     nothing = bytes.fromhex("8900" + "0000000000000004" + "00000000" + "0000")
     assert bench.one(nothing).status == 0
-    assert bench.one(nothing, old).sense[12:14] == b"\x0e\3"
+    assert bench.one(nothing, old).sense[12:14] == b"\x24\0"
 
 
 def test_verify_with_data(bench: Bench) -> None:

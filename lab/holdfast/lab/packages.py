@@ -13,6 +13,7 @@ from pathlib import Path
 from holdfast.lab.errors import LabError
 
 PACKAGES = (
+    "btrfs-progs",
     "busybox-static",
     "dmsetup",
     "e2fsprogs",
@@ -22,6 +23,7 @@ PACKAGES = (
     "iproute2",
     "iputils-ping",
     "kmod",
+    "libiscsi-bin",
     "libnbd-bin",
     "multipath-tools",
     "open-iscsi",

@@ -19,7 +19,8 @@ from holdfast.base.loop import READABLE, Loop
 from holdfast.target.ring import Command, Ring
 from holdfast.target.scsi import commands
 from holdfast.target.scsi.plan import Answer, Look, Step, Steps, Transfer, good
-from holdfast.target.scsi.status import CHECK_CONDITION, GOOD, WRONG_LENGTH, of_outcome
+from holdfast.target.scsi.status import CHECK_CONDITION, GOOD, WRONG_LENGTH, bad_field, of_outcome
+from holdfast.target.scsi.transfer import COMPARED_BLOCKS_AT
 from holdfast.target.scsi.unit import Unit
 from holdfast.target.uio import UioLike
 
@@ -130,7 +131,7 @@ class RingServer:
             request = _Whole(self, command, plan)
             self._requests[cmd_id] = request
             self.device.submit(request)
-        elif plan.op is Op.COMPARE_AND_WRITE and command.length == 2 * plan.length:
+        elif plan.op is Op.COMPARE_AND_WRITE:
             self._compare_and_write(command, plan)
         elif plan.op is Op.READ and command.length > plan.length:
             # The initiator made more room than its CDB asks for: it gets a residual.
@@ -142,6 +143,10 @@ class RingServer:
 
     def _compare_and_write(self, command: Command, plan: Transfer) -> None:
         length = plan.length
+        if command.length != 2 * length:
+            # That many blocks may well be what it cannot say in its one byte.
+            self.end(command.id, CHECK_CONDITION, bad_field(COMPARED_BLOCKS_AT))
+            return
         if length == 0:
             self.end(command.id, GOOD)
             return

@@ -167,8 +167,10 @@ class Ring:
             len_op = headers[here >> 2]
             length = len_op & ~at.OP_MASK
             end = here + length
-            if not length or end > size:
-                raise RingBroken(f"The entry at {here} claims {length} bytes in a ring of {size}.")
+            if not length or end > size or here < head < end:
+                raise RingBroken(
+                    f"The entry at {here} claims {length} bytes in a ring of {size}, written up to {head}."
+                )
             op = len_op & at.OP_MASK
             entry = base + here
             here = end if end < size else 0
@@ -193,6 +195,8 @@ class Ring:
             raise RingBroken(f"Command {cmd_id} came again before it was answered.")
         if not entry + at.IOVECS_AT + count * 16 <= cdb_at < end <= cdb_at + at.CDB_MAX_BYTES:
             raise RingBroken(f"Command {cmd_id} in [{entry}, {end}): {count} iovecs, CDB at {cdb_at}.")
+        if end - cdb_at < at.CDB_LONG_BYTES and end - cdb_at < at.CDB_BYTES[data[cdb_at] >> 5]:
+            raise RingBroken(f"Command {cmd_id} has a CDB of only {end - cdb_at} bytes.")
         self._open.add(cmd_id)
         cdb = data[cdb_at:end].tobytes()
         if count != 1:

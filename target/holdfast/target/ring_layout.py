@@ -37,6 +37,9 @@ COMMAND_MIN_BYTES = 112
 """sizeof(struct tcmu_cmd_entry): every command's entry has room for a response."""
 IOVECS_AT = 48
 IOVEC = Struct("QQ")
+CDB_BYTES = (6, 10, 10, 0, 16, 12, 0, 0)
+"""By the highest 3 bits of the operation code (SPC-4 4.2.5.1)."""
+CDB_LONG_BYTES = 16
 CDB_MAX_BYTES = 264
 """SPC-4 4.2.3: a variable-length CDB has 8 bytes and at most 252 more; rounded up."""
 

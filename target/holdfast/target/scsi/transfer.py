@@ -30,7 +30,7 @@ _FUA = 0x08
 _BYTCHK, _BYTCHK_BIT = 0x06, 2
 _COMPARE, _COMPARE_EACH = 0x02, 0x06
 _NACA, _NACA_BIT = 0x04, 2
-_COMPARED_BLOCKS_AT = 13
+COMPARED_BLOCKS_AT = 13
 
 Planner = Callable[[bytes, Unit], Plan]
 
@@ -169,11 +169,11 @@ def synchronize_cache(fields: Struct, cdb: bytes, unit: Unit) -> Plan:
 
 def compare_and_write(cdb: bytes, unit: Unit) -> Plan:
     flags, lba = cdb[1], int.from_bytes(cdb[2:10], "big")
-    blocks = cdb[_COMPARED_BLOCKS_AT]
+    blocks = cdb[COMPARED_BLOCKS_AT]
     if flags & _PROTECT:
         return refused(bad_field(1, PROTECT_BIT))
     if blocks * LOGICAL_BLOCK_BYTES > COMPARE_MAX_BYTES:
-        return refused(bad_field(_COMPARED_BLOCKS_AT))
+        return refused(bad_field(COMPARED_BLOCKS_AT))
     if lba + blocks > unit.blocks:
         return refused(LBA_OUT_OF_RANGE)
     if unit.read_only:
