@@ -6,7 +6,7 @@ LAB_DIR ?= /run/holdfast-demo
 COMPONENTS := base metadata replicator target snapshotter cli lab
 PACKAGES := $(foreach name,$(COMPONENTS),-p holdfast.$(name))
 
-.PHONY: setup demo test sim sim-mutants faults store-faults bench bench-snapshots collection-stories check format protos lock lab-down clean conformance ring-fuzz
+.PHONY: setup demo test sim sim-mutants sim-groups faults store-faults bench bench-snapshots collection-stories check format protos lock lab-down clean conformance ring-fuzz
 
 setup: .venv/.ready
 
@@ -36,6 +36,10 @@ sim: setup
 # Whether the simulation finds known mistakes, planted one at a time.
 sim-mutants: setup
 	@$(BIN)/python tests/sim/mutants.py $(ARGS)
+
+# Random stories of groups of snapshots under faults: SEEDS=how many SEED=the first.
+sim-groups: setup
+	@$(BIN)/python tests/groups/run.py --seeds $(or $(SEEDS),1000) --first $(or $(SEED),0)
 
 # Real hosts, real initiators, faults one after another; takes about an hour. SEED= RANDOM= choose the random ones.
 faults: setup

@@ -39,6 +39,10 @@ NBD_PORT_END = 30000
 # Time.
 HELD_COMMAND_MAX_S = 10.0
 """A command that cannot be acknowledged is answered BUSY after this long: below Linux's 30 s."""
+GROUP_GATE_MAX_S = 1.0
+"""A volume's writes wait for the other volumes of a group so long at most."""
+GROUP_PREPARED_MAX_S = 10.0
+"""One that is ready to be frozen with others waits for them so long at most."""
 HOST_LEASE_TTL_S = 10
 """Unless the agent is told otherwise (--lease-ttl)."""
 BEACON_INTERVAL_S = 0.5

@@ -5,7 +5,7 @@ import click
 from holdfast.api.encryption.v1 import encryption_pb2 as eb
 from holdfast.api.records.v1 import records_pb2 as r
 from holdfast.api.snapshot.v1 import snapshot_pb2 as pb
-from holdfast.cli import images, keeping, snapshot_verify
+from holdfast.cli import images, keeping, snapshot_groups, snapshot_verify
 from holdfast.cli.granted import permitted, show_granted
 from holdfast.cli.session import session
 from holdfast.cli.show import emit, facts, moment, output_option, state_name, table
@@ -110,7 +110,21 @@ def show(snapshot_id: str, owner: str) -> None:
 
 
 _KEEPING = (keeping.delete, keeping.lock, keeping.restore, keeping.purge)
-for one in (*_KEEPING, images.blocks, images.export, images.import_, images.nbd, snapshot_verify.verify):
+_GROUPS = (
+    snapshot_groups.create_group,
+    snapshot_groups.show_group,
+    snapshot_groups.list_groups,
+    snapshot_groups.delete_group,
+)
+for one in (
+    *_KEEPING,
+    *_GROUPS,
+    images.blocks,
+    images.export,
+    images.import_,
+    images.nbd,
+    snapshot_verify.verify,
+):
     command.add_command(one)
 
 
@@ -163,6 +177,7 @@ def _show(snapshot: pb.Snapshot) -> None:
             ("Frozen", moment(snapshot.freeze_time)),
             ("Completed", moment(snapshot.complete_time)),
             ("Schedule", snapshot.schedule_id),
+            ("Group", snapshot.group_id),
             ("Locked until", moment(snapshot.lock_until_time)),
             *snapshot_verify.health_facts(snapshot),
         ]

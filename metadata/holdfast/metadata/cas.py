@@ -31,6 +31,8 @@ class Store(Protocol):
 
     def get(self, key: str) -> etcd.Entry | None: ...
 
+    def get_many(self, keys: Sequence[str]) -> list[etcd.Entry | None]: ...
+
     def range(
         self, prefix: str, limit: int = 0, start_after: str = "", revision: int = 0
     ) -> tuple[list[etcd.Entry], int]: ...
@@ -58,6 +60,12 @@ class Draft:
         if key not in self._read:
             self._saw(key, self._store.get(key))
         return self._read[key]
+
+    def fetch(self, keys: Sequence[str]) -> None:
+        """Read these in one go, as if by `entry`: for decisions that somebody waits for."""
+        wanted = [key for key in keys if key not in self._read]
+        for key, entry in zip(wanted, self._store.get_many(wanted), strict=True):
+            self._saw(key, entry)
 
     def get(self, key: str, message_type: type[M]) -> M | None:
         """A copy of the record at `key`, as this draft leaves it. Change it, then `put` it."""

@@ -12,6 +12,7 @@ from holdfast.api.host.v1.host_pb2_grpc import HostServiceStub
 from holdfast.api.schedule.v1.schedule_pb2_grpc import ScheduleServiceStub
 from holdfast.api.settings.v1.settings_pb2_grpc import SettingsServiceStub
 from holdfast.api.snapshot.v1.snapshot_pb2_grpc import SnapshotServiceStub
+from holdfast.api.snapshot_group.v1.snapshot_group_pb2_grpc import SnapshotGroupServiceStub
 from holdfast.api.volume.v1.volume_pb2_grpc import VolumeServiceStub
 from holdfast.base.errors import Unavailable
 from holdfast.base.tls import TlsFiles
@@ -38,6 +39,7 @@ class Client:
     schedules: ScheduleServiceStub
     encryption: EncryptionServiceStub
     collection: CollectionServiceStub
+    groups: SnapshotGroupServiceStub
 
     def close(self) -> None:
         self.channel.close()
@@ -68,4 +70,5 @@ def connect(server: str, tls: TlsFiles) -> Client:
         ScheduleServiceStub(channel),
         EncryptionServiceStub(channel),
         CollectionServiceStub(channel),
+        SnapshotGroupServiceStub(channel),
     )

@@ -13,7 +13,14 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from holdfast.api.records.v1 import records_pb2 as r
 from holdfast.base.errors import Unavailable
 from holdfast.base.limits import HOST_LEASE_TTL_S, NBD_PORT_FIRST
-from holdfast.metadata import attachment_changes, keys, replica_changes, snapshot_changes, volume_changes
+from holdfast.metadata import (
+    attachment_changes,
+    group_changes,
+    keys,
+    replica_changes,
+    snapshot_changes,
+    volume_changes,
+)
 from holdfast.metadata.cas import Draft, run
 from holdfast.metadata.etcd import Etcd, Event
 from holdfast.metadata.follow import follow
@@ -274,6 +281,25 @@ class HostActions:
                 generation,
                 freeze_time_s,
                 frozen_on,
+            ),
+        )
+
+    def gate_says(self, volume_uid: str, word: group_changes.Word) -> bool:
+        """A volume of a group has done a step; if it was the last to do so, the group goes on."""
+        said = run(self.etcd, lambda draft: group_changes.say(draft, volume_uid, self.host_id, word))
+        # Also if it is known: whoever said it may have been lost before it looked at the others.
+        now_s = self._clock()
+        moved = run(
+            self.etcd, lambda draft: group_changes.advance(draft, word.group_uid, word.attempt, now_s)
+        )
+        return said or moved
+
+    def gate_failed(self, volume_uid: str, epoch: int, group_uid: str, attempt: int, reason: str) -> bool:
+        """A gate did not hold, or could not be closed: nothing of that attempt counts."""
+        return run(
+            self.etcd,
+            lambda draft: group_changes.attempt_failed(
+                draft, volume_uid, self.host_id, epoch, group_uid, attempt, reason
             ),
         )
 

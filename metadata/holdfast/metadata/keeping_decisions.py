@@ -72,9 +72,7 @@ def remove(draft: Draft, snapshot: r.SnapshotRecord, at_once: bool, now_s: float
     """Delete a snapshot that is shown. Raises Precondition LOCKED."""
     if is_locked(snapshot, now_s):
         raise _locked(snapshot, "nobody can delete it before then")
-    owner = snapshot.owner
-    if snapshot.state in snapshot_changes.UNDER_WAY:
-        snapshot_changes.end(draft, snapshot)
+    owner, under_way = snapshot.owner, snapshot.state in snapshot_changes.UNDER_WAY
     recycle_s = recycle_s_of(draft, owner)
     if snapshot.state == r.SNAPSHOT_STATE_COMPLETED and recycle_s and not at_once:
         snapshot.state = r.SNAPSHOT_STATE_RECYCLED
@@ -85,6 +83,8 @@ def remove(draft: Draft, snapshot: r.SnapshotRecord, at_once: bool, now_s: float
     snapshot.reason = ""
     snapshot.delete_time.CopyFrom(timestamp(now_s))
     draft.put(keys.snapshot(snapshot.uid), snapshot)
+    if under_way:
+        snapshot_changes.end(draft, snapshot)
     draft.delete(keys.name("snapshots", owner, snapshot.snapshot_id))
     # Not compared, and not all of very many: an index entry without its grant says nothing.
     for grant in draft.peek_under(keys.grants(snapshot.uid), r.GrantRecord)[:_INDEX_ENTRIES_MAX]:

@@ -21,6 +21,7 @@ SIZES = PREFIX + "sizes/"
 REWRITES = PREFIX + "rewrites/"
 COLLECTION = PREFIX + "collection"
 COLLECTION_CLAIM = PREFIX + "claims/collection"
+SNAPSHOT_GROUPS = PREFIX + "snapshot_groups/"
 
 
 def volume(uid: str) -> str:
@@ -42,6 +43,19 @@ def attachment(volume_uid: str, uid: str) -> str:
 
 def snapshot(uid: str) -> str:
     return SNAPSHOTS + uid
+
+
+def snapshot_group(uid: str) -> str:
+    return SNAPSHOT_GROUPS + uid
+
+
+def gates(group_uid: str) -> str:
+    """The prefix of what the volumes of a group say of their gates."""
+    return f"{PREFIX}gates/{group_uid}/"
+
+
+def gate(group_uid: str, volume_uid: str) -> str:
+    return gates(group_uid) + volume_uid
 
 
 def grants(snapshot_uid: str) -> str:
@@ -150,8 +164,8 @@ def settings(owner: str) -> str:
 
 
 def names(kind: str, owner: str) -> str:
-    """The prefix of an owner's ids. Kinds: volumes, snapshots, attachments, schedules; and recycled, where
-    the id is the uid of a snapshot in the recycle bin.
+    """The prefix of an owner's ids. Kinds: volumes, snapshots, attachments, schedules, snapshot_groups; and
+    recycled, where the id is the uid of a snapshot in the recycle bin.
     """
     return f"{PREFIX}names/{kind}/{owner}/"
 

@@ -28,12 +28,13 @@ def not_found(kind: str, own_id: str) -> NotFound:
 
 
 def named(draft: Draft, kind: str, owner: str, own_id: str) -> r.NameRecord:
-    """Where `owner`'s id of a `kind` (volume, snapshot, attachment, schedule) leads. Raises NotFound."""
+    """Where `owner`'s id of a `kind` (volume, snapshot_group, …) leads. Raises NotFound."""
+    shown = kind.replace("_", " ")
     if not (is_name(owner) and is_name(own_id)):
-        raise not_found(kind, own_id)
+        raise not_found(shown, own_id)
     name = draft.get(keys.name(f"{kind}s", owner, own_id), r.NameRecord)
     if name is None:
-        raise not_found(kind, own_id)
+        raise not_found(shown, own_id)
     return name
 
 

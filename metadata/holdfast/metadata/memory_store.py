@@ -30,6 +30,9 @@ class MemoryStore:
     def get(self, key: str) -> Entry | None:
         return self.entries.get(key)
 
+    def get_many(self, keys: Sequence[str]) -> list[Entry | None]:
+        return [self.entries.get(key) for key in keys]
+
     def range(
         self, prefix: str, limit: int = 0, start_after: str = "", revision: int = 0
     ) -> tuple[list[Entry], int]:

@@ -16,6 +16,7 @@ from holdfast.api.host.v1 import host_pb2, host_pb2_grpc
 from holdfast.api.schedule.v1 import schedule_pb2, schedule_pb2_grpc
 from holdfast.api.settings.v1 import settings_pb2, settings_pb2_grpc
 from holdfast.api.snapshot.v1 import snapshot_pb2, snapshot_pb2_grpc
+from holdfast.api.snapshot_group.v1 import snapshot_group_pb2, snapshot_group_pb2_grpc
 from holdfast.api.volume.v1 import volume_pb2, volume_pb2_grpc
 from holdfast.base.errors import Unavailable
 from holdfast.base.tls import TlsFiles
@@ -25,6 +26,7 @@ from holdfast.metadata.encryption_api import EncryptionServicer
 from holdfast.metadata.etcd import Etcd
 from holdfast.metadata.feed import Feed
 from holdfast.metadata.grant_api import GrantServicer
+from holdfast.metadata.group_api import SnapshotGroupServicer
 from holdfast.metadata.health import HealthKeeper
 from holdfast.metadata.host_api import HostServicer
 from holdfast.metadata.rewrapping import Rewrapper
@@ -48,6 +50,7 @@ SERVICES = [
     for proto, name in (
         (volume_pb2, "VolumeService"),
         (snapshot_pb2, "SnapshotService"),
+        (snapshot_group_pb2, "SnapshotGroupService"),
         (grant_pb2, "GrantService"),
         (attachment_pb2, "AttachmentService"),
         (host_pb2, "HostService"),
@@ -85,6 +88,9 @@ class MetadataServer:
         settings_pb2_grpc.add_SettingsServiceServicer_to_server(SettingsServicer(service), self._server)
         encryption_pb2_grpc.add_EncryptionServiceServicer_to_server(EncryptionServicer(service), self._server)
         collection_pb2_grpc.add_CollectionServiceServicer_to_server(CollectionServicer(service), self._server)
+        snapshot_group_pb2_grpc.add_SnapshotGroupServiceServicer_to_server(
+            SnapshotGroupServicer(service), self._server
+        )
         health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, self._server)
         names = [*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME]
         reflection.enable_server_reflection(names, self._server)

@@ -10,11 +10,14 @@ frozen view, and moves `keep_generation`, which is what lets them drop `changed`
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from google.protobuf.timestamp_pb2 import Timestamp
+
 from holdfast.api.records.v1 import records_pb2 as r
 from holdfast.base.errors import Precondition
 from holdfast.metadata import keys
 from holdfast.metadata.assigned import Assignments, check_owner, timestamp
 from holdfast.metadata.cas import Draft
+from holdfast.metadata.group_record import member_ended
 
 UNDER_WAY = (r.SNAPSHOT_STATE_PENDING, r.SNAPSHOT_STATE_FROZEN)
 
@@ -52,7 +55,7 @@ def frozen(
     freeze_time_s: float,
     frozen_on: Sequence[str],
 ) -> bool:
-    """PENDING → FROZEN, by the primary's agent. False if it was, or is moot.
+    """PENDING → FROZEN, by the primary's agent. False if it was, or is moot. (In a group: group_changes.py.)
 
     Args:
         generation: the `changed` generation that the freeze opened.
@@ -60,22 +63,33 @@ def frozen(
     """
     check_owner(draft, volume_uid, host_id, epoch)
     snapshot = draft.get(keys.snapshot(snapshot_uid), r.SnapshotRecord)
-    if snapshot is None or snapshot.state != r.SNAPSHOT_STATE_PENDING:
+    if snapshot is None or snapshot.state != r.SNAPSHOT_STATE_PENDING or snapshot.group_uid:
         return False
-    assignments = Assignments.read(draft, volume_uid)
+    return content_is_fixed(draft, snapshot, generation, timestamp(freeze_time_s), frozen_on)
+
+
+def content_is_fixed(
+    draft: Draft,
+    snapshot: r.SnapshotRecord,
+    generation: int,
+    freeze_time: Timestamp,
+    frozen_on: Sequence[str],
+) -> bool:
+    """PENDING → FROZEN, as the primary says."""
+    assignments = Assignments.read(draft, snapshot.volume_uid)
     snapshot.state = r.SNAPSHOT_STATE_FROZEN
     snapshot.reason = ""
     snapshot.generation = generation
-    snapshot.freeze_time.CopyFrom(timestamp(freeze_time_s))
+    snapshot.freeze_time.CopyFrom(freeze_time)
     for one in assignments.each:
         host = draft.peek(keys.host(one.host_id), r.HostRecord)
         if one.host_id in frozen_on and one.boot_id and host is not None:
             snapshot.frozen_on.add(
                 host_id=one.host_id, boot_id=one.boot_id, nbd_address=host.address, nbd_port=one.nbd_port
             )
-    assignments.set_snapshot_state(snapshot_uid, r.SNAPSHOT_STATE_FROZEN)
+    assignments.set_snapshot_state(snapshot.uid, r.SNAPSHOT_STATE_FROZEN)
     assignments.save(draft)
-    return draft.put(keys.snapshot(snapshot_uid), snapshot)
+    return draft.put(keys.snapshot(snapshot.uid), snapshot)
 
 
 def fail(draft: Draft, snapshot_uid: str, reason: str) -> bool:
@@ -85,8 +99,9 @@ def fail(draft: Draft, snapshot_uid: str, reason: str) -> bool:
         return False
     snapshot.state = r.SNAPSHOT_STATE_FAILED
     snapshot.reason = reason
+    draft.put(keys.snapshot(snapshot_uid), snapshot)
     end(draft, snapshot)
-    return draft.put(keys.snapshot(snapshot_uid), snapshot)
+    return True
 
 
 def strike_off(draft: Draft, snapshot_uid: str, host_id: str, reason: str) -> bool:
@@ -103,7 +118,11 @@ def strike_off(draft: Draft, snapshot_uid: str, host_id: str, reason: str) -> bo
 
 
 def end(draft: Draft, snapshot: r.SnapshotRecord) -> None:
-    """Take a snapshot that ends off its volume's assignments; drop its claim, and what was staged for it."""
+    """Take a snapshot that ends off its volume's assignments; drop its claim, and what was staged for it; and
+    whom it takes with it, of its group.
+
+    Its state says how it ends.
+    """
     if snapshot.HasField("direct"):
         draft.delete(keys.direct(snapshot.owner, snapshot.uid))
         draft.delete_under(keys.staged(snapshot.uid))
@@ -116,6 +135,8 @@ def end(draft: Draft, snapshot: r.SnapshotRecord) -> None:
         assignments.save(draft)
     if draft.entry(keys.claim(snapshot.uid)) is not None:
         draft.delete(keys.claim(snapshot.uid))
+    for other_uid, reason in member_ended(draft, snapshot):
+        fail(draft, other_uid, reason)
 
 
 def claim(draft: Draft, snapshot_uid: str, by: Claimant) -> bool:

@@ -25,6 +25,8 @@ class NewSnapshot:
     now_s: float
     encryption_key: str = ""
     """Empty: as the volume says."""
+    group_uid: str = ""
+    group_id: str = ""
 
 
 def create(draft: Draft, new: NewSnapshot) -> tuple[r.SnapshotRecord, bool]:
@@ -46,6 +48,19 @@ def create(draft: Draft, new: NewSnapshot) -> tuple[r.SnapshotRecord, bool]:
                 f"You have a snapshot {new.snapshot_id!r} with another key, or none: choose another id.",
             )
         return existing, name.uid == new.uid
+    return add(draft, new, may_snapshot(draft, new)), True
+
+
+def name_is_free(draft: Draft, new: NewSnapshot) -> None:
+    """Raises AlreadyExists."""
+    if draft.get(keys.name("snapshots", new.owner, new.snapshot_id), r.NameRecord) is not None:
+        raise AlreadyExists(
+            "ALREADY_EXISTS", f"You have a snapshot {new.snapshot_id!r}: choose another id for the new one."
+        )
+
+
+def may_snapshot(draft: Draft, new: NewSnapshot) -> r.VolumeRecord:
+    """The volume. Raises NotFound, Precondition NOT_AVAILABLE, Exhausted TOO_MANY."""
     volume = volume_of(draft, new.owner, new.volume_id)
     if volume.state != r.VOLUME_STATE_AVAILABLE:
         state = r.VolumeState.Name(volume.state).removeprefix("VOLUME_STATE_")
@@ -55,18 +70,27 @@ def create(draft: Draft, new: NewSnapshot) -> tuple[r.SnapshotRecord, bool]:
         raise Exhausted(
             "TOO_MANY", f"{UNDER_WAY_MAX} snapshots of volume {new.volume_id!r} are under way: wait for one."
         )
+    return volume
+
+
+def add(
+    draft: Draft, new: NewSnapshot, volume: r.VolumeRecord, group: r.GroupFreeze | None = None
+) -> r.SnapshotRecord:
+    """Record it, with its name, and ask the volume's hosts for it: of a group, by its steps."""
     snapshot = _record(draft, new, volume)
+    assignments = Assignments.read(draft, volume.uid)
     for one in assignments.each:
         one.snapshots.add(
             uid=new.uid,
             state=r.SNAPSHOT_STATE_PENDING,
             incremental=bool(snapshot.base_snapshot_uid),
             base_generation=snapshot.base_generation,
+            group=group,
         )
     assignments.save(draft)
-    draft.put(name_key, r.NameRecord(uid=new.uid))
+    draft.put(keys.name("snapshots", new.owner, new.snapshot_id), r.NameRecord(uid=new.uid))
     draft.put(keys.snapshot(new.uid), snapshot)
-    return snapshot, True
+    return snapshot
 
 
 def _record(draft: Draft, new: NewSnapshot, volume: r.VolumeRecord) -> r.SnapshotRecord:
@@ -80,6 +104,8 @@ def _record(draft: Draft, new: NewSnapshot, volume: r.VolumeRecord) -> r.Snapsho
         state=r.SNAPSHOT_STATE_PENDING,
         create_time=timestamp(new.now_s),
         encryption_key=new.encryption_key or volume.encryption_key,
+        group_uid=new.group_uid,
+        group_id=new.group_id,
     )
     if volume.base_snapshot_uid:
         base = draft.get(keys.snapshot(volume.base_snapshot_uid), r.SnapshotRecord)

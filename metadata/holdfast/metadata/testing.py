@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from holdfast.api.records.v1 import records_pb2 as r
@@ -21,6 +21,7 @@ from holdfast.metadata import keys, pki
 from holdfast.metadata.cas import Draft
 from holdfast.metadata.client import Client, connect
 from holdfast.metadata.etcd import Etcd
+from holdfast.metadata.group_changes import Word
 from holdfast.metadata.host_actions import HostActions, assignment_of
 from holdfast.metadata.records import decode
 from holdfast.metadata.seal import public_key, read_private_key
@@ -203,7 +204,9 @@ class StandInHost:
             else:
                 self._do("ready", lambda a=one.uid: self.actions.attachment_ready(uid, a, epoch))  # type: ignore[misc]
         for snapshot in assignment.snapshots:
-            if snapshot.state == r.SNAPSHOT_STATE_PENDING:
+            if snapshot.state == r.SNAPSHOT_STATE_PENDING and snapshot.HasField("group"):
+                self._freeze_together(uid, assignment, snapshot.group)
+            elif snapshot.state == r.SNAPSHOT_STATE_PENDING:
                 self._freeze(uid, assignment, snapshot.uid)
 
     def _lead(self, uid: str, assignment: r.Assignment) -> None:
@@ -227,6 +230,15 @@ class StandInHost:
                 uid, snapshot_uid, assignment.epoch, self._generation, 1_000_000.0, both
             ),
         )
+
+    def _freeze_together(self, uid: str, assignment: r.Assignment, group: r.GroupFreeze) -> None:
+        """Whatever step its group asks for is done."""
+        word = Word(group.group_uid, group.attempt, group.step, assignment.epoch, f"closing-{group.attempt}")
+        if group.step == r.FREEZE_STEP_OPEN:
+            self._generation += 1
+            both = (self.record.host_id, *(peer.host_id for peer in assignment.peers))
+            word = replace(word, generation=self._generation, freeze_time_s=1_000_000.0, frozen_on=both)
+        self._do("frozen", lambda: self.actions.gate_says(uid, word))
 
     def _do(self, step: str, action: Callable[[], bool]) -> None:
         if step in self.hold:

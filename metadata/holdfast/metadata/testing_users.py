@@ -29,6 +29,11 @@ def made_snapshot(metadata: RunningMetadata, client: Client, snapshot_id: str, v
     """A snapshot, COMPLETED."""
     request = sb.CreateSnapshotRequest(snapshot_id=snapshot_id, volume_id=volume_id)
     client.snapshots.CreateSnapshot(request)
+    return completed(metadata, client, snapshot_id)
+
+
+def completed(metadata: RunningMetadata, client: Client, snapshot_id: str) -> sb.Snapshot:
+    """A snapshot, COMPLETED as a snapshotter does it once it is FROZEN."""
     snapshotter = SnapshotterActions(metadata.etcd, "s", "127.0.0.1", 1)
     snapshotter.start()
     assert snapshotter.keeper.wait_attached(10)

@@ -8,6 +8,7 @@ from holdfast.api.grant.v1.grant_pb2 import Grant
 from holdfast.api.host.v1.host_pb2 import Host
 from holdfast.api.records.v1 import records_pb2 as r
 from holdfast.api.snapshot.v1.snapshot_pb2 import BlockServer, Snapshot, SnapshotSizes
+from holdfast.api.snapshot_group.v1.snapshot_group_pb2 import SnapshotGroup
 from holdfast.api.volume.v1.volume_pb2 import SnapshotRef, Volume
 from holdfast.metadata.owner_words import NOT_MADE_YET, NOT_REPAIRED_YET, health_for_owner
 from holdfast.metadata.permissions import of_grant
@@ -84,7 +85,7 @@ def _show_replicas(view: Volume, replica: r.ReplicaRecord, operator: bool) -> No
 def granted_view(snapshot: r.SnapshotRecord, grants: Iterable[r.GrantRecord]) -> Snapshot:
     """As somebody is shown it to whom it is granted: without what tells of other resources of its owner."""
     view = snapshot_view(snapshot)
-    clear(view, "volume_id", "base_snapshot_uid", "manifest", "schedule_id", "reason")
+    clear(view, "volume_id", "base_snapshot_uid", "manifest", "schedule_id", "group_id", "reason")
     clear(view, "verify", "whole_verify_time", "repaired_extents", "repair_time")
     granted = list(grants)
     view.granted_permissions.extend(sorted({one for grant in granted for one in of_grant(grant)}))
@@ -112,6 +113,7 @@ def snapshot_view(snapshot: r.SnapshotRecord) -> Snapshot:
         encryption_key=snapshot.encryption_key,
         health=snapshot.health,
         repaired_extents=snapshot.repaired_extents,
+        group_id=snapshot.group_id,
     )
     for name in (
         "create_time", "freeze_time", "complete_time", "lock_until_time", "delete_time", "recycle_until_time",
@@ -133,6 +135,35 @@ def owned_view(snapshot: r.SnapshotRecord, counted: r.SizesRecord | None) -> Sna
                 exclusive_bytes=counted.exclusive_bytes,
                 count_time=counted.count_time,
             )
+        )
+    return view
+
+
+def group_view(
+    group: r.SnapshotGroupRecord, snapshots: Mapping[str, r.SnapshotRecord | None]
+) -> SnapshotGroup:
+    """With its snapshots, by uid, as they are now."""
+    view = SnapshotGroup(
+        group_id=group.group_id,
+        uid=group.uid,
+        owner=group.owner,
+        state=group.state,
+        reason=group.reason or group.attempt_reason,
+        attempt=group.attempt,
+    )
+    for name in ("create_time", "freeze_time", "complete_time"):
+        if group.HasField(name):
+            getattr(view, name).CopyFrom(getattr(group, name))
+    for member in group.members:
+        now = snapshots.get(member.snapshot_uid) or r.SnapshotRecord(state=member.state)
+        view.members.add(
+            volume_id=member.volume_id,
+            snapshot_id=now.snapshot_id or member.snapshot_id,
+            snapshot_uid=member.snapshot_uid,
+            state=now.state,
+            reason=now.reason,
+            progress_done_bytes=now.progress_done_bytes,
+            progress_total_bytes=now.progress_total_bytes,
         )
     return view
 

@@ -8,6 +8,9 @@ what was not recorded is undone, and the freeze can be tried again with a genera
 A freeze lives within one session to each. One that fails after this host flipped ends them: the alignment
 of the next makes generations and views equal again. A host that is only joining takes no part: its session
 begins anew afterwards, with the generation that was opened.
+
+With a `Gate` (gate.py) it is one of several volumes' that are frozen together: it waits for the others when
+all is prepared, and again when this gate is closed and both hosts have flipped.
 """
 
 import logging
@@ -18,6 +21,7 @@ from functools import partial
 from holdfast.base.errors import HoldfastError, Unavailable
 from holdfast.base.loop import Loop
 from holdfast.base.steps import Resume, Starter, Steps, all_of
+from holdfast.replicator.gate import Gate
 from holdfast.replicator.generations import abandon_freezes
 from holdfast.replicator.messages import Message
 from holdfast.replicator.partner import Partner, Standing
@@ -31,7 +35,11 @@ DRAIN_MAX_S = 5.0
 
 
 def freeze(
-    loop: Loop, primary: Primary, uid: str, wall_time: Callable[[], float] = time.time
+    loop: Loop,
+    primary: Primary,
+    uid: str,
+    wall_time: Callable[[], float] = time.time,
+    gate: Gate | None = None,
 ) -> Steps[tuple[str, ...]]:
     """Make the frozen view `uid` on every host that is in sync; returns which others that are.
 
@@ -49,7 +57,7 @@ def freeze(
     try:
         if local.views.usable(uid) is not None:
             local.views.drop(uid)
-        yield from _freeze(loop, primary, talks, uid, wall_time)
+        yield from _freeze(loop, primary, talks, uid, wall_time, gate)
         if [partner for partner in primary.partners if partner.required] != members:
             raise Unavailable("BUSY", "who is in sync has changed meanwhile.")
         return tuple(partner.host_id for partner in members)
@@ -73,7 +81,12 @@ def _restart(members: Sequence[Partner], talks: Sequence[Talk], why: str) -> Non
 
 
 def _freeze(
-    loop: Loop, primary: Primary, talks: Sequence[Talk], uid: str, wall_time: Callable[[], float]
+    loop: Loop,
+    primary: Primary,
+    talks: Sequence[Talk],
+    uid: str,
+    wall_time: Callable[[], float],
+    gate: Gate | None,
 ) -> Steps[None]:
     local, store = primary.local, primary.local.store
     generation = store.generation + 1
@@ -82,7 +95,9 @@ def _freeze(
         partial(local.in_pool, partial(store.prepare_view, uid, generation)),
         *(talk.ask({"do": "prepare_view", "uid": uid, "generation": generation}) for talk in talks),
     )
-    freeze_time = yield from _flip(loop, primary, talks, uid, wall_time)
+    if gate is not None:
+        yield gate.prepared
+    freeze_time = yield from _flip(loop, primary, talks, uid, wall_time, gate)
     recorded: Message = {"do": "record_view", "uid": uid, "freeze_time": freeze_time}
     record = partial(local.in_pool, partial(store.record_view, uid, freeze_time))
     yield all_of(record, *(talk.ask(recorded) for talk in talks))
@@ -90,7 +105,12 @@ def _freeze(
 
 
 def _flip(
-    loop: Loop, primary: Primary, talks: Sequence[Talk], uid: str, wall_time: Callable[[], float]
+    loop: Loop,
+    primary: Primary,
+    talks: Sequence[Talk],
+    uid: str,
+    wall_time: Callable[[], float],
+    gate: Gate | None,
 ) -> Steps[float]:
     """All hosts change over while no write is under way. Returns the time of the freeze."""
     try:
@@ -103,6 +123,10 @@ def _flip(
         # Ours first: if another's is lost on the way, ours is undone with it.
         primary.local.store.flip(uid)
         yield all_of(*(talk.ask({"do": "flip", "uid": uid}) for talk in talks))
+        if gate is not None:
+            yield gate.closed
+            for talk in talks:
+                talk.check()
         return freeze_time
     finally:
         primary.open_gate()

@@ -92,6 +92,7 @@ class Leading:
         )
         self._entered = False
         self._refresh()
+        self.chores.give_up_gates("another epoch of its volume began.")
         for partner in self.partners.values():
             partner.link.pause("another epoch begins")
         made: dict[str, Bitmap] = {}

@@ -16,6 +16,7 @@ from holdfast.base.errors import HoldfastError, Unavailable
 from holdfast.base.loop import Loop
 from holdfast.base.steps import Steps, run
 from holdfast.replicator.following import Following, Promise, Role
+from holdfast.replicator.gate import Gate
 from holdfast.replicator.hydrate import Hydrator, Source
 from holdfast.replicator.leading import Dial, Leading
 from holdfast.replicator.local import LocalReplica
@@ -71,6 +72,8 @@ class ReplicaReport:
     standby_io_age_s: float = -1.0
     frozen: tuple[tuple[str, tuple[str, ...]], ...] = ()
     """(snapshot, other hosts that hold it too) of views that are recorded and on disk."""
+    gates: tuple[tuple[str, Gate], ...] = ()
+    """(snapshot, how it stands) of those that are frozen together with other volumes."""
     syncs: tuple[Progress, ...] = ()
     verification: Verification | None = None
     hydrate_remaining_bytes: int = 0
@@ -254,6 +257,7 @@ class Replica:
             yielded=leading.yielded,
             standby_io_age_s=leading.standby_io_age_s,
             frozen=tuple(sorted(leading.chores.frozen.items())),
+            gates=tuple(leading.chores.gates.items()),
             syncs=tuple(leading.syncing.progress()),
             verification=leading.chores.verification,
             hydrate_remaining_bytes=hydrator.remaining_bytes if hydrator else 0,

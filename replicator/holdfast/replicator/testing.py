@@ -364,12 +364,13 @@ class Pair:
         files: Callable[[str], Callable[[], Files]],
         seed: int = 0,
         origin: FakeSource | None = None,
+        clock: Clock | None = None,
     ) -> None:
         self.size_bytes = size_bytes
         self.origin = origin
         self.hydrates = True
         """In the background too."""
-        self.clock = Clock()
+        self.clock = clock or Clock()
         self.chance = Random(seed)
         self.net = Network(self.chance)
         self._dead: list[object] = []

@@ -12,6 +12,7 @@ Several connections may be open; each gets its own answers and all changes.
 import dataclasses
 import json
 from dataclasses import dataclass
+from typing import Any
 
 from holdfast.base.limits import SYNC_MAX_BYTES_S
 
@@ -29,6 +30,16 @@ class DesiredPeer:
 
 
 @dataclass(frozen=True)
+class DesiredGate:
+    """Freeze it together with other volumes: how far that is. `step`: prepare, close or open."""
+
+    attempt: int
+    step: str
+    token: str = ""
+    """With open: the closing that it is for."""
+
+
+@dataclass(frozen=True)
 class DesiredSnapshot:
     """`freeze`: make a frozen view if there is none. Without it, only keep one that there is."""
 
@@ -36,6 +47,7 @@ class DesiredSnapshot:
     freeze: bool
     incremental: bool
     base_generation: int
+    gate: DesiredGate | None = None
 
 
 @dataclass(frozen=True)
@@ -89,6 +101,16 @@ class Desired:
 
 
 @dataclass(frozen=True)
+class ObservedGate:
+    """`state`: busy, prepared, closed, frozen, or failed and why, one sentence."""
+
+    attempt: int
+    state: str
+    token: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True)
 class ObservedSnapshot:
     uid: str
     frozen: bool
@@ -101,6 +123,8 @@ class ObservedSnapshot:
     """Why there is and will be no frozen view here, one sentence."""
     also_on: tuple[str, ...] = ()
     """Primary: other hosts that hold it too."""
+    gate: ObservedGate | None = None
+    """Primary, of a group: how this gate stands."""
 
 
 @dataclass(frozen=True)
@@ -192,7 +216,7 @@ def decode_apply(line: bytes) -> Apply:
     desired = raw["apply"]
     desired["members"] = tuple(desired["members"])
     desired["peers"] = tuple(DesiredPeer(**item) for item in desired["peers"])
-    desired["snapshots"] = tuple(DesiredSnapshot(**item) for item in desired["snapshots"])
+    desired["snapshots"] = tuple(_desired_snapshot(item) for item in desired["snapshots"])
     desired["snapshotters"] = tuple((address, port) for address, port in desired["snapshotters"])
     desired["ring"] = DesiredRing(**desired["ring"]) if desired["ring"] else None
     return Apply(raw["id"], Desired(**desired))
@@ -202,10 +226,18 @@ def decode_answer(line: bytes) -> Answer:
     """Raises ValueError, TypeError or KeyError on anything that `encode` did not write."""
     raw = json.loads(line)
     observed = raw["observed"]
-    observed["snapshots"] = tuple(
-        ObservedSnapshot(**{**item, "also_on": tuple(item["also_on"])}) for item in observed["snapshots"]
-    )
+    observed["snapshots"] = tuple(_observed_snapshot(item) for item in observed["snapshots"])
     observed["wants_leave_out"] = tuple(observed["wants_leave_out"])
     observed["syncs"] = tuple(ObservedSync(**item) for item in observed["syncs"])
     observed["verify"] = ObservedVerify(**observed["verify"]) if observed["verify"] else None
     return Answer(raw["id"], Observed(**observed))
+
+
+def _desired_snapshot(item: dict[str, Any]) -> DesiredSnapshot:
+    gate = DesiredGate(**item["gate"]) if item["gate"] else None
+    return DesiredSnapshot(**{**item, "gate": gate})
+
+
+def _observed_snapshot(item: dict[str, Any]) -> ObservedSnapshot:
+    gate = ObservedGate(**item["gate"]) if item["gate"] else None
+    return ObservedSnapshot(**{**item, "also_on": tuple(item["also_on"]), "gate": gate})

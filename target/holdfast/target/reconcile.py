@@ -14,11 +14,19 @@ from holdfast.api.records.v1 import records_pb2 as r
 from holdfast.base.limits import SYNC_MAX_BYTES_S
 from holdfast.target import health
 from holdfast.target import reports as say
-from holdfast.target.control import Desired, DesiredPeer, DesiredRing, DesiredSnapshot, Observed
+from holdfast.target.control import (
+    Desired,
+    DesiredGate,
+    DesiredPeer,
+    DesiredRing,
+    DesiredSnapshot,
+    Observed,
+)
+from holdfast.target.gates import STEPS, gate_says
 from holdfast.target.lio_export import Acl, Backstore, Export, Present, uio_name
 from holdfast.target.membership import Leases
 from holdfast.target.rebuilding import may_throw_away
-from holdfast.target.reports import Report
+from holdfast.target.reports import GateReport, Report
 from holdfast.target.role_names import JOINER, PRIMARY
 from holdfast.target.roles import members_seen, role_here
 
@@ -103,6 +111,7 @@ class Plan:
     export: Export | None = None
     remove_store: bool = False
     reports: tuple[Report, ...] = ()
+    gates: tuple[GateReport, ...] = ()
 
 
 def frozen_so_far(
@@ -112,13 +121,14 @@ def frozen_so_far(
 
     The assignment may lag behind what was recorded, for as long as etcd is away. A worker that was started
     meanwhile, and told to freeze, would replace a view that others know and copy from by a later one (I-8).
+    Not those of a group: there a new process says that it cannot count, and drops nothing (gate.py).
     """
     if assignment is None or assignment.role != r.ROLE_PRIMARY:
         return frozenset()
     ready: set[str] = set()
     if observed is not None and (observed.epoch, observed.role) == (assignment.epoch, "primary"):
         ready = {one.uid for one in observed.snapshots if one.frozen}
-    return (before | ready) & {one.uid for one in assignment.snapshots}
+    return (before | ready) & {one.uid for one in assignment.snapshots if not one.HasField("group")}
 
 
 def decide(uid: str, host: Host, now: Situation) -> Plan:
@@ -129,17 +139,19 @@ def decide(uid: str, host: Host, now: Situation) -> Plan:
         return _deleting(assignment, host, now)
     desired = _desired(assignment, host, now)
     reports = tuple(_reports(assignment, host, now))
+    gates = tuple(_gates(assignment, host, now))
     export = _export(assignment, host, now)
     if export is None:
-        return Plan(True, desired, reports=reports)
+        return Plan(True, desired, reports=reports, gates=gates)
     if now.present is None:
         # Perhaps the worker has its ring open already: it must not be told to close it. As soon as that is
         # known it must hear its role and epoch, however long the kernel takes to answer.
         ring = _ring(uid, host) if now.ring_open else None
-        return Plan(True, replace(desired, ring=ring) if now.observed else None, export, reports=reports)
+        known = replace(desired, ring=ring) if now.observed else None
+        return Plan(True, known, export, reports=reports, gates=gates)
     if now.present.backstore is Backstore.ENABLED:
         desired = replace(desired, ring=_ring(uid, host))
-    return Plan(True, desired, export, reports=reports)
+    return Plan(True, desired, export, reports=reports, gates=gates)
 
 
 def _ring(uid: str, host: Host) -> DesiredRing:
@@ -201,7 +213,10 @@ def _desired_snapshots(
 ) -> Iterator[DesiredSnapshot]:
     for one in assignment.snapshots:
         freeze = role == PRIMARY and one.state == r.SNAPSHOT_STATE_PENDING and one.uid not in frozen
-        yield DesiredSnapshot(one.uid, freeze, one.incremental, one.base_generation)
+        gate = None
+        if freeze and one.HasField("group"):
+            gate = DesiredGate(one.group.attempt, STEPS[one.group.step], one.group.token)
+        yield DesiredSnapshot(one.uid, freeze, one.incremental, one.base_generation, gate)
 
 
 def _export(assignment: r.Assignment, host: Host, now: Situation) -> Export | None:
@@ -321,13 +336,28 @@ def _attachments(assignment: r.Assignment, host: Host, now: Situation) -> list[R
 
 def _snapshots(assignment: r.Assignment, host: Host, observed: Observed) -> Iterator[Report]:
     """The primary's freeze covers every member; it is told to etcd when those have it on disk that will."""
-    pending = {one.uid for one in assignment.snapshots if one.state == r.SNAPSHOT_STATE_PENDING}
+    pending = {one.uid: one for one in assignment.snapshots if one.state == r.SNAPSHOT_STATE_PENDING}
     for one in observed.snapshots:
-        if one.uid in pending and one.frozen:
+        if one.uid in pending and one.frozen and not pending[one.uid].HasField("group"):
             on = (host.host_id, *one.also_on)
             yield say.Frozen(assignment.epoch, one.uid, one.generation, one.freeze_time, on)
         elif one.uid in pending and one.failed:
             yield say.FreezeFailed(one.uid, one.failed)
+
+
+def _gates(assignment: r.Assignment, host: Host, now: Situation) -> Iterator[GateReport]:
+    """What the gates of groups say: of the attempt that is wanted, by the primary of this epoch."""
+    observed = now.observed
+    if observed is None or role_here(assignment, host.boot_id) != PRIMARY:
+        return
+    if (observed.epoch, observed.role) != (assignment.epoch, PRIMARY):
+        return
+    seen = {one.uid: one for one in observed.snapshots}
+    for one in assignment.snapshots:
+        if one.state == r.SNAPSHOT_STATE_PENDING and one.HasField("group") and one.uid in seen:
+            said = gate_says(one.group, assignment.epoch, host.host_id, seen[one.uid])
+            if said is not None:
+                yield said
 
 
 def _views_lost(assignment: r.Assignment, host: Host, now: Situation) -> Iterator[Report]:

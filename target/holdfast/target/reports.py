@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from holdfast.api.records.v1 import records_pb2 as r
+from holdfast.metadata.group_changes import Word
 from holdfast.metadata.host_actions import HostActions
 
 
@@ -159,6 +160,27 @@ class FreezeFailed:
 
 
 @dataclass(frozen=True)
+class GateSays:
+    """Of a volume that is frozen together with others: a step is done."""
+
+    word: Word
+
+    def send(self, actions: HostActions, volume_uid: str) -> None:
+        actions.gate_says(volume_uid, self.word)
+
+
+@dataclass(frozen=True)
+class GateFailed:
+    epoch: int
+    group_uid: str
+    attempt: int
+    reason: str
+
+    def send(self, actions: HostActions, volume_uid: str) -> None:
+        actions.gate_failed(volume_uid, self.epoch, self.group_uid, self.attempt, self.reason)
+
+
+@dataclass(frozen=True)
 class ViewLost:
     """This host no longer holds a good frozen view."""
 
@@ -258,6 +280,9 @@ class PathMove:
 
 Change = LeaveOut | Join | TakeOver | HandOver | Resign | CrashMove | ColdStart | Renounce | PathMove
 """A change of who may acknowledge, or where: decided in membership.py, sent ahead of everything else."""
+
+GateReport = GateSays | GateFailed
+"""Of a group's gates: writes may be waiting. Sent in threads of their own, in order (gate_sender.py)."""
 
 Report = (
     Available

@@ -16,6 +16,7 @@ from holdfast.base.loop import Timer
 from holdfast.metadata.seal import unseal
 from holdfast.target import membership
 from holdfast.target.changes import ChangeSender
+from holdfast.target.gate_sender import GateSender
 from holdfast.target.lio_export import Present
 from holdfast.target.rebuilding import is_bad
 from holdfast.target.reconcile import Plan, Situation, decide, frozen_so_far
@@ -52,6 +53,7 @@ class VolumeAgent:
         self._exports = VolumeExport(uid, tools, self.reconcile_soon)
         self._reporter = Reporter(uid, tools, self.reconcile_soon)
         self._changes = ChangeSender(uid, tools, self.reconcile_soon)
+        self._gates = GateSender(uid, tools, self.reconcile_soon)
         self._sessions = VolumeSessions(uid, tools, self.reconcile_soon)
         self._cold_since_s: float | None = None
         self._rebuilt_s = -REBUILD_S
@@ -129,6 +131,7 @@ class VolumeAgent:
         if plan.remove_store:
             self._remove_store()
         self._note_rebuild(plan)
+        self._gates.send(plan.gates)
         self._reporter.report(plan.reports)
 
     def _change_membership(self) -> None:

@@ -7,6 +7,7 @@ from holdfast.base.device import Device
 from holdfast.base.limits import SYNC_MAX_BYTES_S
 from holdfast.replicator.chores import Snapshots
 from holdfast.replicator.following import Role
+from holdfast.replicator.gate import Gate, GateWanted, Step
 from holdfast.replicator.hydrate import Source
 from holdfast.replicator.mirror import MirrorExport
 from holdfast.replicator.pace import Limits
@@ -14,7 +15,14 @@ from holdfast.replicator.replica import ReplicaReport
 from holdfast.replicator.state import State
 from holdfast.replicator.verify import Verification
 from holdfast.replicator.wanted import Wanted
-from holdfast.target.control import Desired, Observed, ObservedSnapshot, ObservedSync, ObservedVerify
+from holdfast.target.control import (
+    Desired,
+    Observed,
+    ObservedGate,
+    ObservedSnapshot,
+    ObservedSync,
+    ObservedVerify,
+)
 
 
 class ReplicaLike(Protocol):
@@ -53,6 +61,11 @@ def wanted_of(desired: Desired) -> Wanted:
         snapshots=Snapshots(
             freeze=tuple(one.uid for one in desired.snapshots if one.freeze),
             keep=tuple(one.uid for one in desired.snapshots if not one.freeze),
+            groups=tuple(
+                (one.uid, GateWanted(one.gate.attempt, Step(one.gate.step), one.gate.token))
+                for one in desired.snapshots
+                if one.freeze and one.gate is not None
+            ),
         ),
     )
 
@@ -102,17 +115,26 @@ def snapshots_of(
     desired: Desired, report: ReplicaReport, state: State, lost: dict[str, str]
 ) -> tuple[ObservedSnapshot, ...]:
     """What there is of each snapshot that is listed."""
-    ready = dict(report.frozen)
+    ready, gates = dict(report.frozen), dict(report.gates)
     found = []
     for uid in (snapshot.uid for snapshot in desired.snapshots):
-        view = state.views.get(uid)
+        view, gate = state.views.get(uid), _gate(gates.get(uid))
         if uid in lost:
             found.append(ObservedSnapshot(uid, False, failed=lost[uid]))
         elif view is not None and uid in ready:
-            found.append(ObservedSnapshot(uid, True, view.generation, view.freeze_time, also_on=ready[uid]))
+            also_on = ready[uid]
+            found.append(
+                ObservedSnapshot(uid, True, view.generation, view.freeze_time, also_on=also_on, gate=gate)
+            )
         else:
-            found.append(ObservedSnapshot(uid, False))
+            found.append(ObservedSnapshot(uid, False, gate=gate))
     return tuple(found)
+
+
+def _gate(gate: Gate | None) -> ObservedGate | None:
+    if gate is None:
+        return None
+    return ObservedGate(gate.attempt, gate.state.value, gate.token, gate.reason)
 
 
 def _verify(found: Verification | None) -> ObservedVerify | None:

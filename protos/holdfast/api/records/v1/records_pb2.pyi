@@ -233,6 +233,61 @@ SNAPSHOT_VERIFY_STATE_FAILED: SnapshotVerifyState.ValueType  # 4
 """It could not be done: `reason` says why. Nothing is said about the snapshot."""
 global___SnapshotVerifyState = SnapshotVerifyState
 
+class _SnapshotGroupState:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _SnapshotGroupStateEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_SnapshotGroupState.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    SNAPSHOT_GROUP_STATE_UNSPECIFIED: _SnapshotGroupState.ValueType  # 0
+    SNAPSHOT_GROUP_STATE_PENDING: _SnapshotGroupState.ValueType  # 1
+    """Its volumes are not frozen at one instant yet."""
+    SNAPSHOT_GROUP_STATE_FROZEN: _SnapshotGroupState.ValueType  # 2
+    """They are: its snapshots are being uploaded."""
+    SNAPSHOT_GROUP_STATE_COMPLETED: _SnapshotGroupState.ValueType  # 3
+    """Every snapshot of it is COMPLETED."""
+    SNAPSHOT_GROUP_STATE_FAILED: _SnapshotGroupState.ValueType  # 4
+    """A snapshot of it failed, or was deleted, before it was COMPLETED; or no instant was found. `reason` says."""
+
+class SnapshotGroupState(_SnapshotGroupState, metaclass=_SnapshotGroupStateEnumTypeWrapper): ...
+
+SNAPSHOT_GROUP_STATE_UNSPECIFIED: SnapshotGroupState.ValueType  # 0
+SNAPSHOT_GROUP_STATE_PENDING: SnapshotGroupState.ValueType  # 1
+"""Its volumes are not frozen at one instant yet."""
+SNAPSHOT_GROUP_STATE_FROZEN: SnapshotGroupState.ValueType  # 2
+"""They are: its snapshots are being uploaded."""
+SNAPSHOT_GROUP_STATE_COMPLETED: SnapshotGroupState.ValueType  # 3
+"""Every snapshot of it is COMPLETED."""
+SNAPSHOT_GROUP_STATE_FAILED: SnapshotGroupState.ValueType  # 4
+"""A snapshot of it failed, or was deleted, before it was COMPLETED; or no instant was found. `reason` says."""
+global___SnapshotGroupState = SnapshotGroupState
+
+class _FreezeStep:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _FreezeStepEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_FreezeStep.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    FREEZE_STEP_UNSPECIFIED: _FreezeStep.ValueType  # 0
+    FREEZE_STEP_PREPARE: _FreezeStep.ValueType  # 1
+    """Make everything ready. Done: it only has to close its gate."""
+    FREEZE_STEP_CLOSE: _FreezeStep.ValueType  # 2
+    """Close the gate, let writes under way end, freeze. Done: it is closed, and stays so for a while."""
+    FREEZE_STEP_OPEN: _FreezeStep.ValueType  # 3
+    """All gates were closed: open it, if it has been closed since. Done: the freeze is on disk."""
+
+class FreezeStep(_FreezeStep, metaclass=_FreezeStepEnumTypeWrapper):
+    """What the volumes of a group are to do; and, in a GateRecord, what one has done."""
+
+FREEZE_STEP_UNSPECIFIED: FreezeStep.ValueType  # 0
+FREEZE_STEP_PREPARE: FreezeStep.ValueType  # 1
+"""Make everything ready. Done: it only has to close its gate."""
+FREEZE_STEP_CLOSE: FreezeStep.ValueType  # 2
+"""Close the gate, let writes under way end, freeze. Done: it is closed, and stays so for a while."""
+FREEZE_STEP_OPEN: FreezeStep.ValueType  # 3
+"""All gates were closed: open it, if it has been closed since. Done: the freeze is on disk."""
+global___FreezeStep = FreezeStep
+
 class _GrantPermission:
     ValueType = typing.NewType("ValueType", builtins.int)
     V: typing_extensions.TypeAlias = ValueType
@@ -897,6 +952,8 @@ class SnapshotRecord(google.protobuf.message.Message):
     REPAIR_SOURCE_UID_FIELD_NUMBER: builtins.int
     REPAIRED_EXTENTS_FIELD_NUMBER: builtins.int
     REPAIR_TIME_FIELD_NUMBER: builtins.int
+    GROUP_UID_FIELD_NUMBER: builtins.int
+    GROUP_ID_FIELD_NUMBER: builtins.int
     uid: builtins.str
     snapshot_id: builtins.str
     owner: builtins.str
@@ -933,6 +990,9 @@ class SnapshotRecord(google.protobuf.message.Message):
     repair_source_uid: builtins.str
     """The newest snapshot from which a repair has been tried; what has been repaired in all, and when."""
     repaired_extents: builtins.int
+    group_uid: builtins.str
+    """The group that it is a member of, and the owner's id for that; empty if it was made by itself."""
+    group_id: builtins.str
     @property
     def create_time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
     @property
@@ -1026,9 +1086,11 @@ class SnapshotRecord(google.protobuf.message.Message):
         repair_source_uid: builtins.str = ...,
         repaired_extents: builtins.int = ...,
         repair_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        group_uid: builtins.str = ...,
+        group_id: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["complete_time", b"complete_time", "create_time", b"create_time", "data_key", b"data_key", "delete_time", b"delete_time", "direct", b"direct", "freeze_time", b"freeze_time", "lock_until_time", b"lock_until_time", "recycle_until_time", b"recycle_until_time", "repair_time", b"repair_time", "restore_time", b"restore_time", "slot_time", b"slot_time", "verify", b"verify", "whole_verify_time", b"whole_verify_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["base_generation", b"base_generation", "base_manifest", b"base_manifest", "base_snapshot_uid", b"base_snapshot_uid", "checkpoints", b"checkpoints", "complete_time", b"complete_time", "create_time", b"create_time", "data_key", b"data_key", "delete_time", b"delete_time", "direct", b"direct", "encryption_key", b"encryption_key", "former_manifests", b"former_manifests", "freeze_time", b"freeze_time", "frozen_on", b"frozen_on", "generation", b"generation", "health", b"health", "lock_until_time", b"lock_until_time", "manifest", b"manifest", "manifest_sha256", b"manifest_sha256", "owner", b"owner", "progress_done_bytes", b"progress_done_bytes", "progress_total_bytes", b"progress_total_bytes", "reason", b"reason", "recycle_until_time", b"recycle_until_time", "repair_source_uid", b"repair_source_uid", "repair_time", b"repair_time", "repaired_extents", b"repaired_extents", "restore_time", b"restore_time", "schedule_id", b"schedule_id", "schedule_uid", b"schedule_uid", "size_bytes", b"size_bytes", "slot_time", b"slot_time", "snapshot_id", b"snapshot_id", "state", b"state", "stored_bytes", b"stored_bytes", "uid", b"uid", "uploaded_bytes", b"uploaded_bytes", "verify", b"verify", "volume_id", b"volume_id", "volume_uid", b"volume_uid", "whole_verify_time", b"whole_verify_time"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["base_generation", b"base_generation", "base_manifest", b"base_manifest", "base_snapshot_uid", b"base_snapshot_uid", "checkpoints", b"checkpoints", "complete_time", b"complete_time", "create_time", b"create_time", "data_key", b"data_key", "delete_time", b"delete_time", "direct", b"direct", "encryption_key", b"encryption_key", "former_manifests", b"former_manifests", "freeze_time", b"freeze_time", "frozen_on", b"frozen_on", "generation", b"generation", "group_id", b"group_id", "group_uid", b"group_uid", "health", b"health", "lock_until_time", b"lock_until_time", "manifest", b"manifest", "manifest_sha256", b"manifest_sha256", "owner", b"owner", "progress_done_bytes", b"progress_done_bytes", "progress_total_bytes", b"progress_total_bytes", "reason", b"reason", "recycle_until_time", b"recycle_until_time", "repair_source_uid", b"repair_source_uid", "repair_time", b"repair_time", "repaired_extents", b"repaired_extents", "restore_time", b"restore_time", "schedule_id", b"schedule_id", "schedule_uid", b"schedule_uid", "size_bytes", b"size_bytes", "slot_time", b"slot_time", "snapshot_id", b"snapshot_id", "state", b"state", "stored_bytes", b"stored_bytes", "uid", b"uid", "uploaded_bytes", b"uploaded_bytes", "verify", b"verify", "volume_id", b"volume_id", "volume_uid", b"volume_uid", "whole_verify_time", b"whole_verify_time"]) -> None: ...
 
 global___SnapshotRecord = SnapshotRecord
 
@@ -1408,6 +1470,142 @@ class DamagedRecord(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["more", b"more", "names", b"names", "snapshot_uid", b"snapshot_uid"]) -> None: ...
 
 global___DamagedRecord = DamagedRecord
+
+@typing.final
+class GroupMember(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    VOLUME_UID_FIELD_NUMBER: builtins.int
+    VOLUME_ID_FIELD_NUMBER: builtins.int
+    SNAPSHOT_UID_FIELD_NUMBER: builtins.int
+    SNAPSHOT_ID_FIELD_NUMBER: builtins.int
+    STATE_FIELD_NUMBER: builtins.int
+    volume_uid: builtins.str
+    volume_id: builtins.str
+    snapshot_uid: builtins.str
+    snapshot_id: builtins.str
+    state: global___SnapshotState.ValueType
+    """Of its snapshot, until the group is COMPLETED or FAILED."""
+    def __init__(
+        self,
+        *,
+        volume_uid: builtins.str = ...,
+        volume_id: builtins.str = ...,
+        snapshot_uid: builtins.str = ...,
+        snapshot_id: builtins.str = ...,
+        state: global___SnapshotState.ValueType = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["snapshot_id", b"snapshot_id", "snapshot_uid", b"snapshot_uid", "state", b"state", "volume_id", b"volume_id", "volume_uid", b"volume_uid"]) -> None: ...
+
+global___GroupMember = GroupMember
+
+@typing.final
+class SnapshotGroupRecord(google.protobuf.message.Message):
+    """snapshot_groups/<uid>: snapshots of several volumes of one owner, frozen at one instant."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    UID_FIELD_NUMBER: builtins.int
+    GROUP_ID_FIELD_NUMBER: builtins.int
+    OWNER_FIELD_NUMBER: builtins.int
+    STATE_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    MEMBERS_FIELD_NUMBER: builtins.int
+    ATTEMPT_FIELD_NUMBER: builtins.int
+    STEP_FIELD_NUMBER: builtins.int
+    ATTEMPT_REASON_FIELD_NUMBER: builtins.int
+    CREATE_TIME_FIELD_NUMBER: builtins.int
+    FREEZE_TIME_FIELD_NUMBER: builtins.int
+    COMPLETE_TIME_FIELD_NUMBER: builtins.int
+    uid: builtins.str
+    group_id: builtins.str
+    owner: builtins.str
+    state: global___SnapshotGroupState.ValueType
+    reason: builtins.str
+    """Why it failed, one sentence."""
+    attempt: builtins.int
+    """Counts from 1; only grows."""
+    step: global___FreezeStep.ValueType
+    attempt_reason: builtins.str
+    """Why the attempt before this one failed, one sentence."""
+    @property
+    def members(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___GroupMember]: ...
+    @property
+    def create_time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
+    @property
+    def freeze_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """When its state became FROZEN, and COMPLETED."""
+
+    @property
+    def complete_time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        uid: builtins.str = ...,
+        group_id: builtins.str = ...,
+        owner: builtins.str = ...,
+        state: global___SnapshotGroupState.ValueType = ...,
+        reason: builtins.str = ...,
+        members: collections.abc.Iterable[global___GroupMember] | None = ...,
+        attempt: builtins.int = ...,
+        step: global___FreezeStep.ValueType = ...,
+        attempt_reason: builtins.str = ...,
+        create_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        freeze_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        complete_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["complete_time", b"complete_time", "create_time", b"create_time", "freeze_time", b"freeze_time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["attempt", b"attempt", "attempt_reason", b"attempt_reason", "complete_time", b"complete_time", "create_time", b"create_time", "freeze_time", b"freeze_time", "group_id", b"group_id", "members", b"members", "owner", b"owner", "reason", b"reason", "state", b"state", "step", b"step", "uid", b"uid"]) -> None: ...
+
+global___SnapshotGroupRecord = SnapshotGroupRecord
+
+@typing.final
+class GateRecord(google.protobuf.message.Message):
+    """gates/<group uid>/<volume uid>: how far one volume is in its group's attempt. There while that is PENDING."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    VOLUME_UID_FIELD_NUMBER: builtins.int
+    HOST_ID_FIELD_NUMBER: builtins.int
+    EPOCH_FIELD_NUMBER: builtins.int
+    ATTEMPT_FIELD_NUMBER: builtins.int
+    DONE_FIELD_NUMBER: builtins.int
+    TOKEN_FIELD_NUMBER: builtins.int
+    GENERATION_FIELD_NUMBER: builtins.int
+    FREEZE_TIME_FIELD_NUMBER: builtins.int
+    FROZEN_ON_FIELD_NUMBER: builtins.int
+    volume_uid: builtins.str
+    host_id: builtins.str
+    epoch: builtins.int
+    """Of the volume; the host was its primary."""
+    attempt: builtins.int
+    done: global___FreezeStep.ValueType
+    """The last step that is done."""
+    token: builtins.str
+    """Of the closing: the worker's own word, made for that alone."""
+    generation: builtins.int
+    """With OPEN: as in the SnapshotRecord."""
+    @property
+    def freeze_time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
+    @property
+    def frozen_on(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        volume_uid: builtins.str = ...,
+        host_id: builtins.str = ...,
+        epoch: builtins.int = ...,
+        attempt: builtins.int = ...,
+        done: global___FreezeStep.ValueType = ...,
+        token: builtins.str = ...,
+        generation: builtins.int = ...,
+        freeze_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        frozen_on: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["freeze_time", b"freeze_time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["attempt", b"attempt", "done", b"done", "epoch", b"epoch", "freeze_time", b"freeze_time", "frozen_on", b"frozen_on", "generation", b"generation", "host_id", b"host_id", "token", b"token", "volume_uid", b"volume_uid"]) -> None: ...
+
+global___GateRecord = GateRecord
 
 @typing.final
 class Timing(google.protobuf.message.Message):
@@ -2018,12 +2216,17 @@ class AssignedSnapshot(google.protobuf.message.Message):
     STATE_FIELD_NUMBER: builtins.int
     INCREMENTAL_FIELD_NUMBER: builtins.int
     BASE_GENERATION_FIELD_NUMBER: builtins.int
+    GROUP_FIELD_NUMBER: builtins.int
     uid: builtins.str
     state: global___SnapshotState.ValueType
     """PENDING: freeze it. FROZEN: keep and serve it. Dropped from the list: drop the frozen view."""
     incremental: builtins.bool
     """There is a base on the object store, and its generation is known to the replicas."""
     base_generation: builtins.int
+    @property
+    def group(self) -> global___GroupFreeze:
+        """PENDING, of a group: freeze it together with the others, step by step."""
+
     def __init__(
         self,
         *,
@@ -2031,10 +2234,37 @@ class AssignedSnapshot(google.protobuf.message.Message):
         state: global___SnapshotState.ValueType = ...,
         incremental: builtins.bool = ...,
         base_generation: builtins.int = ...,
+        group: global___GroupFreeze | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["base_generation", b"base_generation", "incremental", b"incremental", "state", b"state", "uid", b"uid"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["group", b"group"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["base_generation", b"base_generation", "group", b"group", "incremental", b"incremental", "state", b"state", "uid", b"uid"]) -> None: ...
 
 global___AssignedSnapshot = AssignedSnapshot
+
+@typing.final
+class GroupFreeze(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    GROUP_UID_FIELD_NUMBER: builtins.int
+    ATTEMPT_FIELD_NUMBER: builtins.int
+    STEP_FIELD_NUMBER: builtins.int
+    TOKEN_FIELD_NUMBER: builtins.int
+    group_uid: builtins.str
+    attempt: builtins.int
+    step: global___FreezeStep.ValueType
+    token: builtins.str
+    """With OPEN: the closing that it is for. Another's does not count."""
+    def __init__(
+        self,
+        *,
+        group_uid: builtins.str = ...,
+        attempt: builtins.int = ...,
+        step: global___FreezeStep.ValueType = ...,
+        token: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["attempt", b"attempt", "group_uid", b"group_uid", "step", b"step", "token", b"token"]) -> None: ...
+
+global___GroupFreeze = GroupFreeze
 
 @typing.final
 class Assignment(google.protobuf.message.Message):

@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from holdfast.api.records.v1 import records_pb2 as holdfast_dot_api_dot_records_dot_v1_dot_records__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'holdfast/api/snapshot/v1/snapshot.proto\x12\x18holdfast.api.snapshot.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a%holdfast/api/records/v1/records.proto\"\xa2\x08\n\x08Snapshot\x12\x13\n\x0bsnapshot_id\x18\x01 \x01(\t\x12\x0b\n\x03uid\x18\x02 \x01(\t\x12\r\n\x05owner\x18\x03 \x01(\t\x12\x11\n\tvolume_id\x18\x04 \x01(\t\x12\x12\n\nsize_bytes\x18\x05 \x01(\x04\x12\x35\n\x05state\x18\x06 \x01(\x0e\x32&.holdfast.api.records.v1.SnapshotState\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x66reeze_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\rcomplete_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1b\n\x13progress_done_bytes\x18\x0b \x01(\x04\x12\x1c\n\x14progress_total_bytes\x18\x0c \x01(\x04\x12\x19\n\x11\x62\x61se_snapshot_uid\x18\r \x01(\t\x12\x14\n\x0cstored_bytes\x18\x0e \x01(\x04\x12\x16\n\x0euploaded_bytes\x18\x0f \x01(\x04\x12\x10\n\x08manifest\x18\x10 \x01(\t\x12\x0e\n\x06\x64irect\x18\x32 \x01(\x08\x12\x33\n\x0flock_until_time\x18( \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x64\x65lete_time\x18) \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x36\n\x12recycle_until_time\x18* \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0bschedule_id\x18+ \x01(\t\x12\x45\n\x13granted_permissions\x18, \x03(\x0e\x32(.holdfast.api.records.v1.GrantPermission\x12\x16\n\x0e\x65ncryption_key\x18\x37 \x01(\t\x12\x36\n\x05sizes\x18< \x01(\x0b\x32\'.holdfast.api.snapshot.v1.SnapshotSizes\x12\x37\n\x06health\x18P \x01(\x0e\x32\'.holdfast.api.records.v1.SnapshotHealth\x12\x37\n\x06verify\x18Q \x01(\x0b\x32\'.holdfast.api.records.v1.SnapshotVerify\x12\x35\n\x11whole_verify_time\x18R \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10repaired_extents\x18T \x01(\x04\x12/\n\x0brepair_time\x18U \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x85\x01\n\rSnapshotSizes\x12\x15\n\rlogical_bytes\x18< \x01(\x04\x12\x14\n\x0cstored_bytes\x18= \x01(\x04\x12\x17\n\x0f\x65xclusive_bytes\x18> \x01(\x04\x12.\n\ncount_time\x18? \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"W\n\x15\x43reateSnapshotRequest\x12\x13\n\x0bsnapshot_id\x18\x01 \x01(\t\x12\x11\n\tvolume_id\x18\x02 \x01(\t\x12\x16\n\x0e\x65ncryption_key\x18\x37 \x01(\t\"_\n\x16\x43reateSnapshotResponse\x12\x34\n\x08snapshot\x18\x01 \x01(\x0b\x32\".holdfast.api.snapshot.v1.Snapshot\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x08\"8\n\x12GetSnapshotRequest\x12\x13\n\x0bsnapshot_id\x18\x01 \x01(\t\x12\r\n\x05owner\x18\x02 \x01(\t\"K\n\x13GetSnapshotResponse\x12\x34\n\x08snapshot\x18\x01 \x01(\x0b\x32\".holdfast.api.snapshot.v1.Snapshot\"\x91\x01\n\x14ListSnapshotsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x11\n\tvolume_id\x18\x03 \x01(\t\x12\x0f\n\x07granted\x18\x04 \x01(\x08\x12\x0f\n\x07\x64\x65leted\x18( \x01(\x08\x12\x0e\n\x06public\x18) \x01(\x08\x12\r\n\x05owner\x18* \x01(\t\"g\n\x15ListSnapshotsResponse\x12\x35\n\tsnapshots\x18\x01 \x03(\x0b\x32\".holdfast.api.snapshot.v1.Snapshot\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"R\n\x14WatchSnapshotRequest\x12\x13\n\x0bsnapshot_id\x18\x01 \x01(\t\x12\r\n\x05owner\x18\x02 \x01(\t\x12\x16\n\x0euntil_verified\x18P \x01(\x04\"^\n\x15WatchSnapshotResponse\x12\x34\n\x08snapshot\x18\x01 \x01(\x0b\x32\".holdfast.api.snapshot.v1.Snapshot\x12\x0f\n\x07\x64\x65leted\x18\x02 \x01(\x08\"9\n\x15\x44\x65leteSnapshotRequest\x12\x13\n\x0bsnapshot_id\x18\x01 \x01(\t\x12\x0b\n\x03now\x18( \x01(\x08\"a\n\x16\x44\x65leteSnapshotResponse\x12\x0f\n\x07\x63hanged\x18\x01 \x01(\x08\x12\x36\n\x12recycle_until_time\x18( \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"Z\n\x13LockSnapshotRequest\x12\x13\n\x0bsnapshot_id\x18\x01 \x01(\t\x12.\n\nuntil_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"]\n\x14LockSnapshotResponse\x12\x34\n\x08snapshot\x18\x01 \x01(\x0b\x32\".holdfast.api.snapshot.v1.Snapshot\x12\x0f\n\x07\x63hanged\x18\x02 \x01(\x08\":\n\x16RestoreSnapshotRequest\x12\x0b\n\x03uid\x18\x01 \x01(\t\x12\x13\n\x0bsnapshot_id\x18\x02 \x01(\t\"`\n\x17RestoreSnapshotResponse\x12\x34\n\x08snapshot\x18\x01 \x01(\x0b\x32\".holdfast.api.snapshot.v1.Snapshot\x12\x0f\n\x07\x63hanged\x18\x02 \x01(\x08\"#\n\x14PurgeSnapshotRequest\x12\x0b\n\x03uid\x18\x01 \x01(\t\"(\n\x15PurgeSnapshotResponse\x12\x0f\n\x07\x63hanged\x18\x01 \x01(\x08\"S\n\x15VerifySnapshotRequest\x12\x13\n\x0bsnapshot_id\x18\x01 \x01(\t\x12\r\n\x05owner\x18\x02 \x01(\t\x12\x16\n\x0esample_percent\x18\x03 \x01(\r\"_\n\x16VerifySnapshotResponse\x12\x34\n\x08snapshot\x18\x01 \x01(\x0b\x32\".holdfast.api.snapshot.v1.Snapshot\x12\x0f\n\x07\x63hanged\x18\x02 \x01(\x08\"*\n\x0b\x42lockServer\x12\x0e\n\x06\x62locks\x18\x01 \x01(\t\x12\x0b\n\x03nbd\x18\x02 \x01(\t\"@\n\x17ListBlockServersRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"k\n\x18ListBlockServersResponse\x12\x36\n\x07servers\x18\x01 \x03(\x0b\x32%.holdfast.api.snapshot.v1.BlockServer\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\x96\t\n\x0fSnapshotService\x12s\n\x0e\x43reateSnapshot\x12/.holdfast.api.snapshot.v1.CreateSnapshotRequest\x1a\x30.holdfast.api.snapshot.v1.CreateSnapshotResponse\x12j\n\x0bGetSnapshot\x12,.holdfast.api.snapshot.v1.GetSnapshotRequest\x1a-.holdfast.api.snapshot.v1.GetSnapshotResponse\x12p\n\rListSnapshots\x12..holdfast.api.snapshot.v1.ListSnapshotsRequest\x1a/.holdfast.api.snapshot.v1.ListSnapshotsResponse\x12r\n\rWatchSnapshot\x12..holdfast.api.snapshot.v1.WatchSnapshotRequest\x1a/.holdfast.api.snapshot.v1.WatchSnapshotResponse0\x01\x12s\n\x0e\x44\x65leteSnapshot\x12/.holdfast.api.snapshot.v1.DeleteSnapshotRequest\x1a\x30.holdfast.api.snapshot.v1.DeleteSnapshotResponse\x12m\n\x0cLockSnapshot\x12-.holdfast.api.snapshot.v1.LockSnapshotRequest\x1a..holdfast.api.snapshot.v1.LockSnapshotResponse\x12v\n\x0fRestoreSnapshot\x12\x30.holdfast.api.snapshot.v1.RestoreSnapshotRequest\x1a\x31.holdfast.api.snapshot.v1.RestoreSnapshotResponse\x12p\n\rPurgeSnapshot\x12..holdfast.api.snapshot.v1.PurgeSnapshotRequest\x1a/.holdfast.api.snapshot.v1.PurgeSnapshotResponse\x12s\n\x0eVerifySnapshot\x12/.holdfast.api.snapshot.v1.VerifySnapshotRequest\x1a\x30.holdfast.api.snapshot.v1.VerifySnapshotResponse\x12y\n\x10ListBlockServers\x12\x31.holdfast.api.snapshot.v1.ListBlockServersRequest\x1a\x32.holdfast.api.snapshot.v1.ListBlockServersResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'holdfast/api/snapshot/v1/snapshot.proto\x12\x18holdfast.api.snapshot.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a%holdfast/api/records/v1/records.proto\"\xb4\x08\n\x08Snapshot\x12\x13\n\x0bsnapshot_id\x18\x01 \x01(\t\x12\x0b\n\x03uid\x18\x02 \x01(\t\x12\r\n\x05owner\x18\x03 \x01(\t\x12\x11\n\tvolume_id\x18\x04 \x01(\t\x12\x12\n\nsize_bytes\x18\x05 \x01(\x04\x12\x35\n\x05state\x18\x06 \x01(\x0e\x32&.holdfast.api.records.v1.SnapshotState\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x66reeze_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\rcomplete_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1b\n\x13progress_done_bytes\x18\x0b \x01(\x04\x12\x1c\n\x14progress_total_bytes\x18\x0c \x01(\x04\x12\x19\n\x11\x62\x61se_snapshot_uid\x18\r \x01(\t\x12\x14\n\x0cstored_bytes\x18\x0e \x01(\x04\x12\x16\n\x0euploaded_bytes\x18\x0f \x01(\x04\x12\x10\n\x08manifest\x18\x10 \x01(\t\x12\x0e\n\x06\x64irect\x18\x32 \x01(\x08\x12\x33\n\x0flock_until_time\x18( \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x64\x65lete_time\x18) \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x36\n\x12recycle_until_time\x18* \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0bschedule_id\x18+ \x01(\t\x12\x45\n\x13granted_permissions\x18, \x03(\x0e\x32(.holdfast.api.records.v1.GrantPermission\x12\x16\n\x0e\x65ncryption_key\x18\x37 \x01(\t\x12\x10\n\x08group_id\x18\x46 \x01(\t\x12\x36\n\x05sizes\x18< \x01(\x0b\x32\'.holdfast.api.snapshot.v1.SnapshotSizes\x12\x37\n\x06health\x18P \x01(\x0e\x32\'.holdfast.api.records.v1.SnapshotHealth\x12\x37\n\x06verify\x18Q \x01(\x0b\x32\'.holdfast.api.records.v1.SnapshotVerify\x12\x35\n\x11whole_verify_time\x18R \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10repaired_extents\x18T \x01(\x04\x12/\n\x0brepair_time\x18U \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x85\x01\n\rSnapshotSizes\x12\x15\n\rlogical_bytes\x18< \x01(\x04\x12\x14\n\x0cstored_bytes\x18= \x01(\x04\x12\x17\n\x0f\x65xclusive_bytes\x18> \x01(\x04\x12.\n\ncount_time\x18? \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"W\n\x15\x43reateSnapshotRequest\x12\x13\n\x0bsnapshot_id\x18\x01 \x01(\t\x12\x11\n\tvolume_id\x18\x02 \x01(\t\x12\x16\n\x0e\x65ncryption_key\x18\x37 \x01(\t\"_\n\x16\x43reateSnapshotResponse\x12\x34\n\x08snapshot\x18\x01 \x01(\x0b\x32\".holdfast.api.snapshot.v1.Snapshot\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x08\"8\n\x12GetSnapshotRequest\x12\x13\n\x0bsnapshot_id\x18\x01 \x01(\t\x12\r\n\x05owner\x18\x02 \x01(\t\"K\n\x13GetSnapshotResponse\x12\x34\n\x08snapshot\x18\x01 \x01(\x0b\x32\".holdfast.api.snapshot.v1.Snapshot\"\x91\x01\n\x14ListSnapshotsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x11\n\tvolume_id\x18\x03 \x01(\t\x12\x0f\n\x07granted\x18\x04 \x01(\x08\x12\x0f\n\x07\x64\x65leted\x18( \x01(\x08\x12\x0e\n\x06public\x18) \x01(\x08\x12\r\n\x05owner\x18* \x01(\t\"g\n\x15ListSnapshotsResponse\x12\x35\n\tsnapshots\x18\x01 \x03(\x0b\x32\".holdfast.api.snapshot.v1.Snapshot\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"R\n\x14WatchSnapshotRequest\x12\x13\n\x0bsnapshot_id\x18\x01 \x01(\t\x12\r\n\x05owner\x18\x02 \x01(\t\x12\x16\n\x0euntil_verified\x18P \x01(\x04\"^\n\x15WatchSnapshotResponse\x12\x34\n\x08snapshot\x18\x01 \x01(\x0b\x32\".holdfast.api.snapshot.v1.Snapshot\x12\x0f\n\x07\x64\x65leted\x18\x02 \x01(\x08\"9\n\x15\x44\x65leteSnapshotRequest\x12\x13\n\x0bsnapshot_id\x18\x01 \x01(\t\x12\x0b\n\x03now\x18( \x01(\x08\"a\n\x16\x44\x65leteSnapshotResponse\x12\x0f\n\x07\x63hanged\x18\x01 \x01(\x08\x12\x36\n\x12recycle_until_time\x18( \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"Z\n\x13LockSnapshotRequest\x12\x13\n\x0bsnapshot_id\x18\x01 \x01(\t\x12.\n\nuntil_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"]\n\x14LockSnapshotResponse\x12\x34\n\x08snapshot\x18\x01 \x01(\x0b\x32\".holdfast.api.snapshot.v1.Snapshot\x12\x0f\n\x07\x63hanged\x18\x02 \x01(\x08\":\n\x16RestoreSnapshotRequest\x12\x0b\n\x03uid\x18\x01 \x01(\t\x12\x13\n\x0bsnapshot_id\x18\x02 \x01(\t\"`\n\x17RestoreSnapshotResponse\x12\x34\n\x08snapshot\x18\x01 \x01(\x0b\x32\".holdfast.api.snapshot.v1.Snapshot\x12\x0f\n\x07\x63hanged\x18\x02 \x01(\x08\"#\n\x14PurgeSnapshotRequest\x12\x0b\n\x03uid\x18\x01 \x01(\t\"(\n\x15PurgeSnapshotResponse\x12\x0f\n\x07\x63hanged\x18\x01 \x01(\x08\"S\n\x15VerifySnapshotRequest\x12\x13\n\x0bsnapshot_id\x18\x01 \x01(\t\x12\r\n\x05owner\x18\x02 \x01(\t\x12\x16\n\x0esample_percent\x18\x03 \x01(\r\"_\n\x16VerifySnapshotResponse\x12\x34\n\x08snapshot\x18\x01 \x01(\x0b\x32\".holdfast.api.snapshot.v1.Snapshot\x12\x0f\n\x07\x63hanged\x18\x02 \x01(\x08\"*\n\x0b\x42lockServer\x12\x0e\n\x06\x62locks\x18\x01 \x01(\t\x12\x0b\n\x03nbd\x18\x02 \x01(\t\"@\n\x17ListBlockServersRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"k\n\x18ListBlockServersResponse\x12\x36\n\x07servers\x18\x01 \x03(\x0b\x32%.holdfast.api.snapshot.v1.BlockServer\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\x96\t\n\x0fSnapshotService\x12s\n\x0e\x43reateSnapshot\x12/.holdfast.api.snapshot.v1.CreateSnapshotRequest\x1a\x30.holdfast.api.snapshot.v1.CreateSnapshotResponse\x12j\n\x0bGetSnapshot\x12,.holdfast.api.snapshot.v1.GetSnapshotRequest\x1a-.holdfast.api.snapshot.v1.GetSnapshotResponse\x12p\n\rListSnapshots\x12..holdfast.api.snapshot.v1.ListSnapshotsRequest\x1a/.holdfast.api.snapshot.v1.ListSnapshotsResponse\x12r\n\rWatchSnapshot\x12..holdfast.api.snapshot.v1.WatchSnapshotRequest\x1a/.holdfast.api.snapshot.v1.WatchSnapshotResponse0\x01\x12s\n\x0e\x44\x65leteSnapshot\x12/.holdfast.api.snapshot.v1.DeleteSnapshotRequest\x1a\x30.holdfast.api.snapshot.v1.DeleteSnapshotResponse\x12m\n\x0cLockSnapshot\x12-.holdfast.api.snapshot.v1.LockSnapshotRequest\x1a..holdfast.api.snapshot.v1.LockSnapshotResponse\x12v\n\x0fRestoreSnapshot\x12\x30.holdfast.api.snapshot.v1.RestoreSnapshotRequest\x1a\x31.holdfast.api.snapshot.v1.RestoreSnapshotResponse\x12p\n\rPurgeSnapshot\x12..holdfast.api.snapshot.v1.PurgeSnapshotRequest\x1a/.holdfast.api.snapshot.v1.PurgeSnapshotResponse\x12s\n\x0eVerifySnapshot\x12/.holdfast.api.snapshot.v1.VerifySnapshotRequest\x1a\x30.holdfast.api.snapshot.v1.VerifySnapshotResponse\x12y\n\x10ListBlockServers\x12\x31.holdfast.api.snapshot.v1.ListBlockServersRequest\x1a\x32.holdfast.api.snapshot.v1.ListBlockServersResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,51 +34,51 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'holdfast.api.snapshot.v1.sn
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SNAPSHOT']._serialized_start=142
-  _globals['_SNAPSHOT']._serialized_end=1200
-  _globals['_SNAPSHOTSIZES']._serialized_start=1203
-  _globals['_SNAPSHOTSIZES']._serialized_end=1336
-  _globals['_CREATESNAPSHOTREQUEST']._serialized_start=1338
-  _globals['_CREATESNAPSHOTREQUEST']._serialized_end=1425
-  _globals['_CREATESNAPSHOTRESPONSE']._serialized_start=1427
-  _globals['_CREATESNAPSHOTRESPONSE']._serialized_end=1522
-  _globals['_GETSNAPSHOTREQUEST']._serialized_start=1524
-  _globals['_GETSNAPSHOTREQUEST']._serialized_end=1580
-  _globals['_GETSNAPSHOTRESPONSE']._serialized_start=1582
-  _globals['_GETSNAPSHOTRESPONSE']._serialized_end=1657
-  _globals['_LISTSNAPSHOTSREQUEST']._serialized_start=1660
-  _globals['_LISTSNAPSHOTSREQUEST']._serialized_end=1805
-  _globals['_LISTSNAPSHOTSRESPONSE']._serialized_start=1807
-  _globals['_LISTSNAPSHOTSRESPONSE']._serialized_end=1910
-  _globals['_WATCHSNAPSHOTREQUEST']._serialized_start=1912
-  _globals['_WATCHSNAPSHOTREQUEST']._serialized_end=1994
-  _globals['_WATCHSNAPSHOTRESPONSE']._serialized_start=1996
-  _globals['_WATCHSNAPSHOTRESPONSE']._serialized_end=2090
-  _globals['_DELETESNAPSHOTREQUEST']._serialized_start=2092
-  _globals['_DELETESNAPSHOTREQUEST']._serialized_end=2149
-  _globals['_DELETESNAPSHOTRESPONSE']._serialized_start=2151
-  _globals['_DELETESNAPSHOTRESPONSE']._serialized_end=2248
-  _globals['_LOCKSNAPSHOTREQUEST']._serialized_start=2250
-  _globals['_LOCKSNAPSHOTREQUEST']._serialized_end=2340
-  _globals['_LOCKSNAPSHOTRESPONSE']._serialized_start=2342
-  _globals['_LOCKSNAPSHOTRESPONSE']._serialized_end=2435
-  _globals['_RESTORESNAPSHOTREQUEST']._serialized_start=2437
-  _globals['_RESTORESNAPSHOTREQUEST']._serialized_end=2495
-  _globals['_RESTORESNAPSHOTRESPONSE']._serialized_start=2497
-  _globals['_RESTORESNAPSHOTRESPONSE']._serialized_end=2593
-  _globals['_PURGESNAPSHOTREQUEST']._serialized_start=2595
-  _globals['_PURGESNAPSHOTREQUEST']._serialized_end=2630
-  _globals['_PURGESNAPSHOTRESPONSE']._serialized_start=2632
-  _globals['_PURGESNAPSHOTRESPONSE']._serialized_end=2672
-  _globals['_VERIFYSNAPSHOTREQUEST']._serialized_start=2674
-  _globals['_VERIFYSNAPSHOTREQUEST']._serialized_end=2757
-  _globals['_VERIFYSNAPSHOTRESPONSE']._serialized_start=2759
-  _globals['_VERIFYSNAPSHOTRESPONSE']._serialized_end=2854
-  _globals['_BLOCKSERVER']._serialized_start=2856
-  _globals['_BLOCKSERVER']._serialized_end=2898
-  _globals['_LISTBLOCKSERVERSREQUEST']._serialized_start=2900
-  _globals['_LISTBLOCKSERVERSREQUEST']._serialized_end=2964
-  _globals['_LISTBLOCKSERVERSRESPONSE']._serialized_start=2966
-  _globals['_LISTBLOCKSERVERSRESPONSE']._serialized_end=3073
-  _globals['_SNAPSHOTSERVICE']._serialized_start=3076
-  _globals['_SNAPSHOTSERVICE']._serialized_end=4250
+  _globals['_SNAPSHOT']._serialized_end=1218
+  _globals['_SNAPSHOTSIZES']._serialized_start=1221
+  _globals['_SNAPSHOTSIZES']._serialized_end=1354
+  _globals['_CREATESNAPSHOTREQUEST']._serialized_start=1356
+  _globals['_CREATESNAPSHOTREQUEST']._serialized_end=1443
+  _globals['_CREATESNAPSHOTRESPONSE']._serialized_start=1445
+  _globals['_CREATESNAPSHOTRESPONSE']._serialized_end=1540
+  _globals['_GETSNAPSHOTREQUEST']._serialized_start=1542
+  _globals['_GETSNAPSHOTREQUEST']._serialized_end=1598
+  _globals['_GETSNAPSHOTRESPONSE']._serialized_start=1600
+  _globals['_GETSNAPSHOTRESPONSE']._serialized_end=1675
+  _globals['_LISTSNAPSHOTSREQUEST']._serialized_start=1678
+  _globals['_LISTSNAPSHOTSREQUEST']._serialized_end=1823
+  _globals['_LISTSNAPSHOTSRESPONSE']._serialized_start=1825
+  _globals['_LISTSNAPSHOTSRESPONSE']._serialized_end=1928
+  _globals['_WATCHSNAPSHOTREQUEST']._serialized_start=1930
+  _globals['_WATCHSNAPSHOTREQUEST']._serialized_end=2012
+  _globals['_WATCHSNAPSHOTRESPONSE']._serialized_start=2014
+  _globals['_WATCHSNAPSHOTRESPONSE']._serialized_end=2108
+  _globals['_DELETESNAPSHOTREQUEST']._serialized_start=2110
+  _globals['_DELETESNAPSHOTREQUEST']._serialized_end=2167
+  _globals['_DELETESNAPSHOTRESPONSE']._serialized_start=2169
+  _globals['_DELETESNAPSHOTRESPONSE']._serialized_end=2266
+  _globals['_LOCKSNAPSHOTREQUEST']._serialized_start=2268
+  _globals['_LOCKSNAPSHOTREQUEST']._serialized_end=2358
+  _globals['_LOCKSNAPSHOTRESPONSE']._serialized_start=2360
+  _globals['_LOCKSNAPSHOTRESPONSE']._serialized_end=2453
+  _globals['_RESTORESNAPSHOTREQUEST']._serialized_start=2455
+  _globals['_RESTORESNAPSHOTREQUEST']._serialized_end=2513
+  _globals['_RESTORESNAPSHOTRESPONSE']._serialized_start=2515
+  _globals['_RESTORESNAPSHOTRESPONSE']._serialized_end=2611
+  _globals['_PURGESNAPSHOTREQUEST']._serialized_start=2613
+  _globals['_PURGESNAPSHOTREQUEST']._serialized_end=2648
+  _globals['_PURGESNAPSHOTRESPONSE']._serialized_start=2650
+  _globals['_PURGESNAPSHOTRESPONSE']._serialized_end=2690
+  _globals['_VERIFYSNAPSHOTREQUEST']._serialized_start=2692
+  _globals['_VERIFYSNAPSHOTREQUEST']._serialized_end=2775
+  _globals['_VERIFYSNAPSHOTRESPONSE']._serialized_start=2777
+  _globals['_VERIFYSNAPSHOTRESPONSE']._serialized_end=2872
+  _globals['_BLOCKSERVER']._serialized_start=2874
+  _globals['_BLOCKSERVER']._serialized_end=2916
+  _globals['_LISTBLOCKSERVERSREQUEST']._serialized_start=2918
+  _globals['_LISTBLOCKSERVERSREQUEST']._serialized_end=2982
+  _globals['_LISTBLOCKSERVERSRESPONSE']._serialized_start=2984
+  _globals['_LISTBLOCKSERVERSRESPONSE']._serialized_end=3091
+  _globals['_SNAPSHOTSERVICE']._serialized_start=3094
+  _globals['_SNAPSHOTSERVICE']._serialized_end=4268
 # @@protoc_insertion_point(module_scope)

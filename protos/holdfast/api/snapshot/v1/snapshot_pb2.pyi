@@ -41,6 +41,7 @@ class Snapshot(google.protobuf.message.Message):
     SCHEDULE_ID_FIELD_NUMBER: builtins.int
     GRANTED_PERMISSIONS_FIELD_NUMBER: builtins.int
     ENCRYPTION_KEY_FIELD_NUMBER: builtins.int
+    GROUP_ID_FIELD_NUMBER: builtins.int
     SIZES_FIELD_NUMBER: builtins.int
     HEALTH_FIELD_NUMBER: builtins.int
     VERIFY_FIELD_NUMBER: builtins.int
@@ -67,6 +68,8 @@ class Snapshot(google.protobuf.message.Message):
     """The owner's schedule that made it; empty if made by hand."""
     encryption_key: builtins.str
     """The owner's key that it is encrypted with, or the caller's that it was granted with; empty: it is not."""
+    group_id: builtins.str
+    """The owner's group that it is a member of; empty if it was made by itself."""
     health: holdfast.api.records.v1.records_pb2.SnapshotHealth.ValueType
     repaired_extents: builtins.int
     """What has been repaired in all, and when last."""
@@ -130,6 +133,7 @@ class Snapshot(google.protobuf.message.Message):
         schedule_id: builtins.str = ...,
         granted_permissions: collections.abc.Iterable[holdfast.api.records.v1.records_pb2.GrantPermission.ValueType] | None = ...,
         encryption_key: builtins.str = ...,
+        group_id: builtins.str = ...,
         sizes: global___SnapshotSizes | None = ...,
         health: holdfast.api.records.v1.records_pb2.SnapshotHealth.ValueType = ...,
         verify: holdfast.api.records.v1.records_pb2.SnapshotVerify | None = ...,
@@ -138,7 +142,7 @@ class Snapshot(google.protobuf.message.Message):
         repair_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["complete_time", b"complete_time", "create_time", b"create_time", "delete_time", b"delete_time", "freeze_time", b"freeze_time", "lock_until_time", b"lock_until_time", "recycle_until_time", b"recycle_until_time", "repair_time", b"repair_time", "sizes", b"sizes", "verify", b"verify", "whole_verify_time", b"whole_verify_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["base_snapshot_uid", b"base_snapshot_uid", "complete_time", b"complete_time", "create_time", b"create_time", "delete_time", b"delete_time", "direct", b"direct", "encryption_key", b"encryption_key", "freeze_time", b"freeze_time", "granted_permissions", b"granted_permissions", "health", b"health", "lock_until_time", b"lock_until_time", "manifest", b"manifest", "owner", b"owner", "progress_done_bytes", b"progress_done_bytes", "progress_total_bytes", b"progress_total_bytes", "reason", b"reason", "recycle_until_time", b"recycle_until_time", "repair_time", b"repair_time", "repaired_extents", b"repaired_extents", "schedule_id", b"schedule_id", "size_bytes", b"size_bytes", "sizes", b"sizes", "snapshot_id", b"snapshot_id", "state", b"state", "stored_bytes", b"stored_bytes", "uid", b"uid", "uploaded_bytes", b"uploaded_bytes", "verify", b"verify", "volume_id", b"volume_id", "whole_verify_time", b"whole_verify_time"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["base_snapshot_uid", b"base_snapshot_uid", "complete_time", b"complete_time", "create_time", b"create_time", "delete_time", b"delete_time", "direct", b"direct", "encryption_key", b"encryption_key", "freeze_time", b"freeze_time", "granted_permissions", b"granted_permissions", "group_id", b"group_id", "health", b"health", "lock_until_time", b"lock_until_time", "manifest", b"manifest", "owner", b"owner", "progress_done_bytes", b"progress_done_bytes", "progress_total_bytes", b"progress_total_bytes", "reason", b"reason", "recycle_until_time", b"recycle_until_time", "repair_time", b"repair_time", "repaired_extents", b"repaired_extents", "schedule_id", b"schedule_id", "size_bytes", b"size_bytes", "sizes", b"sizes", "snapshot_id", b"snapshot_id", "state", b"state", "stored_bytes", b"stored_bytes", "uid", b"uid", "uploaded_bytes", b"uploaded_bytes", "verify", b"verify", "volume_id", b"volume_id", "whole_verify_time", b"whole_verify_time"]) -> None: ...
 
 global___Snapshot = Snapshot
 
