@@ -6,8 +6,16 @@ from random import Random
 import pytest
 
 from holdfast.base.device import Op, Outcome, Request
-from holdfast.base.limits import EXTENT_BYTES, HELD_COMMAND_MAX_S, LINK_LOST_S, MIB, REGION_BYTES
+from holdfast.base.limits import (
+    DRAIN_WAIT_MAX_S,
+    EXTENT_BYTES,
+    HELD_COMMAND_MAX_S,
+    LINK_LOST_S,
+    MIB,
+    REGION_BYTES,
+)
 from holdfast.replicator.clean import clean
+from holdfast.replicator.following import Role
 from holdfast.replicator.generations import open_generation
 from holdfast.replicator.mirror import Drain, MirrorExport
 from holdfast.replicator.testing import POISON, FakeSource, poison
@@ -80,6 +88,60 @@ def test_a_write_that_had_begun_is_the_same_on_both_hosts_after_it_was_given_up(
     assert rig.same() and POISON not in rig.disks["a"].content("data")
 
 
+def test_a_write_that_was_given_up_ends_when_the_mirror_has_drained(rig: Rig) -> None:
+    """Its initiator may have aborted it: until then a copy could still be applied (I-11)."""
+    pair = rig.pair
+    pair.b.loop.hold_work = True
+    outcome = pair.submit(Op.WRITE, 0, b"x" * BLOCK)
+    pair.for_s(HELD_COMMAND_MAX_S + 1.2)
+    assert not outcome and not pair.link.up
+    pair.b.loop.hold_work = False
+    pair.until(lambda: bool(outcome), 0.5)
+    assert outcome == [Outcome.BUSY]
+    pair.until_up()
+    assert rig.same()
+
+
+def test_a_write_that_was_given_up_ends_in_time_all_the_same(rig: Rig) -> None:
+    pair = rig.pair
+    pair.b.loop.hold_work = True
+    began = pair.clock.now_s
+    outcome = pair.submit(Op.WRITE, 0, b"x" * BLOCK)
+    pair.until(lambda: bool(outcome))
+    held_s = pair.clock.now_s - began - HELD_COMMAND_MAX_S - DRAIN_WAIT_MAX_S
+    assert outcome == [Outcome.BUSY] and 0 <= held_s <= 1.5
+
+
+def test_a_write_that_was_given_up_ends_when_its_host_is_left_out(rig: Rig) -> None:
+    pair = rig.pair
+    pair.b.loop.hold_work = True
+    outcome = pair.submit(Op.WRITE, 0, b"x" * BLOCK)
+    pair.for_s(HELD_COMMAND_MAX_S + 1.2)
+    assert not outcome
+    pair.tell("a", Role.PRIMARY, 2, "a")
+    pair.until(lambda: bool(outcome), 0.5)
+    assert outcome == [Outcome.BUSY]
+
+
+def test_nothing_is_read_where_the_hosts_may_differ(rig: Rig) -> None:
+    """What the process before this one wrote may be here alone: who took over now would not show it."""
+    pair = rig.pair
+    assert pair.do(Op.WRITE, 0, b"x" * BLOCK) is Outcome.OK
+    pair.kill_primary()
+    pair.start_primary()
+    content = memoryview(bytearray(BLOCK))
+    ended: list[Outcome] = []
+    pair.until(lambda: bool(pair.a.replica and pair.a.replica.drained))
+    pair.a.loop.hold_work = True
+    pair.primary.submit(Request(Op.READ, 0, BLOCK, ended.append, [content]))
+    assert pair.read(REGION_BYTES, BLOCK) == bytes(BLOCK)
+    pair.for_s(2)
+    assert not ended and not pair.link.up
+    pair.a.loop.hold_work = False
+    pair.until(lambda: bool(ended), 5.0)
+    assert ended == [Outcome.OK] and content[:1] == b"x" and pair.link.up
+
+
 def test_a_silent_mirror_is_dead_soon(rig: Rig) -> None:
     pair = rig.pair
     pair.net.silent = True
@@ -132,7 +194,8 @@ def test_a_full_disk_here_is_no_error_while_the_mirror_has_room(rig: Rig) -> Non
     assert rig.pair.do(Op.WRITE, 0, b"x" * BLOCK) is Outcome.BUSY
     assert not rig.pair.a.local.suspect  # type: ignore[union-attr]
     leading = rig.pair.leading
-    assert leading.wants_resign and leading.yielded and not leading.wants_leave_out
+    rig.pair.until(lambda: leading.yielded)
+    assert leading.wants_resign and not leading.wants_leave_out
     assert rig.pair.do(Op.READ, 0, BLOCK) is Outcome.BUSY
 
 

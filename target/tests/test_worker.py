@@ -85,6 +85,7 @@ class FakeReplica:
         self.says: dict[str, Any] = {}
         self.sources: list[Source | None] = []
         self.closed = False
+        self.drained = True
 
     @property
     def device(self) -> Device:
@@ -290,7 +291,38 @@ def test_an_older_epoch_is_ignored(bench: Bench) -> None:
     assert len(bench.replica.told) == 1
 
 
-def test_a_store_that_must_be_there_is_not_made(bench: Bench) -> None:
+def test_the_ring_is_reset_when_no_copy_can_be_applied_any_more(bench: Bench) -> None:
+    """That ends what the process before this one had taken on, for its initiator (I-11)."""
+    make = bench._make
+
+    def undrained(*parts: Any) -> FakeReplica:
+        made = make(*parts)
+        made.drained = False
+        return made
+
+    bench.worker._make_replica = undrained
+    assert not bench.worker.apply(bench.desired("primary", ring=RING)).ring_open
+    bench.replica.on_change()
+    bench.turns()
+    assert bench.opened == 0
+    bench.replica.drained = True
+    bench.replica.on_change()
+    assert bench.opened == 1 and bench.told[-1].ring_open
+    bench.replica.drained = False
+    bench.replica.on_change()
+    assert bench.opened == 1 and bench.told[-1].ring_open
+
+
+def test_the_ring_is_reset_in_time_all_the_same(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody can be asked: logins must not wait for ever."""
+    monkeypatch.setattr("holdfast.target.worker.RING_WAIT_MAX_S", 0.2)
+    desired = bench.desired("mirror", initialized=True, ring=RING)
+    assert bench.worker.apply(desired).reason == "STORE_ABSENT" and bench.opened == 0
+    bench.until(lambda: bench.opened == 1)
+
+
+def test_a_store_that_must_be_there_is_not_made(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("holdfast.target.worker.RING_WAIT_MAX_S", 0.0)
     said = bench.worker.apply(bench.desired("mirror", initialized=True, ring=RING))
     assert (said.reason, said.store_open, said.wants_resign) == ("STORE_ABSENT", False, False)
     assert not bench.folder.exists() and not bench.replicas

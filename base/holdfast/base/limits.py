@@ -43,6 +43,10 @@ GROUP_GATE_MAX_S = 1.0
 """A volume's writes wait for the other volumes of a group so long at most."""
 GROUP_PREPARED_MAX_S = 10.0
 """One that is ready to be frozen with others waits for them so long at most."""
+DRAIN_WAIT_MAX_S = 2.0
+"""One of which a copy is on its way to another host waits so much longer for that host to have drained."""
+RING_WAIT_MAX_S = 6.0
+"""And so long waits a process for that, before it resets the ring of the one before it."""
 HOST_LEASE_TTL_S = 10
 """Unless the agent is told otherwise (--lease-ttl)."""
 BEACON_INTERVAL_S = 0.5

@@ -38,6 +38,7 @@ def align(local: LocalReplica, host_id: str, epoch: int, link: Link) -> Steps[No
     """
     store, talk = local.store, link.talk()
     answer = yield from hello(talk, store, host_id, epoch)
+    link.on_greeted()
     if answer["role"] != MIRROR:
         link.give_up_hope("that host restarted, and its memory is lost")
         talk.check()

@@ -14,6 +14,7 @@ from holdfast.base.limits import BEACON_LEASE_S, BEACON_MARGIN_S
 from holdfast.base.loop import Loop, Timer
 from holdfast.base.steps import Steps
 from holdfast.replicator import epochs
+from holdfast.replicator.endings import Endings
 from holdfast.replicator.local import LocalReplica
 from holdfast.replicator.mirror import Drain, MirrorExport
 
@@ -61,6 +62,7 @@ class Following:
         host_id: str,
         boot_id: str,
         promise: Promise,
+        endings: Endings,
         standby_age_s: Callable[[], float],
         on_change: Callable[[], None],
     ) -> None:
@@ -72,6 +74,7 @@ class Following:
         self._peers: frozenset[str] = frozenset()
         self._entered = False
         self._promise = promise
+        self._endings = endings
         self._standby_age_s = standby_age_s
         self._on_change = on_change
         self._timer: Timer | None = None
@@ -137,6 +140,9 @@ class Following:
         known = max(self._epoch, self._local.store.state.epoch)
         if epoch < known or (epoch > known and self._role is Role.MIRROR):
             raise StaleEpoch(f"epoch {epoch} is not the one that this host knows, {known}.")
+
+    def greeted(self, peer: str) -> None:
+        self._endings.drained(peer)
 
     def beat(self) -> None:
         self._promise.renew()

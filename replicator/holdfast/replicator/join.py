@@ -34,6 +34,7 @@ def attach(local: LocalReplica, host_id: str, epoch: int, partner: Partner) -> S
     store, link = local.store, partner.link
     talk = link.talk()
     answer = yield from hello(talk, store, host_id, epoch)
+    link.on_greeted()
     if partner.standing is Standing.BOUND:
         yield from _attach_again(local, partner, talk, answer)
         return

@@ -19,13 +19,20 @@ from functools import partial
 
 from holdfast.base.device import Outcome
 from holdfast.base.errors import HoldfastError, Unavailable
-from holdfast.base.limits import BEACON_INTERVAL_S, PATH_AWAY_S, SYNC_MAX_BYTES_S
+from holdfast.base.limits import (
+    BEACON_INTERVAL_S,
+    BEACON_LEASE_S,
+    HOST_LEASE_TTL_S,
+    PATH_AWAY_S,
+    SYNC_MAX_BYTES_S,
+)
 from holdfast.base.loop import Loop, Timer
 from holdfast.base.steps import Resume, Steps, run
 from holdfast.replicator import epochs
 from holdfast.replicator.align import align
 from holdfast.replicator.bitmap import Bitmap
 from holdfast.replicator.chores import Chores
+from holdfast.replicator.endings import Endings
 from holdfast.replicator.following import Promise
 from holdfast.replicator.hydrate import Hydrator
 from holdfast.replicator.join import attach
@@ -56,6 +63,7 @@ class Leading:
         dial: Dial,
         hydrator: Hydrator,
         promise: Promise,
+        endings: Endings,
         on_change: Callable[[], None],
     ) -> None:
         self._loop = loop
@@ -64,6 +72,7 @@ class Leading:
         self._dial = dial
         self.hydrator = hydrator
         self._promise = promise
+        self._endings = endings
         self._on_change = on_change
         self._wanted: Wanted | None = None
         self._entered = False
@@ -71,12 +80,13 @@ class Leading:
         self._standby_at_s = -math.inf
         self._leaving_out: set[str] = set()
         self.partners: dict[str, Partner] = {}
-        self.primary = Primary(loop, local, hydrator)
+        self.primary = Primary(loop, local, hydrator, endings)
         self.primary.on_trouble = self._disk_trouble
         self.chores = Chores(loop, self.primary, on_change)
         self.syncing = Syncing(loop, self.primary, self._may_sync)
         self.trouble = ""
         """Why this host should not be the primary, although another could be; empty while it should."""
+        self._trouble_s = 0.0
         hydrator.on_change = on_change
         hydrator.busy = lambda: self.primary.serving_users
         self._timer: Timer = loop.call_later(BEACON_INTERVAL_S, self._tick)
@@ -265,7 +275,7 @@ class Leading:
 
     def _give_way(self, why: str) -> None:
         if not self.trouble:
-            self.trouble = why
+            self.trouble, self._trouble_s = why, self._loop.now()
             log.error("%s", why)
             self._loop.call_soon(self._refuse)
 
@@ -279,6 +289,7 @@ class Leading:
         link = Link(self._loop, partial(self._dial_partner, partner), partial(self._align, partner))
         link.on_change = partial(self._link_changed, partner)
         link.on_beat = partial(self._beaten, partner)
+        link.on_greeted = partial(self._greeted, partner)
         return link
 
     def _dial_partner(
@@ -297,6 +308,7 @@ class Leading:
         if not self._entered:
             return
         if partner.link.up:
+            self._lease()
             if partner.standing is Standing.AWAY:
                 partner.become(Standing.JOINING)
         elif partner.standing is Standing.JOINING or (
@@ -308,12 +320,18 @@ class Leading:
         self._tick_syncing()
         self._refresh()
 
+    def _greeted(self, partner: Partner) -> None:
+        self._endings.drained(partner.host_id)
+        self._on_change()
+
     def _beaten(self, partner: Partner, answer: Message) -> None:
         age_s = answer.get("standby_age_s")
         if isinstance(age_s, int | float) and 0 <= age_s <= PATH_AWAY_S:
             self._standby_at_s = max(self._standby_at_s, self._loop.now() - age_s)
         if partner.required:
             self._lease()
+        if self.trouble:
+            self._on_change()
 
     # Joining.
 
@@ -381,10 +399,21 @@ class Leading:
         if not self._entered:
             return False
         if self.wants_resign:
-            return True
+            return self._heir_lives
         target = self.partners.get(self._yield_to)
         ready = target is not None and target.link.up and not target.link.in_doubt
         return ready and self.primary.quiet
+
+    @property
+    def _heir_lives(self) -> bool:
+        """Somebody in sync has answered since this host is in trouble. Its lease in etcd would tell of its
+        death much later, when this host, good disk or bad, holds the only copy. Who is out of reach from here
+        and still holds its lease after so long as leases last, lives.
+        """
+        if self._loop.now() - self._trouble_s >= HOST_LEASE_TTL_S:
+            return True
+        members = (p for p in self.partners.values() if p.standing is Standing.MEMBER)
+        return any(p.link.leased_until_s >= self._trouble_s + BEACON_LEASE_S for p in members)
 
     @property
     def _yield_to(self) -> str:

@@ -80,6 +80,8 @@ class Link:
         self.in_doubt: set[int] = set()
         self.leased_until_s = 0.0
         self.on_change: Callable[[], None] = lambda: None
+        self.on_greeted: Callable[[], None] = lambda: None
+        """Called when that host has answered a hello: it has drained all earlier sessions."""
         self.on_beat: Callable[[Message], None] = lambda _answer: None
         """Called with the answer to a beat, when `leased_until_s` has moved."""
 

@@ -99,6 +99,9 @@ class Host(Protocol):
     def beat(self) -> None:
         """A lease is about to be given."""
 
+    def greeted(self, peer: str) -> None:
+        """`peer` has opened a session: it serves, and so it has drained what it had from others."""
+
     def check(self, epoch: int) -> Steps[None]:
         """Raises StaleEpoch if a session of `epoch` is not to be served."""
 
@@ -356,6 +359,7 @@ class MirrorExport:
             raise StaleEpoch("this session was ended before it began.")
         store = self._local.store
         self._greeted, self._asking = True, asking
+        self._host.greeted(asking)
         self.on_change()
         return {
             "role": self._host.role,

@@ -7,7 +7,8 @@ host can have become the primary (I-3).
 
 What takes longer than HELD_COMMAND_MAX_S is answered BUSY and forgotten, so that the initiator never times
 out: a forgotten request that has not begun never will (I-11); one that has is in doubt, and its region is
-copied before anything new is acknowledged. Fills (hydrate.py) keep no initiator waiting, and stay: a write
+copied before anything new is acknowledged, or read; it is answered when no copy of it can be applied any more
+(endings.py). Fills (hydrate.py) keep no initiator waiting, and stay: a write
 that comes after one on the same extent relies on it at the mirror.
 
 An error of this disk is not the initiator's as long as another host is in sync: the request is answered
@@ -22,8 +23,9 @@ from functools import partial
 
 from holdfast.base.device import LookRequest, Op, Outcome, Request
 from holdfast.base.extents import covering
-from holdfast.base.limits import EXTENT_BYTES, HELD_COMMAND_MAX_S
+from holdfast.base.limits import EXTENT_BYTES, HELD_COMMAND_MAX_S, REGION_BYTES
 from holdfast.base.loop import Loop
+from holdfast.replicator.endings import HERE, Endings
 from holdfast.replicator.hydrate import Hydrator
 from holdfast.replicator.link import Sent
 from holdfast.replicator.local import LocalReplica
@@ -47,8 +49,8 @@ class Job(Turn):
     """
 
     __slots__ = (
-        "born_s", "counted", "fill", "forgotten", "hard", "holds", "outcome", "primary", "request", "sent",
-        "waiting",
+        "born_s", "copies", "counted", "fill", "forgotten", "hard", "holds", "outcome", "primary", "request",
+        "sent", "waiting",
     )  # fmt: skip
 
     def __init__(self, primary: "Primary", request: Request, born_s: float, fill: bool = False) -> None:
@@ -69,6 +71,8 @@ class Job(Turn):
         self.holds = False
         """It has its turn."""
         self.sent: Sequence[tuple[Partner, Sent]] = _NOTHING
+        self.copies: tuple[str, ...] = ()
+        """Hosts that may still apply it, although it was given up."""
         self.waiting = 0
         self.outcome = _OK
 
@@ -92,10 +96,13 @@ class Primary:
     `hardens`, `reads`, `writes` and `leased_until_s`.
     """
 
-    def __init__(self, loop: Loop, local: LocalReplica, hydrator: Hydrator) -> None:
+    def __init__(
+        self, loop: Loop, local: LocalReplica, hydrator: Hydrator, endings: Endings | None = None
+    ) -> None:
         self._loop = loop
         self._now = loop.now
         self._hydrator = hydrator
+        self._endings = endings or Endings(loop)
         self._jobs: dict[Job, None] = {}
         self._held: deque[Job] = deque()
         self._unleased: list[Job] = []
@@ -132,7 +139,7 @@ class Primary:
         self.refuse_all()
 
     def refuse_all(self) -> None:
-        """Answer everything that is under way BUSY, now."""
+        """Answer everything that is under way BUSY: what has not begun, now."""
         self._held.clear()
         if self._pacing is not None:
             self._pacing.end()
@@ -309,7 +316,8 @@ class Primary:
 
     def _end_read(self, job: Job, outcome: Outcome) -> None:
         """After the bytes were read, before anybody is told: nobody else was the primary by then."""
-        if self._loop.now() < self.leased_until_s or job.forgotten:
+        sure = self._loop.now() < self.leased_until_s and not self._in_doubt(job.request)
+        if sure or job.forgotten:
             self._end(job, outcome)
             return
         if job.holds:
@@ -317,6 +325,17 @@ class Primary:
             self._order.give_back(job)
         job.outcome = outcome
         self._unleased.append(job)
+
+    def _in_doubt(self, request: Request) -> bool:
+        """Another host in sync may hold something else there, and would show it if it took over now."""
+        here = self.local.store.in_doubt
+        for partner in self.partners:
+            there = partner.link.in_doubt
+            if partner.required and (here or there):
+                regions = covering(request.offset, request.length, REGION_BYTES)
+                if not (here.isdisjoint(regions) and there.isdisjoint(regions)):
+                    return True
+        return False
 
     def _still_missing(self, request: Request) -> bool:
         extents = covering(request.offset, request.length, EXTENT_BYTES)
@@ -399,7 +418,9 @@ class Primary:
         """It failed here, and others may have it: they get back what is here, before they serve."""
         sent, job.sent = job.sent, _NOTHING
         for partner, one in sent:
-            if not partner.give_up(one):
+            if partner.give_up(one):
+                self._note_copy(job, partner)
+            else:
                 partner.doubt(job.request)
         self._fail_here(job, outcome)
 
@@ -419,7 +440,12 @@ class Primary:
             job.forgotten = True  # Whatever else still comes of it is nobody's.
             job.sent = _NOTHING  # Each knows the job: a circle, which would wait for the collector.
             del self._jobs[job]
-            job.request.done(outcome)
+            if job.copies:
+                self._endings.end(job.request, outcome, job.copies)
+            else:
+                job.request.done(outcome)
+        else:
+            self._endings.over(job.request, HERE)
         if job.counted:
             job.counted = False
             self._writing -= 1
@@ -444,7 +470,9 @@ class Primary:
             self._forget(job)
 
     def _forget(self, job: Job) -> None:
-        """Answer BUSY now. The buffers are the ring's again, so nothing may touch them from here on."""
+        """Answer BUSY, as soon as that may be. The buffers are the ring's again: nothing may touch them from
+        here on.
+        """
         if job in self._held:
             self._held.remove(job)
         unleased = job in self._unleased
@@ -454,7 +482,16 @@ class Primary:
         for partner, one in sent:
             if partner.give_up(one):
                 job.waiting -= 1
+                self._note_copy(job, partner)
+        if job.waiting and job.request.op is Op.ZERO:
+            job.copies += (HERE,)  # A long one is applied in a thread.
         job.request.buffers = []
-        job.request.done(Outcome.BUSY)
+        self._endings.end(job.request, Outcome.BUSY, job.copies)
         if unleased or (sent and job.waiting == 0):
             self._end(job, Outcome.BUSY)
+
+    @staticmethod
+    def _note_copy(job: Job, partner: Partner) -> None:
+        """It was given up, and is perhaps on its way to that host. (A flush changes nothing.)"""
+        if partner.required and not job.fill and job.request.op is not _FLUSH:
+            job.copies += (partner.host_id,)

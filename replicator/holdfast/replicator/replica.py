@@ -15,6 +15,7 @@ from holdfast.base.device import Outcome, Request
 from holdfast.base.errors import HoldfastError, Unavailable
 from holdfast.base.loop import Loop
 from holdfast.base.steps import Steps, run
+from holdfast.replicator.endings import Endings
 from holdfast.replicator.following import Following, Promise, Role
 from holdfast.replicator.gate import Gate
 from holdfast.replicator.hydrate import Hydrator, Source
@@ -92,6 +93,7 @@ class Replica:
         self._boot_id = boot_id
         self._dial = dial
         self._promise = Promise(loop, loop.now())
+        self._endings = Endings(loop)
         self._wanted: Wanted | None = None
         self._is: Wanted | None = None
         self._changing = False
@@ -138,6 +140,18 @@ class Replica:
         if self._following is not None:
             self._following.close()
 
+    @property
+    def drained(self) -> bool:
+        """No copy of a command that an earlier process of this host took on can still be applied on a host of
+        the set: its initiator may be told that it is over.
+        """
+        now, heard = self._is, self._endings.heard
+        if now is None:
+            return False
+        if now.role is Role.PRIMARY:
+            return now.members - {self._host_id} <= heard
+        return bool(heard)
+
     # Roles.
 
     def _go_on(self) -> None:
@@ -161,6 +175,7 @@ class Replica:
             yield from self._stop_leading()
             following = self._following or self._make_following()
             yield from following.enter(wanted.role, wanted.epoch, wanted.members, wanted.peers)
+        self._endings.only(wanted.members)
         return wanted
 
     def _changed(self, wanted: Wanted) -> None:
@@ -188,7 +203,14 @@ class Replica:
         self._hydrator = Hydrator(self._loop, self._local.store)
         self._hydrator.use(self._source)
         self._leading = Leading(
-            self._loop, self._local, self._host_id, self._dial, self._hydrator, self._promise, self._tell
+            self._loop,
+            self._local,
+            self._host_id,
+            self._dial,
+            self._hydrator,
+            self._promise,
+            self._endings,
+            self._tell,
         )
         # From now on commands wait here, to be served or answered BUSY, and are not sent away.
         self.device.leading = self._leading
@@ -201,6 +223,7 @@ class Replica:
             self._host_id,
             self._boot_id,
             self._promise,
+            self._endings,
             lambda: self.device.refused_age_s,
             self._tell,
         )

@@ -8,7 +8,7 @@ it again (metadata's replica_changes.py): a decision from old news is refused th
 |---|---|---|
 | primary | crash_move | its worker does not stay (workers.py), and a member lives: resign in its place |
 | primary | leave_out | the worker wants it: members are lost, or a join must be fenced |
-| primary | resign | it has yielded because its disk failed, and a member lives |
+| primary | resign | it has yielded because its disk failed, and a member lives (who is not left out before) |
 | primary | hand_over | it has yielded because it was asked to, and that host lives |
 | primary | leave_out | it has yielded to a host that does not live any more: nothing else ends the epoch |
 | primary | join | the worker wants it, and that boot of the joiner lives |
@@ -83,6 +83,8 @@ def _as_primary(
     if resignation is not None:
         # Before anybody is left out: it may be the one who has the only sound copy.
         return resignation
+    if observed.wants_resign and not observed.yielded and _heirs(assignment, leases):
+        return None
     if observed.wants_leave_out:
         return say.LeaveOut(epoch, observed.wants_leave_out)
     if observed.yielded and not observed.wants_resign:

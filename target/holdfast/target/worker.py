@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Protocol
 
 from holdfast.base.errors import HoldfastError
+from holdfast.base.limits import RING_WAIT_MAX_S
 from holdfast.base.loop import Loop, Timer
 from holdfast.base.tls import TlsFiles
 from holdfast.replicator.following import Role
@@ -73,6 +74,7 @@ class Worker:
         self._source: SnapshotSource | None = None
         self._listed: set[str] = set()
         self._trouble = ("", "")
+        self._began_s = loop.now()
         self._timer: Timer = loop.call_later(TICK_S, self._tick)
         self.tell: Callable[[Observed], None] = lambda _observed: None
 
@@ -115,10 +117,15 @@ class Worker:
             self._replica.use_source(self._source)
             self._replica.apply(wanted_of(desired))
             self._drop_unlisted(desired)
-        self._ring.apply(desired, self._leads())
+        self._ring.apply(desired, self._leads(), self._may_open_ring())
 
     def _leads(self) -> bool:
         return self._replica is not None and self._replica.report().role is Role.PRIMARY
+
+    def _may_open_ring(self) -> bool:
+        """What a process before this one left in it may end for its initiator."""
+        drained = self._replica is not None and self._replica.drained
+        return drained or self._loop.now() - self._began_s >= RING_WAIT_MAX_S
 
     def _open_replica(self, desired: Desired) -> None:
         """There is a replica, or a trouble, or a copy is being taken away."""
@@ -235,8 +242,9 @@ class Worker:
         self._changed()
 
     def _changed(self) -> None:
-        if self._desired is not None and self._leads() and not self._ring.is_active:
-            self._ring.apply(self._desired, True)
+        desired, leads = self._desired, self._leads()
+        if desired is not None and ((leads and not self._ring.is_active) or self._ring.waits):
+            self._ring.apply(desired, leads, self._may_open_ring())
         self.tell(self.observe())
 
     def _tick(self) -> None:

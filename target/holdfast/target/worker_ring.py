@@ -3,6 +3,9 @@
 A promotion must not close it: a successor resets the ring, which initiators see, and a backstore without a
 server hangs whatever waits for it. What is behind the ring changes instead: the replica's device, which stays
 the same object in all roles, or nothing, while there is no replica (then this path refuses).
+
+Opening it resets it, which ends for their initiators the commands of the process before, aborted ones too. So
+it waits until no copy of them can be applied any more (I-11; replicator's endings.py).
 """
 
 import logging
@@ -46,6 +49,8 @@ class Ring:
         self._active = False
         self._cold_epoch = 0
         self._served: DesiredRing | None = None
+        self.waits = False
+        """It is to be opened, and may not be yet."""
         self._server: RingServer | None = None
         self.trouble = ""
 
@@ -69,16 +74,20 @@ class Ring:
         """This path is shown as the active one."""
         return self._active
 
-    def apply(self, desired: Desired, leads: bool) -> None:
+    def apply(self, desired: Desired, leads: bool, may_open: bool = True) -> None:
         """Show the volume as `desired` has it, and serve its ring and nothing else.
 
         Args:
             leads: the replica is the primary by now. Shown as active before that, the path would be tried,
                 refuse, and be left alone by initiators until their next look.
+            may_open: it may be reset by now.
         """
         self._active = desired.role == PRIMARY and (leads or self._active)
         self._show(desired)
         wanted = desired.ring
+        self.waits = wanted is not None and self._server is None and not may_open
+        if self.waits:
+            return
         if wanted == self._served and (self._server is not None) == (wanted is not None):
             return
         self.close()

@@ -9,7 +9,8 @@ that they judge they share no line but the simulated disk.
     I-6        nothing of an older session is applied after a newer one has greeted, or its host has served
     I-7        where two copies of one history differ, a bitmap says so that survives a crash
     I-8        views (views.py)
-    I-11       what was answered BUSY, or aborted, is not carried out afterwards
+    I-11       what ended without success is not carried out afterwards, on no host of the set; but on one
+               that could not be asked for a while, before anything that overlaps has been answered
     flush      what was flushed is on every member's disk
     rest       at the end, all copies are equal, byte for byte
 """
@@ -36,8 +37,14 @@ REGION_BYTES = 4 * 1024 * 1024
 _PAGES_PER_EXTENT = EXTENT_BYTES // PAGE_BYTES
 _PAGES_PER_REGION = REGION_BYTES // PAGE_BYTES
 PREFIX = "/holdfast/v1/"
-HELD_MAX_S = 13.0
-"""What a worker that runs may hold a command: 10 s and a second by the slowest clock, and some for a disk."""
+HELD_MAX_S = 15.5
+"""What a worker that runs may hold a command: 10 s, a second, and 2 s for others to drain, by the slowest
+clock, and some for a disk.
+"""
+HEARD_S = 0.7
+"""A host that lives has answered its primary within this."""
+UNDRAINED_MIN_S = 1.85
+"""A command may end with a copy on its way, after 2 s (6 s, by a new process), by the fastest clock."""
 _MOMENTS = (b'"hello"', b'"begin"', b'"whole"', b'"synced"', b'"settle"', b'"clean"')
 
 
@@ -74,13 +81,15 @@ class Checks:
         self.note: Callable[[str], None] = lambda _line: None
         self.moment: Callable[[], None] = lambda: None
         """A word was said after which much changes."""
+        self.asked_s: Callable[[], float] = lambda: 0.0
+        """When what is being committed was begun."""
         self.entry: Callable[[str], bytes | None] = lambda _key: None
         self.views = Views(history, size_bytes, self._live, lambda host: self.hosts[host].disk, self.violated)
         self._uid = volume_uid
         self._durable: set[int] = set()
         self._primaries: list[tuple[int, str]] = []
-        self._finished: dict[int, tuple[int, Try, str, bool]] = {}
-        self._aborted: dict[int, bool] = {}
+        self._finished: dict[int, tuple[int, Try, str, float]] = {}
+        self._served_at: dict[int, int] = {}
         self._hellos: dict[str, int] = {}
         self._greeted: dict[int, tuple[int, int]] = {}
         self._served: dict[str, int] = {}
@@ -114,12 +123,19 @@ class Checks:
 
     def _judge_memory(self, old: Record, new: Record) -> None:
         """A change may be recorded when whom it names is dead already. That is as if it had died afterwards,
-        unless the primary chose it itself: it must know that its heir lives.
+        unless the primary chose it itself: it must know that its heir lived a moment ago.
         """
         if any(self._holds_memory(host, boot) for host, boot in new.in_sync.items()):
             return
         was = old.primary
-        if was not in new.in_sync and self._leased(old) and self._holds_memory(was, old.in_sync[was]):
+        known_s = self.asked_s() - HEARD_S
+        late = all(self.hosts[host].died_s < known_s for host in new.in_sync)
+        if (
+            late
+            and was not in new.in_sync
+            and self._leased(old)
+            and self._holds_memory(was, old.in_sync[was])
+        ):
             self.violated(f"I-4: {was} resigned, and nobody else holds what is acknowledged")
         if any(self._holds_memory(host, boot) for host, boot in old.in_sync.items()):
             self.note("the memory of all members is lost")
@@ -210,11 +226,14 @@ class Checks:
         self.answers[kind] = self.answers.get(kind, 0) + 1
         if status != GOOD:
             if command.value:
-                self._finished[command.value] = (self.history.tick(), command, host, aborted)
+                self._finished[command.value] = (self.history.tick(), command, host, held_s)
             return
         record = self.record
         assert record is not None
         now = self.history.tick()
+        self._served_at.update(
+            dict.fromkeys(range(command.io.sector, command.io.sector + command.io.count), now)
+        )
         command.era = self.history.era
         self._judge_answerer(host, command)
         if record.primary == host:
@@ -222,6 +241,9 @@ class Checks:
         if aborted:
             return
         # What an old primary may still tell was acknowledged by both, before the other one took over.
+        self._judge_acknowledged(host, record, command, now)
+
+    def _judge_acknowledged(self, host: str, record: Record, command: Try, now: int) -> None:
         alone = len(record.in_sync) == 1 and record.primary == host
         members = [name for name, boot in record.in_sync.items() if self._holds_memory(name, boot)]
         if command.write is not None:
@@ -322,12 +344,10 @@ class Checks:
 
     # I-11.
 
-    def abort_answered(self, host: str, command: Command, by_reset: bool) -> None:
-        """`by_reset`: by the kernel, for a worker that died. The next one drains before it does anything."""
+    def abort_answered(self, host: str, command: Command) -> None:
+        """Its command has ended."""
         assert isinstance(command, Try)
         self.note(f"{host}: the abort of {command} is answered")
-        if command.value and not by_reset:
-            self._aborted[command.value] = True
 
     def data_written(self, host: str, name: str, offset: int, content: bytes) -> None:
         if name != "data":
@@ -335,14 +355,23 @@ class Checks:
         found = self._finished.get(int.from_bytes(content[:8], "little"))
         if found is None:
             return
-        tick, command, by, _aborted = found
+        tick, command, by, held_s = found
         exact = (offset, len(content)) == (command.io.sector * SECTOR_BYTES, command.io.count * SECTOR_BYTES)
         if not exact or self._is_whole(offset, len(content)) or content != content[:8] * (len(content) // 8):
             return  # A copy of where it is already.
         if host == by:
             self.violated(f"I-11: {command.value}, ended at tick {tick}, is applied on {host} afterwards")
-        elif command.value in self._aborted:
-            self.violated(f"I-11: {command.value}, whose abort was answered, is applied on {host} afterwards")
+        record = self.record
+        if record is None or record.in_sync.get(host) != self.hosts[host].boot_id:
+            return  # A copy of nothing, until it is brought up to date.
+        what = (
+            f"I-11: {command.value}, ended by {by} at tick {tick} after {held_s:.2f} s, is applied on {host}"
+        )
+        if held_s < UNDRAINED_MIN_S:
+            self.violated(f"{what} afterwards")
+        sectors = range(command.io.sector, command.io.sector + command.io.count)
+        if any(self._served_at.get(sector, 0) > tick for sector in sectors):
+            self.violated(f"{what} after something else was answered")
 
     def _is_whole(self, offset: int, length: int) -> bool:
         """Extents: what one host copies to another, and the last one is short."""

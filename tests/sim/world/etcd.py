@@ -10,6 +10,7 @@ one.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from random import Random
 
 from holdfast.base.errors import OutcomeUnknown, Unavailable
@@ -93,6 +94,8 @@ class Etcd:
         self.about_to_commit: Callable[[], None] = lambda: None
         self.up = True
         self.slow = 1.0
+        self.asked_s = 0.0
+        """When what is being committed was begun."""
         self._granted = 0
         self._watches: list[Watch] = []
 
@@ -100,6 +103,12 @@ class Etcd:
 
     def run(self, loop: Process, host: str, decide: Decision, result: Result, attempt: int = 1) -> None:
         """holdfast.metadata.cas.run, stretched over time. `result` gets its result or the exception."""
+
+        asked_s = self._timeline.now
+
+        def commit(draft: Draft) -> object:
+            self.asked_s = asked_s
+            return draft.commit()
 
         def read() -> object:
             draft = Draft(self.store)
@@ -113,7 +122,7 @@ class Etcd:
             assert isinstance(found, tuple)
             draft, decided = found
             self.about_to_commit()
-            self._ask(loop, host, draft.commit, lambda done: committed(done, decided), True)
+            self._ask(loop, host, partial(commit, draft), lambda done: committed(done, decided), True)
 
         def committed(done: object, decided: object) -> None:
             if isinstance(done, OutcomeUnknown) or done is False:

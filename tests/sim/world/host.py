@@ -78,6 +78,8 @@ class Host:
         self.on = False
         self.frozen = False
         self.disk_slow = 1.0
+        self.died_s = -1.0
+        """When it last lost power."""
         self.steady_since_s = 0.0
         """Since when its worker has run, and its kernel."""
         self.kernel: HostKernel | None = None
@@ -111,6 +113,7 @@ class Host:
         around = self.around
         around.judge.power_lost(self)
         self.on = self.frozen = False
+        self.died_s = around.timeline.now
         sessions = [session for session in around.sessions if self.name in session.hosts]
         self._end_worker()
         if self.agent is not None:

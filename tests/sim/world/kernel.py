@@ -46,7 +46,7 @@ class Answers(Protocol):
 
 class Watcher(Protocol):
     def completed(self, host: str, command: Command, completion: Completion, aborted: bool) -> None: ...
-    def abort_answered(self, host: str, command: Command, by_reset: bool) -> None: ...
+    def abort_answered(self, host: str, command: Command) -> None: ...
 
 
 class Uio:
@@ -131,7 +131,7 @@ class HostKernel:
         number = self._ids.get(id(command))
         if number is None:
             self._waiting = deque(item for item in self._waiting if item[1] is not command)
-            self._watcher.abort_answered(self.host, command, False)
+            self._watcher.abort_answered(self.host, command)
             session.aborted(command)
             return
         self._aborting[number] = command
@@ -173,13 +173,13 @@ class HostKernel:
         if self._uio is not None:
             self._uio.loop.readable(self._uio.fd)
 
-    def _done(self, command: Command, completion: Completion, by_reset: bool = False) -> None:
+    def _done(self, command: Command, completion: Completion) -> None:
         number = self._ids.pop(id(command))
         session, _command = self._open.pop(number)
         aborted = self._aborting.pop(number, None) is not None
         self._watcher.completed(self.host, command, completion, aborted)
         if aborted:
-            self._watcher.abort_answered(self.host, command, by_reset)
+            self._watcher.abort_answered(self.host, command)
             session.aborted(command)
         else:
             session.answered(command, completion)
@@ -191,7 +191,7 @@ class HostKernel:
         assert self._uio is None or self._uio.loop.dead, "two processes serve one ring"
         for number in list(self._open):
             _session, command = self._open[number]
-            self._done(command, Completion(BUSY, b"", b""), by_reset=True)
+            self._done(command, Completion(BUSY, b"", b""))
         self._ring = FakeKernel(RING_BYTES, DATA_BLOCKS)
         self._uio = Uio(self, loop, self._ring)
         self._let_in()

@@ -69,6 +69,7 @@ class Story:
         self.around.note = self.checks.note = self._note
         self.checks.hosts = self.around.hosts
         self.checks.entry = self._entry
+        self.checks.asked_s = lambda: self.etcd.asked_s
         self.etcd.committed = self.checks.committed
         drifting = chance.random() < 0.5
         for name in ("a", "b", "c") if self.replaces else ("a", "b"):

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from holdfast.base.errors import HoldfastError, Unavailable
+from holdfast.base.limits import RING_WAIT_MAX_S
 from holdfast.base.nbd.export import Export
 from holdfast.replicator.hydrate import Source
 from holdfast.replicator.local import LocalReplica
@@ -62,6 +63,7 @@ class Worker:
         self._replica: Replica | None = None
         self._ring: RingServer | None = None
         self._cold_epoch = 0
+        self._began_s = loop.now()
         self._trouble = ("", "")
         self._said: Observed | None = None
         self._seen: object = None
@@ -120,12 +122,18 @@ class Worker:
         kernel = self._machine.kernel
         if kernel is None or self._replica is None:
             return
+        if self._ring is None and not self._may_open_ring():
+            return
         if self._ring is None:
             unit = Unit(self._machine.around.volume_uid, desired.size_bytes)
             self._ring = RingServer(self.loop, kernel.open_uio(self.loop), self._replica.device, unit)  # type: ignore[arg-type]
         if desired.role == "primary" and desired.cold_epoch > self._cold_epoch:
             self._cold_epoch = desired.cold_epoch
             self._ring.unit.attentions.establish(0x29, 0x00)
+
+    def _may_open_ring(self) -> bool:
+        drained = self._replica is not None and self._replica.drained
+        return drained or self.loop.now() - self._began_s >= RING_WAIT_MAX_S
 
     # Saying how it is.
 
@@ -139,6 +147,8 @@ class Worker:
         self._saying = False
         if self.loop.dead:
             return
+        if self._ring is None and self._desired is not None:
+            self._serve(self._desired)
         observed = self.observe()
         if observed != self._said:
             self._said = observed
