@@ -121,6 +121,8 @@ class Primary:
         """Reads may begin."""
         self._writes = False
         self._open = False
+        self._plain = False
+        """A write may begin at once: open, and nothing paces it."""
         self.leased_until_s = -math.inf
         self._pacing: Pacing | None = None
         self.on_trouble: Callable[[Outcome], None] = lambda _outcome: None
@@ -157,6 +159,7 @@ class Primary:
 
     def _reopen(self) -> None:
         self._open = self._writes and not self._gate_closed
+        self._plain = self._open and self._pacing is None
 
     @property
     def under_way(self) -> int:
@@ -178,7 +181,7 @@ class Primary:
             request.done(Outcome.INVALID)
         elif not request.length and request.op is not _FLUSH:
             request.done(Outcome.OK)
-        elif request.op is _WRITE and self._open and not self.local.store.missing.left:
+        elif request.op is _WRITE and self._plain and not self.local.store.missing.left:
             # The way of nearly every write, as `_admit`, `begin` and `_prepare` have it step by step.
             job = Job(self, request, self._now())
             self._jobs[job] = None
@@ -203,6 +206,7 @@ class Primary:
             return
         waiting = self._pacing.end() if self._pacing is not None else []
         self._pacing = Pacing(self._loop, limits, self._admit) if limits != NO_LIMITS else None
+        self._reopen()
         take = self._pacing.take if self._pacing is not None else self._admit
         for job in waiting:
             take(job)
