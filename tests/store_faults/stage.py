@@ -78,10 +78,16 @@ class Stage:
     def new_bucket(self, name: str) -> None:
         """What follows is in a bucket of its own."""
         self._bucket = self._swift.make_bucket(name)
+        self._swift.make_bucket(f"{name}-dr")
 
     @property
     def damage(self) -> Damage:
         return Damage(self._swift.client(), self._bucket)
+
+    @property
+    def target_url(self) -> str:
+        """Of the store that snapshots are copied to."""
+        return f"s3://{self._bucket}-dr/there?endpoint={self.proxy.endpoint_url}"
 
     def packs(self, record: r.SnapshotRecord) -> list[str]:
         """Of a snapshot, by its index: a listing may lag behind."""
@@ -100,7 +106,7 @@ class Stage:
         words += ["--listen-nbd", f"127.0.0.1:{nbd}", "--grpc-listen", f"127.0.0.1:{rpc}"]
         words += ["--objects", f"s3://{self._bucket}/?endpoint={self.proxy.endpoint_url}&{patience}"]
         words += ["--etcd", self._etcd_server.endpoint, "--lease-ttl-s", "2"]
-        words += ["--pack-mib", "1", "--checkpoint-s", "0"]
+        words += ["--pack-mib", "1", "--checkpoint-s", "0", "--target", f"dr={self.target_url}&{patience}"]
         words += ["--ca", str(own.ca), "--cert", str(own.certificate), "--key", str(own.key)]
         process = Starting(self._local, words, name=f"snapshotter-{name}", log=self.log(name)).finish()
         self._running[name] = process

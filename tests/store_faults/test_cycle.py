@@ -1,5 +1,7 @@
 """A short cut of the campaign (`make store-faults`), and what it leaves out: objects damaged at rest."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
@@ -12,10 +14,11 @@ from stage import OWNER, Stage, set_up, wrong_and_lost
 from holdfast.api.blocks.v1 import blocks_pb2 as pb
 from holdfast.api.records.v1 import records_pb2 as r
 from holdfast.api.snapshot.v1 import snapshot_pb2 as sb
-from holdfast.base.limits import MIB
+from holdfast.base.limits import EXTENT_BYTES, MIB
 from holdfast.lab.fixtures import run_folder
 from holdfast.lab.s3_proxy import Fault, Rule
 from holdfast.lab.servers import LocalHost
+from holdfast.metadata import keys
 from holdfast.snapshotter.testing import ModelVolume
 
 pytestmark = pytest.mark.timeout(900)
@@ -131,3 +134,42 @@ def test_a_verification_goes_on_after_its_snapshotter_was_killed(clean: Stage) -
     now = stage.snapshot(record.uid, lambda one: one.verify.state == r.SNAPSHOT_VERIFY_STATE_DONE)
     assert now.verify.request == 1 and now.health == r.SNAPSHOT_HEALTH_GOOD
     assert now.verify.done_bytes == now.verify.total_bytes
+
+
+def test_a_copy_goes_on_after_a_kill_and_outlives_its_bucket(clean: Stage, tmp_path: Path) -> None:
+    stage = clean
+    stage.new_bucket("copied")
+    stage.start("one")
+    volume = noisy(4)
+    view = volume.freeze()
+    stage.completed(stage.freeze("copied", view))
+    # Of the copy: nothing else puts packs any more.
+    stage.proxy.rules += [
+        Rule("PUT", "/pack-", Fault.LOST_ANSWER, times=1),
+        Rule("PUT", "/pack-", Fault.TIMEOUT, after=3),
+    ]
+    client = stage.metadata.client(OWNER).snapshots
+    uid = client.CopySnapshot(sb.CopySnapshotRequest(snapshot_id="copied", target="dr")).copy.uid
+    while not any(fault is Fault.TIMEOUT for _, fault in list(stage.proxy.done)):
+        stage.await_record(keys.copy(OWNER, uid), r.CopyRecord, lambda _: True)
+    stage.kill("one")
+    stage.proxy.mend()
+    stage.proxy.rules.append(Rule("GET", "/pack-", Fault.FLIPPED_ANSWER, after=2, times=1))
+    stage.start("two")
+    copy = stage.await_record(
+        keys.copy(OWNER, uid), r.CopyRecord, lambda one: one.state >= r.COPY_STATE_COMPLETED
+    )
+    assert copy.state == r.COPY_STATE_COMPLETED, copy.reason
+    assert copy.done_bytes == copy.total_bytes and copy.complete_time.seconds
+
+    for name in stage.damage.names():
+        stage.damage.delete(name)
+    stage.kill_all()
+    image = tmp_path / "disk.raw"
+    words = [sys.executable, "-m", "holdfast.snapshotter.rescue", "image", stage.target_url, uid, str(image)]
+    subprocess.run(words, check=True)
+    assert image.stat().st_size == view.size_bytes
+    with image.open("rb") as file:
+        for extent in sorted(view.allocated):
+            file.seek(extent * EXTENT_BYTES)
+            assert file.read(EXTENT_BYTES) == view.read(extent * EXTENT_BYTES, EXTENT_BYTES)

@@ -5,7 +5,7 @@ import click
 from holdfast.api.encryption.v1 import encryption_pb2 as eb
 from holdfast.api.records.v1 import records_pb2 as r
 from holdfast.api.snapshot.v1 import snapshot_pb2 as pb
-from holdfast.cli import images, keeping, snapshot_groups, snapshot_verify
+from holdfast.cli import images, keeping, snapshot_copies, snapshot_groups, snapshot_verify
 from holdfast.cli.granted import permitted, show_granted
 from holdfast.cli.session import session
 from holdfast.cli.show import emit, facts, moment, output_option, state_name, table
@@ -109,6 +109,7 @@ def show(snapshot_id: str, owner: str) -> None:
     emit(snapshot, lambda: _show(snapshot))
 
 
+_COPIES = (snapshot_copies.copy, snapshot_copies.copies, snapshot_copies.uncopy)
 _KEEPING = (keeping.delete, keeping.lock, keeping.restore, keeping.purge)
 _GROUPS = (
     snapshot_groups.create_group,
@@ -119,6 +120,7 @@ _GROUPS = (
 for one in (
     *_KEEPING,
     *_GROUPS,
+    *_COPIES,
     images.blocks,
     images.export,
     images.import_,

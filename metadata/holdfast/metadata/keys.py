@@ -12,6 +12,8 @@ CLAIMS = PREFIX + "claims/snapshots/"
 CONDEMNED = PREFIX + "condemned/"
 VERIFY_CLAIMS = PREFIX + "claims/verify/"
 DAMAGED = PREFIX + "damaged/"
+COPIES = PREFIX + "copies/"
+COPY_CLAIMS = PREFIX + "claims/copies/"
 WARDEN = PREFIX + "warden"
 SETTINGS = PREFIX + "settings/"
 SCHEDULES = PREFIX + "schedules/"
@@ -114,6 +116,19 @@ def claim(snapshot_uid: str) -> str:
 def verify_claim(snapshot_uid: str) -> str:
     """There while the snapshot is verified or repaired, by whoever holds its lease."""
     return VERIFY_CLAIMS + snapshot_uid
+
+
+def copies(owner: str) -> str:
+    """The prefix of an owner's copies of snapshots in other object stores."""
+    return f"{COPIES}{owner}/"
+
+
+def copy(owner: str, uid: str) -> str:
+    return copies(owner) + uid
+
+
+def copy_claim(uid: str) -> str:
+    return COPY_CLAIMS + uid
 
 
 def damaged(snapshot_uid: str) -> str:

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 
 from holdfast.api.records.v1 import records_pb2 as r
 from holdfast.api.snapshot.v1 import snapshot_pb2 as pb
-from holdfast.api.snapshot.v1 import snapshot_pb2_grpc
 from holdfast.base.errors import BadInput
 from holdfast.base.ids import check_name, new_uid
 from holdfast.metadata import keeping_decisions, keys, snapshot_decisions, verify_changes
 from holdfast.metadata.caller import Caller
+from holdfast.metadata.copies_api import CopyCalls
 from holdfast.metadata.encryption_api import check_key_name
 from holdfast.metadata.granted_snapshots import owned_views, page_of_granted, shown_to
 from holdfast.metadata.lookups import EVERYONE, OUT_OF_SIGHT, not_found, snapshot_of, visible_snapshot
@@ -22,7 +22,7 @@ from holdfast.metadata.views import block_server_view, snapshot_view
 _ENDED = (r.SNAPSHOT_STATE_COMPLETED, r.SNAPSHOT_STATE_FAILED)
 
 
-class SnapshotServicer(snapshot_pb2_grpc.SnapshotServiceServicer):
+class SnapshotServicer(CopyCalls):
     def __init__(self, service: Service) -> None:
         self._service = service
 

@@ -7,7 +7,7 @@ NOT_FROZEN when the work is no longer this process's: stop, and leave what was u
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from holdfast.api.records.v1 import records_pb2 as r
 from holdfast.base.errors import Precondition
@@ -41,12 +41,17 @@ class SnapshotterActions:
         on_lost: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.time,
         grpc_port: int = 0,
+        targets: Sequence[str] = (),
     ) -> None:
         self.etcd = etcd
         self.snapshotter_id = snapshotter_id
         self._clock = clock
         lease = r.SnapshotterLease(
-            snapshotter_id=snapshotter_id, nbd_address=nbd_address, nbd_port=nbd_port, grpc_port=grpc_port
+            snapshotter_id=snapshotter_id,
+            nbd_address=nbd_address,
+            nbd_port=nbd_port,
+            grpc_port=grpc_port,
+            targets=targets,
         )
         self.keeper = LeaseKeeper(
             etcd,

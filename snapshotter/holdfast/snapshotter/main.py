@@ -5,13 +5,14 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import click
 
 from holdfast.base import notify
 from holdfast.base.errors import BadInput, HoldfastError
+from holdfast.base.ids import check_name
 from holdfast.base.limits import EXTENT_BYTES, MIB
 from holdfast.base.loop import Loop
 from holdfast.base.nbd.server import Server
@@ -24,12 +25,14 @@ from holdfast.snapshotter.block_tokens import key_from
 from holdfast.snapshotter.blocks_api import BlockServicer
 from holdfast.snapshotter.collecting import EVERY_S, Collecting
 from holdfast.snapshotter.collector import GRACE_S
+from holdfast.snapshotter.copier import Copier
 from holdfast.snapshotter.exports import open_export
 from holdfast.snapshotter.grpc_server import SERVICES, GrpcServer
 from holdfast.snapshotter.guests import Guests
 from holdfast.snapshotter.idle import IdleDirects
 from holdfast.snapshotter.key_api import KeyServicer
 from holdfast.snapshotter.keys_url import open_keys
+from holdfast.snapshotter.objects import ObjectStore
 from holdfast.snapshotter.objects_url import open_store
 from holdfast.snapshotter.scrubber import SCRUB_BYTES_S
 from holdfast.snapshotter.serve import Readers
@@ -54,6 +57,9 @@ NBD_CONNECTIONS_MAX = 1024
 @click.option("--listen-nbd", default="[::]:7411", help="Address and port to serve snapshots at.")
 @click.option("--grpc-listen", default="[::]:7410", help="Address and port of the block API and health.")
 @click.option("--objects", required=True, help="file:///dir, or s3://bucket/prefix?endpoint=http://…")
+@click.option(
+    "--target", "targets", multiple=True, metavar="NAME=URL", help="A store to copy snapshots to; repeatable."
+)
 @click.option("--keys", default="", help="Users' keys: file:///dir, or command:///program?timeout_s=10")
 @click.option("--etcd", "endpoints", multiple=True, default=["127.0.0.1:2379"], help="A member; repeatable.")
 @click.option("--etcd-ca", type=_FILE, help="etcd's authority; with it, etcd is spoken to over TLS.")
@@ -99,6 +105,7 @@ def main(
     listen_nbd: str,
     grpc_listen: str,
     objects: str,
+    targets: tuple[str, ...],
     keys: str,
     endpoints: tuple[str, ...],
     etcd_ca: Path | None,
@@ -140,6 +147,7 @@ def main(
             listen_nbd,
             grpc_listen,
             key_from(token_key or key),
+            targets_of(targets),
         )
     except (HoldfastError, OSError) as error:
         raise click.ClickException(str(error)) from error
@@ -175,8 +183,10 @@ class Process:
         listen_nbd: str,
         grpc_listen: str,
         token_key: bytes,
+        targets: Mapping[str, ObjectStore],
     ) -> None:
         self._store = open_store(objects)
+        self._targets = targets
         self._keys = open_keys(keys)
         self._open_view = nbd_views(client_context(tls))
         self._etcd = Etcd(endpoints, etcd_tls)
@@ -221,6 +231,7 @@ class Process:
                 lease_ttl_s,
                 on_lost=on_lost,
                 grpc_port=self._grpc.port,
+                targets=sorted(self._targets),
             )
 
         service = Service(actions, self._store, self._open_view, settings, uploads, self._keys, scrub_bytes_s)
@@ -231,6 +242,8 @@ class Process:
         service.start()
         idle = IdleDirects(self._etcd)
         idle.start()
+        copier = Copier(service.actions, self._store, self._targets, self._keys, service.scrubber.suspect)
+        copier.start()
         collecting = Collecting(
             self._etcd, self._store, service.actions.claimant, *collect, key_service=self._keys
         )
@@ -241,6 +254,7 @@ class Process:
         self._loop.run()
         _exit_after(STOP_GRACE_S)
         idle.stop()
+        copier.stop()
         collecting.stop()
         service.stop()
         self._health.stop()
@@ -250,8 +264,10 @@ class Process:
         self._guests.close()
         self._readers.close()
         self._loop.close()
-        for one in (self._etcd, self._etcd_for_access, self._store):
-            one.close()
+        for store in (self._store, *self._targets.values()):
+            store.close()
+        for etcd in (self._etcd, self._etcd_for_access):
+            etcd.close()
 
 
 def _exit_after(grace_s: float) -> None:
@@ -259,6 +275,18 @@ def _exit_after(grace_s: float) -> None:
     timer = threading.Timer(grace_s, lambda: os._exit(0))
     timer.daemon = True
     timer.start()
+
+
+def targets_of(words: Sequence[str]) -> dict[str, ObjectStore]:
+    """Stores by name, of "NAME=URL". Raises BadInput."""
+    found: dict[str, ObjectStore] = {}
+    for word in words:
+        name, separator, url = word.partition("=")
+        check_name("target", name)
+        if not separator or name in found:
+            raise BadInput("BAD_TARGET", f"{word!r} is not NAME=URL, or that name is there twice.")
+        found[name] = open_store(url)
+    return found
 
 
 def split_address(text: str) -> tuple[str, int]:

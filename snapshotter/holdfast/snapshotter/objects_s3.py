@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, cast
 
-from holdfast.base.errors import HoldfastError, Unavailable
+from holdfast.base.errors import BadInput, HoldfastError, Unavailable
 from holdfast.snapshotter.objects import (
     ObjectInfo,
     check_name,
@@ -48,6 +48,8 @@ class S3Settings:
     endpoint: str = ""
     """Empty is Amazon's own for `region`."""
     region: str = "us-east-1"
+    profile: str = ""
+    """A section of the AWS configuration files, for other credentials than the environment's."""
     request_checksum: ChecksumUse = "when_required"
     response_checksum: ChecksumUse = "when_required"
     attempts: int = 3
@@ -153,6 +155,7 @@ class S3Store:
 def _client(settings: S3Settings) -> "S3Client":
     import boto3
     from botocore.config import Config
+    from botocore.exceptions import ProfileNotFound
 
     config = Config(
         connect_timeout=settings.connect_timeout_s,
@@ -164,7 +167,10 @@ def _client(settings: S3Settings) -> "S3Client":
         s3={"addressing_style": "path"} if settings.endpoint else {},
     )
     # A session of our own: the default one is shared, and not safe to make clients from in threads.
-    session = boto3.session.Session()
+    try:
+        session = boto3.session.Session(profile_name=settings.profile or None)
+    except ProfileNotFound as error:
+        raise BadInput("BAD_OBJECTS_URL", f"{error}: name a profile of the AWS configuration.") from error
     return session.client(
         "s3", endpoint_url=settings.endpoint or None, region_name=settings.region, config=config
     )

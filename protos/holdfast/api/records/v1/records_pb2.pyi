@@ -233,6 +233,37 @@ SNAPSHOT_VERIFY_STATE_FAILED: SnapshotVerifyState.ValueType  # 4
 """It could not be done: `reason` says why. Nothing is said about the snapshot."""
 global___SnapshotVerifyState = SnapshotVerifyState
 
+class _CopyState:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _CopyStateEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_CopyState.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    COPY_STATE_UNSPECIFIED: _CopyState.ValueType  # 0
+    COPY_STATE_WAITING: _CopyState.ValueType  # 1
+    COPY_STATE_COPYING: _CopyState.ValueType  # 2
+    COPY_STATE_VERIFYING: _CopyState.ValueType  # 3
+    """Everything is there, and is read back and checked."""
+    COPY_STATE_COMPLETED: _CopyState.ValueType  # 4
+    """It was whole, and can be read without its snapshot."""
+    COPY_STATE_FAILED: _CopyState.ValueType  # 5
+    """`reason` says why. Delete it, or ask again."""
+    COPY_STATE_DELETING: _CopyState.ValueType  # 6
+
+class CopyState(_CopyState, metaclass=_CopyStateEnumTypeWrapper): ...
+
+COPY_STATE_UNSPECIFIED: CopyState.ValueType  # 0
+COPY_STATE_WAITING: CopyState.ValueType  # 1
+COPY_STATE_COPYING: CopyState.ValueType  # 2
+COPY_STATE_VERIFYING: CopyState.ValueType  # 3
+"""Everything is there, and is read back and checked."""
+COPY_STATE_COMPLETED: CopyState.ValueType  # 4
+"""It was whole, and can be read without its snapshot."""
+COPY_STATE_FAILED: CopyState.ValueType  # 5
+"""`reason` says why. Delete it, or ask again."""
+COPY_STATE_DELETING: CopyState.ValueType  # 6
+global___CopyState = CopyState
+
 class _SnapshotGroupState:
     ValueType = typing.NewType("ValueType", builtins.int)
     V: typing_extensions.TypeAlias = ValueType
@@ -1447,6 +1478,89 @@ class SnapshotVerify(google.protobuf.message.Message):
 global___SnapshotVerify = SnapshotVerify
 
 @typing.final
+class CopyRecord(google.protobuf.message.Message):
+    """copies/<owner>/<uid>: a snapshot's copy in another object store. It outlives the snapshot."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    UID_FIELD_NUMBER: builtins.int
+    OWNER_FIELD_NUMBER: builtins.int
+    TARGET_FIELD_NUMBER: builtins.int
+    SNAPSHOT_UID_FIELD_NUMBER: builtins.int
+    SNAPSHOT_ID_FIELD_NUMBER: builtins.int
+    VOLUME_ID_FIELD_NUMBER: builtins.int
+    SIZE_BYTES_FIELD_NUMBER: builtins.int
+    FREEZE_TIME_FIELD_NUMBER: builtins.int
+    ENCRYPTION_KEY_FIELD_NUMBER: builtins.int
+    DATA_KEY_FIELD_NUMBER: builtins.int
+    STATE_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    CREATE_TIME_FIELD_NUMBER: builtins.int
+    COMPLETE_TIME_FIELD_NUMBER: builtins.int
+    MANIFEST_FIELD_NUMBER: builtins.int
+    MANIFEST_SHA256_FIELD_NUMBER: builtins.int
+    DONE_BYTES_FIELD_NUMBER: builtins.int
+    TOTAL_BYTES_FIELD_NUMBER: builtins.int
+    NEXT_SHARD_FIELD_NUMBER: builtins.int
+    STORED_BYTES_FIELD_NUMBER: builtins.int
+    uid: builtins.str
+    owner: builtins.str
+    target: builtins.str
+    snapshot_uid: builtins.str
+    snapshot_id: builtins.str
+    volume_id: builtins.str
+    size_bytes: builtins.int
+    encryption_key: builtins.str
+    state: global___CopyState.ValueType
+    reason: builtins.str
+    manifest: builtins.str
+    """What is copied: it says the same as any other manifest of the snapshot."""
+    manifest_sha256: builtins.str
+    done_bytes: builtins.int
+    """Of extents, as they are in the volume; copying and reading back count once each."""
+    total_bytes: builtins.int
+    next_shard: builtins.int
+    """Where another snapshotter goes on: every shard below it is dealt with, in this state."""
+    stored_bytes: builtins.int
+    """Of objects that were put."""
+    @property
+    def freeze_time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
+    @property
+    def data_key(self) -> global___WrappedKey: ...
+    @property
+    def create_time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
+    @property
+    def complete_time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        uid: builtins.str = ...,
+        owner: builtins.str = ...,
+        target: builtins.str = ...,
+        snapshot_uid: builtins.str = ...,
+        snapshot_id: builtins.str = ...,
+        volume_id: builtins.str = ...,
+        size_bytes: builtins.int = ...,
+        freeze_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        encryption_key: builtins.str = ...,
+        data_key: global___WrappedKey | None = ...,
+        state: global___CopyState.ValueType = ...,
+        reason: builtins.str = ...,
+        create_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        complete_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        manifest: builtins.str = ...,
+        manifest_sha256: builtins.str = ...,
+        done_bytes: builtins.int = ...,
+        total_bytes: builtins.int = ...,
+        next_shard: builtins.int = ...,
+        stored_bytes: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["complete_time", b"complete_time", "create_time", b"create_time", "data_key", b"data_key", "freeze_time", b"freeze_time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["complete_time", b"complete_time", "create_time", b"create_time", "data_key", b"data_key", "done_bytes", b"done_bytes", "encryption_key", b"encryption_key", "freeze_time", b"freeze_time", "manifest", b"manifest", "manifest_sha256", b"manifest_sha256", "next_shard", b"next_shard", "owner", b"owner", "reason", b"reason", "size_bytes", b"size_bytes", "snapshot_id", b"snapshot_id", "snapshot_uid", b"snapshot_uid", "state", b"state", "stored_bytes", b"stored_bytes", "target", b"target", "total_bytes", b"total_bytes", "uid", b"uid", "volume_id", b"volume_id"]) -> None: ...
+
+global___CopyRecord = CopyRecord
+
+@typing.final
 class DamagedRecord(google.protobuf.message.Message):
     """damaged/<snapshot uid>: objects that this snapshot wrote and that are lost: no upload uses them again."""
 
@@ -2038,11 +2152,16 @@ class SnapshotterLease(google.protobuf.message.Message):
     NBD_ADDRESS_FIELD_NUMBER: builtins.int
     NBD_PORT_FIELD_NUMBER: builtins.int
     GRPC_PORT_FIELD_NUMBER: builtins.int
+    TARGETS_FIELD_NUMBER: builtins.int
     snapshotter_id: builtins.str
     nbd_address: builtins.str
     nbd_port: builtins.int
     grpc_port: builtins.int
     """Of the block API, at the same address."""
+    @property
+    def targets(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Names of the object stores that it can copy snapshots to."""
+
     def __init__(
         self,
         *,
@@ -2050,8 +2169,9 @@ class SnapshotterLease(google.protobuf.message.Message):
         nbd_address: builtins.str = ...,
         nbd_port: builtins.int = ...,
         grpc_port: builtins.int = ...,
+        targets: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["grpc_port", b"grpc_port", "nbd_address", b"nbd_address", "nbd_port", b"nbd_port", "snapshotter_id", b"snapshotter_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["grpc_port", b"grpc_port", "nbd_address", b"nbd_address", "nbd_port", b"nbd_port", "snapshotter_id", b"snapshotter_id", "targets", b"targets"]) -> None: ...
 
 global___SnapshotterLease = SnapshotterLease
 

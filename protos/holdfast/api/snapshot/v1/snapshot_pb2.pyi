@@ -548,6 +548,207 @@ class VerifySnapshotResponse(google.protobuf.message.Message):
 global___VerifySnapshotResponse = VerifySnapshotResponse
 
 @typing.final
+class SnapshotCopy(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    UID_FIELD_NUMBER: builtins.int
+    TARGET_FIELD_NUMBER: builtins.int
+    SNAPSHOT_ID_FIELD_NUMBER: builtins.int
+    SNAPSHOT_UID_FIELD_NUMBER: builtins.int
+    VOLUME_ID_FIELD_NUMBER: builtins.int
+    SIZE_BYTES_FIELD_NUMBER: builtins.int
+    STATE_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    FREEZE_TIME_FIELD_NUMBER: builtins.int
+    CREATE_TIME_FIELD_NUMBER: builtins.int
+    COMPLETE_TIME_FIELD_NUMBER: builtins.int
+    DONE_BYTES_FIELD_NUMBER: builtins.int
+    TOTAL_BYTES_FIELD_NUMBER: builtins.int
+    STORED_BYTES_FIELD_NUMBER: builtins.int
+    ENCRYPTION_KEY_FIELD_NUMBER: builtins.int
+    uid: builtins.str
+    target: builtins.str
+    snapshot_id: builtins.str
+    snapshot_uid: builtins.str
+    volume_id: builtins.str
+    size_bytes: builtins.int
+    state: holdfast.api.records.v1.records_pb2.CopyState.ValueType
+    reason: builtins.str
+    done_bytes: builtins.int
+    total_bytes: builtins.int
+    stored_bytes: builtins.int
+    encryption_key: builtins.str
+    @property
+    def freeze_time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
+    @property
+    def create_time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
+    @property
+    def complete_time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        uid: builtins.str = ...,
+        target: builtins.str = ...,
+        snapshot_id: builtins.str = ...,
+        snapshot_uid: builtins.str = ...,
+        volume_id: builtins.str = ...,
+        size_bytes: builtins.int = ...,
+        state: holdfast.api.records.v1.records_pb2.CopyState.ValueType = ...,
+        reason: builtins.str = ...,
+        freeze_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        create_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        complete_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        done_bytes: builtins.int = ...,
+        total_bytes: builtins.int = ...,
+        stored_bytes: builtins.int = ...,
+        encryption_key: builtins.str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["complete_time", b"complete_time", "create_time", b"create_time", "freeze_time", b"freeze_time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["complete_time", b"complete_time", "create_time", b"create_time", "done_bytes", b"done_bytes", "encryption_key", b"encryption_key", "freeze_time", b"freeze_time", "reason", b"reason", "size_bytes", b"size_bytes", "snapshot_id", b"snapshot_id", "snapshot_uid", b"snapshot_uid", "state", b"state", "stored_bytes", b"stored_bytes", "target", b"target", "total_bytes", b"total_bytes", "uid", b"uid", "volume_id", b"volume_id"]) -> None: ...
+
+global___SnapshotCopy = SnapshotCopy
+
+@typing.final
+class CopySnapshotRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SNAPSHOT_ID_FIELD_NUMBER: builtins.int
+    TARGET_FIELD_NUMBER: builtins.int
+    snapshot_id: builtins.str
+    target: builtins.str
+    def __init__(
+        self,
+        *,
+        snapshot_id: builtins.str = ...,
+        target: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["snapshot_id", b"snapshot_id", "target", b"target"]) -> None: ...
+
+global___CopySnapshotRequest = CopySnapshotRequest
+
+@typing.final
+class CopySnapshotResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    COPY_FIELD_NUMBER: builtins.int
+    CREATED_FIELD_NUMBER: builtins.int
+    created: builtins.bool
+    @property
+    def copy(self) -> global___SnapshotCopy: ...
+    def __init__(
+        self,
+        *,
+        copy: global___SnapshotCopy | None = ...,
+        created: builtins.bool = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["copy", b"copy"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["copy", b"copy", "created", b"created"]) -> None: ...
+
+global___CopySnapshotResponse = CopySnapshotResponse
+
+@typing.final
+class ListSnapshotCopiesRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    page_size: builtins.int
+    page_token: builtins.str
+    def __init__(
+        self,
+        *,
+        page_size: builtins.int = ...,
+        page_token: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["page_size", b"page_size", "page_token", b"page_token"]) -> None: ...
+
+global___ListSnapshotCopiesRequest = ListSnapshotCopiesRequest
+
+@typing.final
+class ListSnapshotCopiesResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    COPIES_FIELD_NUMBER: builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    next_page_token: builtins.str
+    @property
+    def copies(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___SnapshotCopy]: ...
+    def __init__(
+        self,
+        *,
+        copies: collections.abc.Iterable[global___SnapshotCopy] | None = ...,
+        next_page_token: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["copies", b"copies", "next_page_token", b"next_page_token"]) -> None: ...
+
+global___ListSnapshotCopiesResponse = ListSnapshotCopiesResponse
+
+@typing.final
+class WatchSnapshotCopyRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    UID_FIELD_NUMBER: builtins.int
+    uid: builtins.str
+    def __init__(
+        self,
+        *,
+        uid: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["uid", b"uid"]) -> None: ...
+
+global___WatchSnapshotCopyRequest = WatchSnapshotCopyRequest
+
+@typing.final
+class WatchSnapshotCopyResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    COPY_FIELD_NUMBER: builtins.int
+    DELETED_FIELD_NUMBER: builtins.int
+    deleted: builtins.bool
+    @property
+    def copy(self) -> global___SnapshotCopy: ...
+    def __init__(
+        self,
+        *,
+        copy: global___SnapshotCopy | None = ...,
+        deleted: builtins.bool = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["copy", b"copy"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["copy", b"copy", "deleted", b"deleted"]) -> None: ...
+
+global___WatchSnapshotCopyResponse = WatchSnapshotCopyResponse
+
+@typing.final
+class DeleteSnapshotCopyRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    UID_FIELD_NUMBER: builtins.int
+    uid: builtins.str
+    def __init__(
+        self,
+        *,
+        uid: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["uid", b"uid"]) -> None: ...
+
+global___DeleteSnapshotCopyRequest = DeleteSnapshotCopyRequest
+
+@typing.final
+class DeleteSnapshotCopyResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CHANGED_FIELD_NUMBER: builtins.int
+    changed: builtins.bool
+    def __init__(
+        self,
+        *,
+        changed: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["changed", b"changed"]) -> None: ...
+
+global___DeleteSnapshotCopyResponse = DeleteSnapshotCopyResponse
+
+@typing.final
 class BlockServer(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 

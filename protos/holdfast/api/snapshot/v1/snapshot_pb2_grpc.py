@@ -81,6 +81,26 @@ class SnapshotServiceStub(object):
                 request_serializer=holdfast_dot_api_dot_snapshot_dot_v1_dot_snapshot__pb2.VerifySnapshotRequest.SerializeToString,
                 response_deserializer=holdfast_dot_api_dot_snapshot_dot_v1_dot_snapshot__pb2.VerifySnapshotResponse.FromString,
                 _registered_method=True)
+        self.CopySnapshot = channel.unary_unary(
+                '/holdfast.api.snapshot.v1.SnapshotService/CopySnapshot',
+                request_serializer=holdfast_dot_api_dot_snapshot_dot_v1_dot_snapshot__pb2.CopySnapshotRequest.SerializeToString,
+                response_deserializer=holdfast_dot_api_dot_snapshot_dot_v1_dot_snapshot__pb2.CopySnapshotResponse.FromString,
+                _registered_method=True)
+        self.ListSnapshotCopies = channel.unary_unary(
+                '/holdfast.api.snapshot.v1.SnapshotService/ListSnapshotCopies',
+                request_serializer=holdfast_dot_api_dot_snapshot_dot_v1_dot_snapshot__pb2.ListSnapshotCopiesRequest.SerializeToString,
+                response_deserializer=holdfast_dot_api_dot_snapshot_dot_v1_dot_snapshot__pb2.ListSnapshotCopiesResponse.FromString,
+                _registered_method=True)
+        self.WatchSnapshotCopy = channel.unary_stream(
+                '/holdfast.api.snapshot.v1.SnapshotService/WatchSnapshotCopy',
+                request_serializer=holdfast_dot_api_dot_snapshot_dot_v1_dot_snapshot__pb2.WatchSnapshotCopyRequest.SerializeToString,
+                response_deserializer=holdfast_dot_api_dot_snapshot_dot_v1_dot_snapshot__pb2.WatchSnapshotCopyResponse.FromString,
+                _registered_method=True)
+        self.DeleteSnapshotCopy = channel.unary_unary(
+                '/holdfast.api.snapshot.v1.SnapshotService/DeleteSnapshotCopy',
+                request_serializer=holdfast_dot_api_dot_snapshot_dot_v1_dot_snapshot__pb2.DeleteSnapshotCopyRequest.SerializeToString,
+                response_deserializer=holdfast_dot_api_dot_snapshot_dot_v1_dot_snapshot__pb2.DeleteSnapshotCopyResponse.FromString,
+                _registered_method=True)
         self.ListBlockServers = channel.unary_unary(
                 '/holdfast.api.snapshot.v1.SnapshotService/ListBlockServers',
                 request_serializer=holdfast_dot_api_dot_snapshot_dot_v1_dot_snapshot__pb2.ListBlockServersRequest.SerializeToString,
@@ -185,6 +205,41 @@ class SnapshotServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CopySnapshot(self, request, context):
+        """Copy a snapshot to another object store, by the name that it has at the snapshotters. The copy is complete by
+        itself, and is read back before it is COMPLETED. A copy that FAILED is begun again.
+        Errors:
+        INVALID_ARGUMENT    BAD_ID          the target's name is malformed: correct it
+        NOT_FOUND           NOT_FOUND       no such snapshot of the caller
+        FAILED_PRECONDITION NOT_COMPLETED   there is nothing to copy yet: wait
+        FAILED_PRECONDITION NO_SUCH_TARGET  no snapshotter that lives has such a target; the message names them
+        The same request again gives the same copy, and created=false.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSnapshotCopies(self, request, context):
+        """The caller's copies, also of snapshots that are no more.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchSnapshotCopy(self, request, context):
+        """A copy now and at each change, until it is COMPLETED, FAILED or gone. NOT_FOUND: no such copy of the caller.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteSnapshotCopy(self, request, context):
+        """Its objects go, then its record. NOT_FOUND NOT_FOUND: no such copy of the caller.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListBlockServers(self, request, context):
         """Where snapshots can be read now, over BlockService and over NBD: every snapshotter that lives.
         """
@@ -239,6 +294,26 @@ def add_SnapshotServiceServicer_to_server(servicer, server):
                     servicer.VerifySnapshot,
                     request_deserializer=holdfast_dot_api_dot_snapshot_dot_v1_dot_snapshot__pb2.VerifySnapshotRequest.FromString,
                     response_serializer=holdfast_dot_api_dot_snapshot_dot_v1_dot_snapshot__pb2.VerifySnapshotResponse.SerializeToString,
+            ),
+            'CopySnapshot': grpc.unary_unary_rpc_method_handler(
+                    servicer.CopySnapshot,
+                    request_deserializer=holdfast_dot_api_dot_snapshot_dot_v1_dot_snapshot__pb2.CopySnapshotRequest.FromString,
+                    response_serializer=holdfast_dot_api_dot_snapshot_dot_v1_dot_snapshot__pb2.CopySnapshotResponse.SerializeToString,
+            ),
+            'ListSnapshotCopies': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSnapshotCopies,
+                    request_deserializer=holdfast_dot_api_dot_snapshot_dot_v1_dot_snapshot__pb2.ListSnapshotCopiesRequest.FromString,
+                    response_serializer=holdfast_dot_api_dot_snapshot_dot_v1_dot_snapshot__pb2.ListSnapshotCopiesResponse.SerializeToString,
+            ),
+            'WatchSnapshotCopy': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchSnapshotCopy,
+                    request_deserializer=holdfast_dot_api_dot_snapshot_dot_v1_dot_snapshot__pb2.WatchSnapshotCopyRequest.FromString,
+                    response_serializer=holdfast_dot_api_dot_snapshot_dot_v1_dot_snapshot__pb2.WatchSnapshotCopyResponse.SerializeToString,
+            ),
+            'DeleteSnapshotCopy': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteSnapshotCopy,
+                    request_deserializer=holdfast_dot_api_dot_snapshot_dot_v1_dot_snapshot__pb2.DeleteSnapshotCopyRequest.FromString,
+                    response_serializer=holdfast_dot_api_dot_snapshot_dot_v1_dot_snapshot__pb2.DeleteSnapshotCopyResponse.SerializeToString,
             ),
             'ListBlockServers': grpc.unary_unary_rpc_method_handler(
                     servicer.ListBlockServers,
@@ -491,6 +566,114 @@ class SnapshotService(object):
             '/holdfast.api.snapshot.v1.SnapshotService/VerifySnapshot',
             holdfast_dot_api_dot_snapshot_dot_v1_dot_snapshot__pb2.VerifySnapshotRequest.SerializeToString,
             holdfast_dot_api_dot_snapshot_dot_v1_dot_snapshot__pb2.VerifySnapshotResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CopySnapshot(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/holdfast.api.snapshot.v1.SnapshotService/CopySnapshot',
+            holdfast_dot_api_dot_snapshot_dot_v1_dot_snapshot__pb2.CopySnapshotRequest.SerializeToString,
+            holdfast_dot_api_dot_snapshot_dot_v1_dot_snapshot__pb2.CopySnapshotResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSnapshotCopies(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/holdfast.api.snapshot.v1.SnapshotService/ListSnapshotCopies',
+            holdfast_dot_api_dot_snapshot_dot_v1_dot_snapshot__pb2.ListSnapshotCopiesRequest.SerializeToString,
+            holdfast_dot_api_dot_snapshot_dot_v1_dot_snapshot__pb2.ListSnapshotCopiesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchSnapshotCopy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/holdfast.api.snapshot.v1.SnapshotService/WatchSnapshotCopy',
+            holdfast_dot_api_dot_snapshot_dot_v1_dot_snapshot__pb2.WatchSnapshotCopyRequest.SerializeToString,
+            holdfast_dot_api_dot_snapshot_dot_v1_dot_snapshot__pb2.WatchSnapshotCopyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteSnapshotCopy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/holdfast.api.snapshot.v1.SnapshotService/DeleteSnapshotCopy',
+            holdfast_dot_api_dot_snapshot_dot_v1_dot_snapshot__pb2.DeleteSnapshotCopyRequest.SerializeToString,
+            holdfast_dot_api_dot_snapshot_dot_v1_dot_snapshot__pb2.DeleteSnapshotCopyResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -113,6 +113,38 @@ class SnapshotServiceStub:
     While one is under way that reads as much, asking again changes nothing, and changed=false.
     """
 
+    CopySnapshot: grpc.UnaryUnaryMultiCallable[
+        holdfast.api.snapshot.v1.snapshot_pb2.CopySnapshotRequest,
+        holdfast.api.snapshot.v1.snapshot_pb2.CopySnapshotResponse,
+    ]
+    """Copy a snapshot to another object store, by the name that it has at the snapshotters. The copy is complete by
+    itself, and is read back before it is COMPLETED. A copy that FAILED is begun again.
+    Errors:
+      INVALID_ARGUMENT    BAD_ID          the target's name is malformed: correct it
+      NOT_FOUND           NOT_FOUND       no such snapshot of the caller
+      FAILED_PRECONDITION NOT_COMPLETED   there is nothing to copy yet: wait
+      FAILED_PRECONDITION NO_SUCH_TARGET  no snapshotter that lives has such a target; the message names them
+    The same request again gives the same copy, and created=false.
+    """
+
+    ListSnapshotCopies: grpc.UnaryUnaryMultiCallable[
+        holdfast.api.snapshot.v1.snapshot_pb2.ListSnapshotCopiesRequest,
+        holdfast.api.snapshot.v1.snapshot_pb2.ListSnapshotCopiesResponse,
+    ]
+    """The caller's copies, also of snapshots that are no more."""
+
+    WatchSnapshotCopy: grpc.UnaryStreamMultiCallable[
+        holdfast.api.snapshot.v1.snapshot_pb2.WatchSnapshotCopyRequest,
+        holdfast.api.snapshot.v1.snapshot_pb2.WatchSnapshotCopyResponse,
+    ]
+    """A copy now and at each change, until it is COMPLETED, FAILED or gone. NOT_FOUND: no such copy of the caller."""
+
+    DeleteSnapshotCopy: grpc.UnaryUnaryMultiCallable[
+        holdfast.api.snapshot.v1.snapshot_pb2.DeleteSnapshotCopyRequest,
+        holdfast.api.snapshot.v1.snapshot_pb2.DeleteSnapshotCopyResponse,
+    ]
+    """Its objects go, then its record. NOT_FOUND NOT_FOUND: no such copy of the caller."""
+
     ListBlockServers: grpc.UnaryUnaryMultiCallable[
         holdfast.api.snapshot.v1.snapshot_pb2.ListBlockServersRequest,
         holdfast.api.snapshot.v1.snapshot_pb2.ListBlockServersResponse,
@@ -213,6 +245,38 @@ class SnapshotServiceAsyncStub:
       FAILED_PRECONDITION NOT_COMPLETED  there is nothing to verify yet: wait
     While one is under way that reads as much, asking again changes nothing, and changed=false.
     """
+
+    CopySnapshot: grpc.aio.UnaryUnaryMultiCallable[
+        holdfast.api.snapshot.v1.snapshot_pb2.CopySnapshotRequest,
+        holdfast.api.snapshot.v1.snapshot_pb2.CopySnapshotResponse,
+    ]
+    """Copy a snapshot to another object store, by the name that it has at the snapshotters. The copy is complete by
+    itself, and is read back before it is COMPLETED. A copy that FAILED is begun again.
+    Errors:
+      INVALID_ARGUMENT    BAD_ID          the target's name is malformed: correct it
+      NOT_FOUND           NOT_FOUND       no such snapshot of the caller
+      FAILED_PRECONDITION NOT_COMPLETED   there is nothing to copy yet: wait
+      FAILED_PRECONDITION NO_SUCH_TARGET  no snapshotter that lives has such a target; the message names them
+    The same request again gives the same copy, and created=false.
+    """
+
+    ListSnapshotCopies: grpc.aio.UnaryUnaryMultiCallable[
+        holdfast.api.snapshot.v1.snapshot_pb2.ListSnapshotCopiesRequest,
+        holdfast.api.snapshot.v1.snapshot_pb2.ListSnapshotCopiesResponse,
+    ]
+    """The caller's copies, also of snapshots that are no more."""
+
+    WatchSnapshotCopy: grpc.aio.UnaryStreamMultiCallable[
+        holdfast.api.snapshot.v1.snapshot_pb2.WatchSnapshotCopyRequest,
+        holdfast.api.snapshot.v1.snapshot_pb2.WatchSnapshotCopyResponse,
+    ]
+    """A copy now and at each change, until it is COMPLETED, FAILED or gone. NOT_FOUND: no such copy of the caller."""
+
+    DeleteSnapshotCopy: grpc.aio.UnaryUnaryMultiCallable[
+        holdfast.api.snapshot.v1.snapshot_pb2.DeleteSnapshotCopyRequest,
+        holdfast.api.snapshot.v1.snapshot_pb2.DeleteSnapshotCopyResponse,
+    ]
+    """Its objects go, then its record. NOT_FOUND NOT_FOUND: no such copy of the caller."""
 
     ListBlockServers: grpc.aio.UnaryUnaryMultiCallable[
         holdfast.api.snapshot.v1.snapshot_pb2.ListBlockServersRequest,
@@ -332,6 +396,46 @@ class SnapshotServiceServicer(metaclass=abc.ABCMeta):
           FAILED_PRECONDITION NOT_COMPLETED  there is nothing to verify yet: wait
         While one is under way that reads as much, asking again changes nothing, and changed=false.
         """
+
+    @abc.abstractmethod
+    def CopySnapshot(
+        self,
+        request: holdfast.api.snapshot.v1.snapshot_pb2.CopySnapshotRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[holdfast.api.snapshot.v1.snapshot_pb2.CopySnapshotResponse, collections.abc.Awaitable[holdfast.api.snapshot.v1.snapshot_pb2.CopySnapshotResponse]]:
+        """Copy a snapshot to another object store, by the name that it has at the snapshotters. The copy is complete by
+        itself, and is read back before it is COMPLETED. A copy that FAILED is begun again.
+        Errors:
+          INVALID_ARGUMENT    BAD_ID          the target's name is malformed: correct it
+          NOT_FOUND           NOT_FOUND       no such snapshot of the caller
+          FAILED_PRECONDITION NOT_COMPLETED   there is nothing to copy yet: wait
+          FAILED_PRECONDITION NO_SUCH_TARGET  no snapshotter that lives has such a target; the message names them
+        The same request again gives the same copy, and created=false.
+        """
+
+    @abc.abstractmethod
+    def ListSnapshotCopies(
+        self,
+        request: holdfast.api.snapshot.v1.snapshot_pb2.ListSnapshotCopiesRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[holdfast.api.snapshot.v1.snapshot_pb2.ListSnapshotCopiesResponse, collections.abc.Awaitable[holdfast.api.snapshot.v1.snapshot_pb2.ListSnapshotCopiesResponse]]:
+        """The caller's copies, also of snapshots that are no more."""
+
+    @abc.abstractmethod
+    def WatchSnapshotCopy(
+        self,
+        request: holdfast.api.snapshot.v1.snapshot_pb2.WatchSnapshotCopyRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[holdfast.api.snapshot.v1.snapshot_pb2.WatchSnapshotCopyResponse], collections.abc.AsyncIterator[holdfast.api.snapshot.v1.snapshot_pb2.WatchSnapshotCopyResponse]]:
+        """A copy now and at each change, until it is COMPLETED, FAILED or gone. NOT_FOUND: no such copy of the caller."""
+
+    @abc.abstractmethod
+    def DeleteSnapshotCopy(
+        self,
+        request: holdfast.api.snapshot.v1.snapshot_pb2.DeleteSnapshotCopyRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[holdfast.api.snapshot.v1.snapshot_pb2.DeleteSnapshotCopyResponse, collections.abc.Awaitable[holdfast.api.snapshot.v1.snapshot_pb2.DeleteSnapshotCopyResponse]]:
+        """Its objects go, then its record. NOT_FOUND NOT_FOUND: no such copy of the caller."""
 
     @abc.abstractmethod
     def ListBlockServers(
