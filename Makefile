@@ -6,7 +6,7 @@ LAB_DIR ?= /run/holdfast-demo
 COMPONENTS := base metadata replicator target snapshotter cli lab
 PACKAGES := $(foreach name,$(COMPONENTS),-p holdfast.$(name))
 
-.PHONY: setup demo test sim sim-mutants sim-groups faults store-faults bench bench-snapshots collection-stories check format protos lock lab-down clean conformance ring-fuzz
+.PHONY: setup demo test sim sim-mutants sim-groups faults store-faults bench bench-snapshots collection-stories check format protos lock lab-down clean conformance ring-fuzz restarts
 
 setup: .venv/.ready
 
@@ -59,6 +59,11 @@ store-faults: setup
 conformance: setup
 	@$(SUDO) $(BIN)/holdfast-lab install
 	@$(SUDO) $(BIN)/python tests/conformance/run.py $(ARGS)
+
+# Workers killed and upgraded under verified I/O; about half an hour. ARGS='--kills 6 --upgrades 2 --volumes 1'.
+restarts: setup
+	@$(SUDO) $(BIN)/holdfast-lab install
+	@$(SUDO) $(BIN)/python tests/faults/restarts.py $(ARGS)
 
 # Random and spoilt rings: SEEDS=how many SEED=the first.
 ring-fuzz: setup

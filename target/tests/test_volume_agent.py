@@ -21,6 +21,7 @@ from holdfast.target.lio import Lio
 from holdfast.target.reconcile import Host
 from holdfast.target.syncs import Syncs
 from holdfast.target.tools import Tools
+from holdfast.target.upgrades import Upgrades
 from holdfast.target.volume_agent import REBUILD_S, VolumeAgent
 from holdfast.target.volume_worker import SILENT_LOOKS
 from holdfast.target.worker_control import ControlServer
@@ -76,9 +77,10 @@ class Bench:
         self._socket = folder / f"{UID}.sock"
         nothing = cast(Any, None)
         self.urgent = ThreadPoolExecutor(2)
+        self.upgrades = Upgrades(lambda: None)
         tools = Tools(
             loop, cast(HostActions, self.etcd), Lio(folder), self.workers, folder / "store", b"", nothing,
-            lambda: self.host, self.urgent, Syncs(Random(0), lambda _uid: None),
+            lambda: self.host, self.urgent, Syncs(Random(0), lambda _uid: None), self.upgrades,
         )  # fmt: skip
         self.agent = VolumeAgent(UID, tools)
         self.server: ControlServer | None = None
@@ -86,6 +88,13 @@ class Bench:
     def start_worker(self, observed: Observed) -> None:
         self.observed = observed
         self.server = ControlServer(self.loop, self._socket, self._apply)
+
+    def adopted_code(self) -> str:
+        worker = self.workers.adopt(UID)
+        if worker is None:
+            return ""
+        worker.close()
+        return worker.code
 
     def _apply(self, desired: Desired) -> Observed:
         self.told.append(desired)
@@ -134,6 +143,41 @@ def run_until(loop: Loop, holds: Callable[[], bool]) -> None:
     while not holds():
         assert loop.now() < deadline_s
         loop.run_once(0.1)
+
+
+WELL = Observed(UID, "primary", 1, True, True, True)
+ALONE = r.Assignment(
+    host_id="a", volume_uid=UID, size_bytes=1 << 20, role=r.ROLE_PRIMARY, epoch=1, boot_id="boot-1",
+    initialized=True, primary_host_id="a",
+)  # fmt: skip
+
+
+def test_a_worker_of_older_code_is_replaced_when_its_turn_comes(loop: Loop, tmp_path: Path) -> None:
+    words = [sys.executable, "-c", "import time; time.sleep(60)"]
+    old = Workers(tmp_path, words, "old").start(UID)
+    bench = Bench(loop, tmp_path)
+    bench.workers.code = "new"
+    try:
+        bench.start_worker(dataclasses.replace(WELL, serving=False))
+        assert bench.upgrades.take("another volume")
+        bench.agent.assign(ALONE)
+        bench.until(lambda: bench.agent._link.observed is not None)
+        bench.says(WELL)
+        bench.until(lambda: bool(bench.agent._link.observed and bench.agent._link.observed.serving))
+        bench.agent.reconcile()
+        assert old.alive(), "another volume has the turn"
+        bench.upgrades.over("another volume")
+        bench.agent.reconcile()
+        bench.until(lambda: not old.alive())
+        bench.until(lambda: bench.adopted_code() == "new")
+        # The new one has not said that it is well: nobody else's turn comes.
+        assert not bench.upgrades.take("another volume")
+        bench.says(WELL)
+        bench.until(lambda: bench.upgrades.take("another volume"))
+        assert not bench.agent._worker.crash_looping and bench.agent._worker._backoff.failures == 0
+    finally:
+        bench.close()
+        old.close()
 
 
 def test_a_new_worker_is_not_told_to_freeze_again(loop: Loop, agent: VolumeAgent, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import shutil
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from holdfast.cli.multipath import multipath_conf
@@ -30,6 +30,7 @@ class Stage:
         self.cluster = Cluster(self.lab, storage)
         self.storage_names = tuple(storage)
         self.lease_ttl_s = LEASE_TTL_S
+        self.agent_env: Mapping[str, str] = {}
 
     def up(self) -> None:
         lab, cluster = self.lab, self.cluster
@@ -66,7 +67,8 @@ class Stage:
         return int(self.guest(name).run(["sh", "-c", read]).stdout)
 
     def start_agent(self, name: str) -> None:
-        self.cluster.start_agent(self.guest(name), "--lease-ttl", str(self.lease_ttl_s))
+        words = ("--lease-ttl", str(self.lease_ttl_s))
+        self.cluster.start_agent(self.guest(name), *words, env=self.agent_env)
 
     def start_again(self, name: str) -> None:
         """Switch a storage host on, with its agent, as its own init would do it."""

@@ -1,12 +1,14 @@
 """Parts die and links break under verified I/O: no I/O error, no wrong byte, both hosts alike afterwards."""
 
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from holdfast.lab.cluster import STORAGE_NAMES, Cluster
 from holdfast.lab.guest_process import GuestProcess
+from holdfast.lab.versions import copy_code
 
 from .conftest import Disk
 
@@ -79,6 +81,32 @@ def test_a_killed_agent_leaves_the_worker_alone(disk: Disk, tmp_path: Path) -> N
     end_fio(fio)
     assert disk.worker_pid(host) == pid
     assert_replicas_equal(disk, tmp_path)
+
+
+def test_a_worker_of_older_code_is_replaced_by_a_new_agent(disk: Disk, tmp_path: Path) -> None:
+    """An upgrade in place: what runs elsewhere differs, and the primary's worker makes way for it."""
+    host, cluster = disk.primary, disk.cluster
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:  # guests do not see what is in memory
+        environment = copy_code(Path(folder))
+        fio = begin_fio(disk)
+        pid = disk.worker_pid(host)
+        cluster.agents[host].kill(15)
+        cluster.agents[host].wait(60)
+        cluster.start_agent(cluster.lab.guest(host), env=environment)
+        replaced = f"until ! grep -q '\"pid\": {pid},' /run/holdfast/{disk.uid}.pid; do :; done"
+        cluster.lab.guest(host).run(["timeout", "120", "sh", "-c", replaced], timeout_s=130)
+        end_fio(fio)
+        ran = f"/proc/{disk.worker_pid(host)}/environ"
+        cluster.lab.guest(host).run(["grep", "-qa", f"PYTHONPATH={folder}", ran])
+        assert_replicas_equal(disk, tmp_path)
+        # Back to the code of everybody else, before the folder goes.
+        cluster.agents[host].kill(15)
+        cluster.agents[host].wait(60)
+        new = disk.worker_pid(host)
+        cluster.start_agent(cluster.lab.guest(host))
+        replaced = f"until ! grep -q '\"pid\": {new},' /run/holdfast/{disk.uid}.pid; do :; done"
+        cluster.lab.guest(host).run(["timeout", "120", "sh", "-c", replaced], timeout_s=130)
+        assert_replicas_equal(disk, tmp_path)
 
 
 def test_io_goes_on_without_etcd(disk: Disk, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -131,7 +131,7 @@ class Cluster:
             env=self.s3_environment(),
         )
 
-    def start_agent(self, guest: Guest, *more: str) -> None:
+    def start_agent(self, guest: Guest, *more: str, env: Mapping[str, str] | None = None) -> None:
         """Start a storage host's agent, with `more` words. It registers the host by itself."""
         own, for_etcd, seal_key = self._hand_over(guest)
         guest.run(["mkdir", "-p", STORE_DIR, RUN_DIR])
@@ -139,7 +139,7 @@ class Cluster:
         words += ["--address", guest.address, "--portal", f"{guest.address}:3260"]
         words += ["--store", STORE_DIR, "--run-dir", RUN_DIR, "--seal-key", str(seal_key)]
         words += [*own.flags(), "--etcd", self.etcd_endpoint, *for_etcd.flags("etcd-"), *more]
-        self.agents[guest.name] = guest.spawn(words, log_name="agent.log")
+        self.agents[guest.name] = guest.spawn(words, log_name="agent.log", env=env)
 
     # Using it.
 

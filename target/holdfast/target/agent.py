@@ -31,6 +31,7 @@ from holdfast.target.lio import Lio
 from holdfast.target.reconcile import Host
 from holdfast.target.syncs import Syncs
 from holdfast.target.tools import Tools
+from holdfast.target.upgrades import Upgrades
 from holdfast.target.volume_agent import VolumeAgent
 from holdfast.target.workers import Workers
 
@@ -71,6 +72,7 @@ class Agent:
         self._tools = Tools(
             loop, actions, lio, workers, store, seal_key, self._in_lio_pool, lambda: self.host,
             self._urgent, Syncs(random.Random(), self._sync_granted),
+            Upgrades(lambda: loop.call_soon(self._reconcile_all)),
         )  # fmt: skip
         self._stop = threading.Event()
         self._volumes: dict[str, VolumeAgent] = {}

@@ -24,6 +24,7 @@ from holdfast.metadata.seal import public_key, read_private_key
 from holdfast.target.agent import Agent
 from holdfast.target.lio import Lio
 from holdfast.target.reconcile import Host
+from holdfast.target.upgrades import code_id
 from holdfast.target.workers import Workers, worker_command
 
 log = logging.getLogger(__name__)
@@ -120,7 +121,13 @@ def main(
         raise click.ClickException(error.message) from error
     loop = Loop()
     agent = Agent(
-        loop, actions, Lio(), Workers(run_dir.resolve(), command), host, store.resolve(), private_key
+        loop,
+        actions,
+        Lio(),
+        Workers(run_dir.resolve(), command, code_id()),
+        host,
+        store.resolve(),
+        private_key,
     )
     record = partial(_host_record, agent, store, public_key(private_key))
     _run(loop, agent, actions, partial(actions.keep_registered, record, lease_ttl_s))

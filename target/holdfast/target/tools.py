@@ -10,6 +10,7 @@ from holdfast.metadata.host_actions import HostActions
 from holdfast.target.lio import Lio
 from holdfast.target.reconcile import Host
 from holdfast.target.syncs import Syncs
+from holdfast.target.upgrades import Upgrades
 from holdfast.target.workers import Workers
 
 
@@ -38,6 +39,7 @@ class Tools:
         host: Callable[[], Host],
         urgent: Executor,
         syncs: Syncs,
+        upgrades: Upgrades,
     ) -> None:
         self.loop = loop
         self.actions = actions
@@ -50,3 +52,4 @@ class Tools:
         self.urgent = urgent
         """Threads for changes of membership alone."""
         self.syncs = syncs
+        self.upgrades = upgrades

@@ -26,6 +26,7 @@ from holdfast.target.role_names import PRIMARY
 from holdfast.target.roles import joiners, peer_of, role_here
 from holdfast.target.store_folder import anything_at, remove_tree
 from holdfast.target.tools import Tools
+from holdfast.target.upgrades import is_well
 from holdfast.target.volume_export import VolumeExport
 from holdfast.target.volume_sessions import VolumeSessions
 from holdfast.target.volume_worker import VolumeWorker
@@ -97,6 +98,7 @@ class VolumeAgent:
         self._closed = True
         self._changes.close()
         self._tools.syncs.over(self.uid, self._tools.loop.now())
+        self._tools.upgrades.over(self.uid)
         self._worker.close()
 
     def reconcile_soon(self) -> None:
@@ -123,6 +125,7 @@ class VolumeAgent:
         now = self._situation()
         plan = decide(self.uid, self._tools.host(), now)
         if plan.run_worker:
+            self._upgrade()
             self._worker.run(plan.desired)
         else:
             self._worker.stop()
@@ -133,6 +136,18 @@ class VolumeAgent:
         self._note_rebuild(plan)
         self._gates.send(plan.gates)
         self._reporter.report(plan.reports)
+
+    def _upgrade(self) -> None:
+        """Replace a worker of older code (upgrades.py), at its turn."""
+        upgrades, worker = self._tools.upgrades, self._worker
+        well = is_well(self._link.answered, self._link.observed)
+        if not worker.alive:
+            return
+        if not worker.outdated:
+            if well:
+                upgrades.over(self.uid)
+        elif worker.being_replaced or (well and upgrades.take(self.uid)):
+            worker.replace()
 
     def _change_membership(self) -> None:
         host, assignment, observed = self._tools.host(), self._assignment, self._link.observed

@@ -35,6 +35,7 @@ class VolumeWorker:
         self._told_s = 0.0
         self._silent_looks = 0
         self._start_trouble = ""
+        self._replacing = False
         self._closed = False
         self.link = WorkerLink(tools.loop, tools.workers.control_socket(uid), changed)
         """The way to it, and what it says."""
@@ -51,7 +52,10 @@ class VolumeWorker:
         log.warning("volume %s: its worker, process %d, has ended", self._uid, self._worker.pid)
         self._drop()
         self.link.close()
-        self._backoff.ended(self._tools.loop.now())
+        if self._replacing:
+            self._replacing = False
+        else:
+            self._backoff.ended(self._tools.loop.now())
         return False
 
     @property
@@ -101,6 +105,22 @@ class VolumeWorker:
         if self._worker is not None:
             self._worker.stop()
             self._look_again(RETRY_S)
+
+    @property
+    def outdated(self) -> bool:
+        """It runs, and not what would be started now."""
+        return self._worker is not None and self._worker.code != self._tools.workers.code
+
+    @property
+    def being_replaced(self) -> bool:
+        return self._replacing
+
+    def replace(self) -> None:
+        """Ask it to end, or end it, so that `run` starts another: call it until it is not outdated."""
+        if self._worker is not None and not self._replacing:
+            pid, self._replacing = self._worker.pid, True
+            log.info("volume %s: its worker, process %d, runs older code: replacing it", self._uid, pid)
+        self.stop()
 
     def watch(self) -> None:
         """One that hangs, or was stopped, holds what initiators wait for: killing it costs a pause."""

@@ -37,11 +37,13 @@ class Workers:
 
     Args:
         command: what to run, before `--volume UID`.
+        code: what code that is (upgrades.py); empty if all is alike.
     """
 
-    def __init__(self, run_dir: Path, command: Sequence[str]) -> None:
+    def __init__(self, run_dir: Path, command: Sequence[str], code: str = "") -> None:
         self._run_dir = run_dir
         self._command = list(command)
+        self.code = code
 
     def known(self) -> set[str]:
         """Uids of volumes that have, or had, a worker here."""
@@ -73,10 +75,10 @@ class Workers:
                 env={**os.environ, "NOTIFY_SOCKET": str(self._run_dir / "agent.notify")},
             )
         fresh = self._run_dir / f"{uid}.pid.new"
-        fresh.write_text(record_of(process.pid))
+        fresh.write_text(record_of(process.pid, self.code))
         fresh.rename(self._run_dir / f"{uid}.pid")
         log.info("volume %s: worker started, process %d", uid, process.pid)
-        return Worker(process.pid, start_time(process.pid), process)
+        return Worker(process.pid, start_time(process.pid), process, self.code)
 
     def adopt(self, uid: str) -> "Worker | None":
         """The worker that an earlier agent started, if it lives: also one that it had no time to note."""
@@ -111,8 +113,12 @@ class Workers:
 class Worker:
     """One process, ours or adopted."""
 
-    def __init__(self, pid: int, started: int, process: "subprocess.Popen[bytes] | None") -> None:
+    def __init__(
+        self, pid: int, started: int, process: "subprocess.Popen[bytes] | None", code: str = ""
+    ) -> None:
         self.pid = pid
+        self.code = code
+        """What code it was started with; empty if that was not noted."""
         self._started = started
         self._process = process
         self.pidfd = _open_pidfd(pid)
@@ -151,16 +157,16 @@ class Worker:
                 signal.pidfd_send_signal(self.pidfd, number)
 
 
-def record_of(pid: int) -> str:
-    """Which process that is, so that `adopt` knows it again."""
-    return json.dumps({"pid": pid, "started": start_time(pid)})
+def record_of(pid: int, code: str = "") -> str:
+    """Which process that is, so that `adopt` knows it again, and what it runs."""
+    return json.dumps({"pid": pid, "started": start_time(pid), "code": code})
 
 
 def _read_record(path: Path) -> Worker | None:
     try:
         record = json.loads(path.read_text())
-        return Worker(int(record["pid"]), int(record["started"]), None)
-    except (OSError, ValueError, KeyError, TypeError):
+        return Worker(int(record["pid"]), int(record["started"]), None, str(record.get("code", "")))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
