@@ -45,6 +45,8 @@ def disk_gone(scene: Scene) -> None:
     stage, volume = scene.stage, scene.volume
     (third,) = set(stage.storage_names) - {scene.primary, scene.mirror}
     break_disk(scene.host("mirror"))
+    # Nobody notices before something must be on disk.
+    volume.flush()
     _await_replaced(scene, third)
     stage.guest(scene.mirror).power_off()
     stage.start_again(scene.mirror)

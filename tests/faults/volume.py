@@ -147,6 +147,11 @@ class Volume:
         record = self.stage.guest(host).run(["cat", f"/run/holdfast/{self.uid}.pid"])
         return str(json.loads(record.stdout)["pid"])
 
+    def flush(self) -> None:
+        """What was written is on the disks of all that are in sync."""
+        sync = "import os, sys; os.fsync(os.open(sys.argv[1], os.O_RDWR))"
+        self.stage.compute.run(["/usr/bin/python3", "-c", sync, self.device], timeout_s=120)
+
     def discard_all(self) -> None:
         """Give every block back, so that the next writes need room."""
         self.stage.compute.run(["blkdiscard", "-f", self.device], timeout_s=120)
