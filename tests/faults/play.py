@@ -53,13 +53,13 @@ def _play(stage: Stage, volume: Volume, case: Case, label: str, hold_s: float, p
     replicas = watches[0].end()
     watches[1].end()
     outcome.troubles += [*scene.troubles, *_moves(case, scene, replicas, volume.roles()[0])]
-    outcome.troubles += _bounds(case, hold_s, outcome)
+    outcome.troubles += bounds(case, hold_s, outcome)
     outcome.took_s = time.monotonic() - began_s
     outcome.judge()
     return outcome
 
 
-def _bounds(case: Case, hold_s: float, outcome: Outcome) -> list[str]:
+def bounds(case: Case, hold_s: float, outcome: Outcome) -> list[str]:
     """What must not have been less, or more, beside the pause."""
     troubles = []
     if case.must_hold and (outcome.pause_ms or 0) < _HELD_SHARE * hold_s * 1000:

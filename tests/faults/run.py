@@ -35,7 +35,7 @@ from holdfast.lab.lab import Lab
 
 _RANDOM_CASES = 50
 _QUICK_BLACKOUT = "both-power-off"
-_HOLD_S, _QUICK_HOLD_S = 20.0, 8.0
+_HOLD_S, _QUICK_HOLD_S = 20.0, 5.0
 _RANDOM_HOLD_S = (0.5, 20.0)
 
 Play = Callable[[Stage, Volume], Outcome]

@@ -10,11 +10,14 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import faults
 import pytest
 from blackout import WRITER
-from cases import CASES
+from cases import CASES, Case
 from load import PULSE, read_fio
 from outcome import Outcome
+from play import bounds
+from zombie import STALE
 
 _SIZE = 16 * 4096
 _LIMIT_S = 60
@@ -94,6 +97,33 @@ def test_what_was_flushed_is_counted(spoil: bool, device: Path, tmp_path: Path) 
             os.fsync(file.fileno())
     said = subprocess.run([*writer, "check", str(device), "0", "16", run], capture_output=True, check=True)
     assert int(said.stdout) == (2 if spoil else 0)
+
+
+@pytest.mark.parametrize("stale", [False, True])
+def test_a_stale_read_is_seen(stale: bool, device: Path, tmp_path: Path) -> None:
+    report = tmp_path / "report"
+    other = device.with_name(f"{device.name}.old")
+    other.write_bytes(bytes(_SIZE))
+    device.write_bytes(bytes(_SIZE))
+    words = [sys.executable, str(STALE), str(other if stale else device), str(device), "4096", str(report)]
+    with subprocess.Popen(words) as process:
+        while device.read_bytes()[4096:4104] < bytes([20]):
+            assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(_LIMIT_S) == 0
+    other.unlink()
+    said = json.loads(report.read_text())
+    assert bool(said["stale"]) == stale and bool(said["right"]) != stale
+
+
+def test_what_was_not_to_be_acknowledged_or_copied() -> None:
+    held = Case("held", faults.etcd_killed, 1.0, must_hold=True)
+    assert bounds(held, 20.0, Outcome("held", pause_ms=15_000))
+    assert not bounds(held, 20.0, Outcome("held", pause_ms=20_000))
+    little = Case("little", faults.etcd_killed, 1.0, resync_limit_mib=4)
+    assert not bounds(little, 20.0, Outcome("little", resynced_bytes=4 << 20))
+    for wrong in (0, 5 << 20):
+        assert bounds(little, 20.0, Outcome("little", resynced_bytes=wrong))
 
 
 def test_what_fio_says() -> None:
