@@ -53,10 +53,10 @@ class Request:
 
     `buffers` together hold `length` bytes for READ (filled), WRITE and COMPARE_AND_WRITE (stored), and are
     empty otherwise. `fua`: on disk on every in-sync host before `done(OK)`. `miscompare_offset` is set with
-    MISCOMPARE: the first byte that differs.
+    MISCOMPARE: the first byte that differs. `came_s`: when an initiator's command came, for who measures.
     """
 
-    __slots__ = ("buffers", "done", "expected", "fua", "length", "miscompare_offset", "offset", "op")
+    __slots__ = ("buffers", "came_s", "done", "expected", "fua", "length", "miscompare_offset", "offset", "op")
 
     def __init__(
         self,
@@ -68,6 +68,7 @@ class Request:
         fua: bool = False,
         expected: bytes = b"",
     ) -> None:
+        self.came_s = 0.0
         self.op = op
         self.offset = offset
         self.length = length

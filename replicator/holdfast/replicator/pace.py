@@ -27,14 +27,14 @@ class Pace:
         self.limits = limits
         self._operation_s = 1 / limits.iops if limits.iops else 0.0
         self._byte_s = 1 / limits.bytes_s if limits.bytes_s else 0.0
-        self._operations_paid_s = self._bytes_paid_s = now_s - BURST_S
-
-    def wait_s(self, now_s: float) -> float:
-        """Until the next request may begin; 0 if it may now."""
-        return max(0.0, self._operations_paid_s - now_s, self._bytes_paid_s - now_s)
+        self._operations_paid_s = self._bytes_paid_s = self.free_s = now_s - BURST_S
+        """`free_s`: when the next request may begin."""
 
     def spend(self, length: int, now_s: float) -> None:
-        """A request of `length` bytes begins."""
+        """A request of `length` bytes begins, not before `free_s`."""
         since_s = now_s - BURST_S
-        self._operations_paid_s = max(self._operations_paid_s, since_s) + self._operation_s
-        self._bytes_paid_s = max(self._bytes_paid_s, since_s) + length * self._byte_s
+        operations_s, bytes_s = self._operations_paid_s, self._bytes_paid_s
+        operations_s = (operations_s if operations_s > since_s else since_s) + self._operation_s
+        bytes_s = (bytes_s if bytes_s > since_s else since_s) + length * self._byte_s
+        self._operations_paid_s, self._bytes_paid_s = operations_s, bytes_s
+        self.free_s = operations_s if operations_s > bytes_s else bytes_s

@@ -31,7 +31,11 @@ class Pacing:
         return self._pace.limits
 
     def take(self, job: "Job") -> None:
-        """It begins now, or in its turn."""
+        """It begins now, or in its turn. It has just come."""
+        if not self._waiting and job.born_s >= self._pace.free_s:
+            self._pace.spend(job.request.length, job.born_s)
+            self._begin(job)
+            return
         self._waiting.append(job)
         if self._timer is None:
             self._go_on()
@@ -50,9 +54,8 @@ class Pacing:
                 self._waiting.popleft()
                 continue
             now_s = self._loop.now()
-            wait_s = self._pace.wait_s(now_s)
-            if wait_s > 0:
-                self._timer = self._loop.call_later(wait_s, self._go_on)
+            if now_s < self._pace.free_s:
+                self._timer = self._loop.call_later(self._pace.free_s - now_s, self._go_on)
                 return
             job = self._waiting.popleft()
             self._pace.spend(job.request.length, now_s)

@@ -16,10 +16,11 @@ from functools import partial
 
 from holdfast.base.device import Device, LookRequest, Op, Outcome, Request
 from holdfast.base.loop import READABLE, Loop
+from holdfast.target.meter import Meter
 from holdfast.target.ring import Command, Ring
 from holdfast.target.scsi import commands
 from holdfast.target.scsi.plan import Answer, Look, Step, Steps, Transfer, good
-from holdfast.target.scsi.status import CHECK_CONDITION, GOOD, WRONG_LENGTH, bad_field, of_outcome
+from holdfast.target.scsi.status import BUSY, CHECK_CONDITION, GOOD, WRONG_LENGTH, bad_field, of_outcome
 from holdfast.target.scsi.transfer import COMPARED_BLOCKS_AT
 from holdfast.target.scsi.unit import Unit
 from holdfast.target.uio import UioLike
@@ -38,6 +39,7 @@ class _Whole(Request):
     def __init__(self, server: "RingServer", command: Command, plan: Transfer) -> None:
         self.server = server
         self.cmd_id = command.id
+        self.came_s = server.came_s
         self.op = plan.op
         self.offset = plan.offset
         self.length = plan.length
@@ -65,10 +67,15 @@ class RingServer:
     the loop: each command meets one of each, whole. What is under way stays with the device that it went to.
     """
 
-    def __init__(self, loop: Loop, uio: UioLike, device: Device, unit: Unit) -> None:
+    def __init__(
+        self, loop: Loop, uio: UioLike, device: Device, unit: Unit, meter: Meter | None = None
+    ) -> None:
         self._loop = loop
         self._uio = uio
         self._ring = Ring(uio.memory)
+        self._meter = meter or Meter(loop)
+        self.came_s = 0.0
+        """When the commands at hand came."""
         self.device = device
         self.unit = unit
         self._requests: dict[int, Request] = {}
@@ -110,6 +117,7 @@ class RingServer:
         if self.closed:
             return
         decide, unit = commands.plan, self.unit
+        self.came_s = self._loop.now()
         for command in self._ring.drain():
             plan = decide(command.cdb, unit, command.content)
             if type(plan) is Transfer:
@@ -158,10 +166,9 @@ class RingServer:
     def transferred(self, cmd_id: int, reading: bool, read_len: int, outcome: Outcome) -> None:
         if self.closed:
             return
-        request = self._requests.pop(cmd_id)
+        request = self._requests[cmd_id]
         if outcome is _OK:
-            self._ring.complete(cmd_id, GOOD, b"", read_len)
-            self._signal_soon()
+            self.end(cmd_id, GOOD, b"", read_len)
         else:
             self.end(cmd_id, *self.status_of(outcome, reading, request.miscompare_offset))
 
@@ -194,14 +201,23 @@ class RingServer:
 
     def submit(self, request: Request, cmd_id: int) -> None:
         self._requests[cmd_id] = request
+        request.came_s = request.came_s or self.came_s
         self.device.submit(request)
 
     def end(self, cmd_id: int, status: int, sense: bytes = b"", read_len: int = 0) -> None:
         if self.closed:
             return
-        self._requests.pop(cmd_id, None)
+        request = self._requests.pop(cmd_id, None)
+        if request is not None:
+            self._count(request, status)
         self._ring.complete(cmd_id, status, sense, read_len)
         self._signal_soon()
+
+    def _count(self, request: Request, status: int) -> None:
+        if status in (BUSY, CHECK_CONDITION):
+            self._meter.bad(status == BUSY)
+        else:
+            self._meter.good((request,), self._loop.now())
 
     def _signal_soon(self) -> None:
         if self._ring.signal_needed and not self.signal_planned:
@@ -218,8 +234,8 @@ class RingServer:
             return
         if self.good:
             good, self.good = self.good, []
-            for cmd_id in good:
-                del self._requests[cmd_id]
+            take = self._requests.pop
+            self._meter.good([take(cmd_id) for cmd_id in good], self._loop.now())
             self._ring.complete_good(good)
         if self._ring.signal_needed:
             self._ring.signal_needed = False
@@ -229,10 +245,11 @@ class RingServer:
 class _Run:
     """A command of several requests, one after the other."""
 
-    __slots__ = ("_at", "_cmd_id", "_ended", "_found", "_running", "_server", "_status", "_steps")
+    __slots__ = ("_at", "_came_s", "_cmd_id", "_ended", "_found", "_running", "_server", "_status", "_steps")
 
     def __init__(self, server: RingServer, cmd_id: int, plan: Steps) -> None:
         self._server = server
+        self._came_s = server.came_s
         self._cmd_id = cmd_id
         self._steps = plan.steps
         self._status = plan.status
@@ -260,6 +277,7 @@ class _Run:
             self._found = bytearray(step.length)
             buffers = [memoryview(self._found)]
         request = Request(step.op, step.offset, step.length, self._done, buffers, step.fua)
+        request.came_s = self._came_s
         self._server.submit(request, self._cmd_id)
 
     def _done(self, outcome: Outcome) -> None:

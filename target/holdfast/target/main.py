@@ -23,6 +23,7 @@ from holdfast.metadata.lease import LeaseKeeper
 from holdfast.metadata.seal import public_key, read_private_key
 from holdfast.target.agent import Agent
 from holdfast.target.lio import Lio
+from holdfast.target.metrics import serve
 from holdfast.target.reconcile import Host
 from holdfast.target.upgrades import code_id
 from holdfast.target.workers import Workers, worker_command
@@ -69,6 +70,7 @@ _DIR = click.Path(file_okay=False, path_type=Path)
     help="MiB a second that bringing one replica up to date, or filling one volume from its snapshot, may"
     " take while nothing else needs the disks.",
 )
+@click.option("--metrics", default="", help="address:port for GET /metrics (Prometheus); none by default.")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning"]), default="info")
 def main(
     host_id: str,
@@ -87,6 +89,7 @@ def main(
     seal_key: Path,
     lease_ttl_s: int,
     sync_max_mib: int,
+    metrics: str,
     log_level: str,
 ) -> None:
     """Keep this storage host what etcd says that it should be: its volumes, their mirrors, their exports.
@@ -119,6 +122,8 @@ def main(
         actions = HostActions(Etcd(endpoints, etcd_tls), host_id)
     except HoldfastError as error:
         raise click.ClickException(error.message) from error
+    if metrics:
+        _serve_metrics(metrics, run_dir)
     loop = Loop()
     agent = Agent(
         loop,
@@ -156,6 +161,14 @@ def _run(loop: Loop, agent: Agent, actions: HostActions, register: Callable[[], 
     agent.close()
     actions.etcd.close()
     loop.close()
+
+
+def _serve_metrics(where: str, run_dir: Path) -> None:
+    address, _, port = where.rpartition(":")
+    try:
+        serve(address.strip("[]"), int(port), run_dir)
+    except (OSError, ValueError, OverflowError) as error:
+        raise click.ClickException(f"--metrics {where} cannot be listened at: {error}.") from error
 
 
 def _register(register: Callable[[], LeaseKeeper], stop: threading.Event) -> LeaseKeeper | None:

@@ -14,6 +14,7 @@ from typing import IO
 from holdfast.base import notify
 from holdfast.base.loop import Loop
 from holdfast.base.tls import TlsFiles
+from holdfast.target.meter import Meter
 from holdfast.target.uio import open_uio
 from holdfast.target.worker import Worker
 from holdfast.target.worker_control import ControlServer
@@ -66,7 +67,8 @@ def main(open_device: OpenDevice = open_uio) -> int:
         return 1
     tls = None if arguments.clear else TlsFiles(arguments.tls_ca, arguments.tls_cert, arguments.tls_key)
     loop = Loop()
-    ring = Ring(loop, arguments.volume, open_device)
+    meter = Meter(loop, arguments.run_dir / f"{arguments.volume}.meter", arguments.volume)
+    ring = Ring(loop, arguments.volume, open_device, meter)
     store = arguments.store / arguments.volume
     worker = Worker(loop, arguments.volume, store, arguments.host_id, tls, ring=ring)
     socket_path = arguments.run_dir / f"{arguments.volume}.sock"
@@ -80,6 +82,7 @@ def main(open_device: OpenDevice = open_uio) -> int:
     finally:
         control.close()
         worker.close()
+        meter.close()
         lock.close()
     return 0
 

@@ -16,6 +16,7 @@ from holdfast.base.errors import HoldfastError
 from holdfast.base.loop import Loop
 from holdfast.target.control import Desired, DesiredRing
 from holdfast.target.executor import RingServer
+from holdfast.target.meter import Meter
 from holdfast.target.paths import port_groups
 from holdfast.target.role_names import PRIMARY
 from holdfast.target.scsi.unit import POWER_ON, STANDBY, UNAVAILABLE, PortGroup, Unit
@@ -39,10 +40,17 @@ class NoReplica:
 class Ring:
     """Loop thread only."""
 
-    def __init__(self, loop: Loop, volume_uid: str, open_device: OpenDevice = open_uio) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        volume_uid: str,
+        open_device: OpenDevice = open_uio,
+        meter: Meter | None = None,
+    ) -> None:
         self._loop = loop
         self._uid = volume_uid
         self._open_device = open_device
+        self._meter = meter or Meter(loop)
         self._device: Device = NoReplica()
         self._empty = True
         self._unit: Unit | None = None
@@ -96,7 +104,7 @@ class Ring:
             return
         try:
             opened = self._open_device(wanted.configfs, wanted.uio)
-            self._server = RingServer(self._loop, opened, self._device, self._unit)
+            self._server = RingServer(self._loop, opened, self._device, self._unit, self._meter)
         except HoldfastError as error:
             self.trouble = error.message
             log.error("%s", error)

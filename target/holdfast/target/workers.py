@@ -106,7 +106,7 @@ class Workers:
 
     def forget(self, uid: str) -> None:
         """Remove what a worker that is gone for good leaves behind."""
-        for end in ("pid", "sock", "lock", "log", "log.old"):
+        for end in ("pid", "sock", "lock", "meter", "log", "log.old"):
             (self._run_dir / f"{uid}.{end}").unlink(missing_ok=True)
 
 
