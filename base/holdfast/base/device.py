@@ -56,7 +56,9 @@ class Request:
     MISCOMPARE: the first byte that differs. `came_s`: when an initiator's command came, for who measures.
     """
 
-    __slots__ = ("buffers", "came_s", "done", "expected", "fua", "length", "miscompare_offset", "offset", "op")
+    __slots__ = (
+        "buffers", "came_s", "done", "expected", "fua", "length", "miscompare_offset", "offset", "op",
+    )  # fmt: skip
 
     def __init__(
         self,

@@ -1,8 +1,8 @@
 """How long initiators wait, counted by a worker and read by whoever may: histograms of powers of two.
 
 The counts are a small file in the run directory, written a second after something ended, so that reading
-them wakes no worker, and a volume that rests does not either. A worker that begins goes on counting from its predecessor's file: what is read
-there only grows, but for what a killed one had counted since it last wrote.
+them wakes no worker, and a volume that rests does not either. A worker that begins goes on counting from its
+predecessor's file: what is read there only grows, but for what a killed one had counted since it last wrote.
 
     offset   bytes   field, little endian
     0        8       "HFMETER1"
