@@ -29,9 +29,9 @@ test: setup
 	@$(SUDO) $(BIN)/holdfast-lab install
 	@$(SUDO) $(BIN)/python -m pytest $(ARGS)
 
-# Random stories of whole volumes under simulated faults: SEEDS=how many SEED=the first.
+# Random stories of whole volumes under simulated faults: SEEDS=how many SEED=the first, FRESH=how many new ones.
 sim: setup
-	@$(BIN)/python tests/sim/run.py --seeds $(or $(SEEDS),10000) --first $(or $(SEED),0)
+	@$(BIN)/python tests/sim/run.py --seeds $(or $(SEEDS),10000) --first $(or $(SEED),0) --fresh $(or $(FRESH),0)
 
 # Whether the simulation finds known mistakes, planted one at a time.
 sim-mutants: setup

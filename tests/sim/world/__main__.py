@@ -7,9 +7,11 @@ import argparse
 import gc
 import logging
 import os
+import secrets
 import sys
 import time
 import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
@@ -77,12 +79,12 @@ class Campaign:
     and collects after each run: cheaper than new pages for what runs leave behind.
     """
 
-    def __init__(self, seeds: range, jobs: int, failures: int) -> None:
+    def __init__(self, seeds: Sequence[int], jobs: int, failures: int) -> None:
         self._waiting = iter([seeds[at : at + BATCH_RUNS] for at in range(0, len(seeds), BATCH_RUNS)])
         self._jobs = jobs
         self._failures = failures
         self._context: ForkContext = get_context("fork")
-        self._running: dict[Connection, tuple[ForkProcess, range]] = {}
+        self._running: dict[Connection, tuple[ForkProcess, Sequence[int]]] = {}
         self._began_s = time.monotonic()
         self._said_s = self._began_s
         self.told = Told(0, 0, [])
@@ -98,10 +100,10 @@ class Campaign:
                 self._hear(there)
         return self.told
 
-    def _next(self) -> range | None:
+    def _next(self) -> Sequence[int] | None:
         return next(self._waiting, None) if len(self.told.failed) < self._failures else None
 
-    def _start(self, batch: range) -> None:
+    def _start(self, batch: Sequence[int]) -> None:
         here, there = self._context.Pipe()
         process = self._context.Process(target=tell_batches, args=(there,))
         process.start()
@@ -114,7 +116,7 @@ class Campaign:
         try:
             self._take(there.recv())
         except EOFError:
-            self._take(Told(0, 0, [(batch.start, f"the process of seeds {batch} has died")]))
+            self._take(Told(0, 0, [(batch[0], f"the process of seeds {batch[0]} to {batch[-1]} has died")]))
             process.join()
             there.close()
             following = self._next()
@@ -146,12 +148,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="run.py", description=__doc__)
     parser.add_argument("--seeds", type=int, default=10_000)
     parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--fresh", type=int, default=0, help="so many more, from a seed of chance")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--failures", type=int, default=20, help="stop after so many")
     parser.add_argument("--trace", action="store_true", help="say what happens")
     parser.add_argument("--digest", action="store_true", help="one line for each run: to compare two")
     arguments = parser.parse_args()
-    seeds = range(arguments.first, arguments.first + arguments.seeds)
+    seeds = [*range(arguments.first, arguments.first + arguments.seeds)]
+    if arguments.fresh:
+        first = secrets.randbelow(1 << 40)
+        print(f"and {arguments.fresh} runs from seed {first} on", flush=True)
+        seeds += range(first, first + arguments.fresh)
     logging.disable(logging.CRITICAL)
     # What is left of killed processes may complain while it is collected.
     sys.unraisablehook = lambda _what: None

@@ -7,14 +7,36 @@ was not planted is never taken for one that was not found.
 
 import importlib.abc
 import importlib.machinery
+import importlib.util
 import os
 import sys
 import types
 from collections.abc import Sequence
+from pathlib import Path
 
 from .mistakes import BY_NAME, Mistake
 
 VARIABLE = "HOLDFAST_MISTAKE"
+
+
+def altered(mistake: Mistake, module: str, source: str) -> str:
+    """The source of `module` with the mistake in it. Raises RuntimeError if it cannot be planted."""
+    for name, old, new in mistake.changes:
+        if name == module:
+            found = source.count(old)
+            if found != 1:
+                raise RuntimeError(f"{mistake.name}: found {found} times in {module}:\n{old}")
+            source = source.replace(old, new)
+    return source
+
+
+def check(mistake: Mistake) -> None:
+    """Raises RuntimeError or SyntaxError if it cannot be planted."""
+    for module in mistake.modules:
+        spec = importlib.util.find_spec(module)
+        if spec is None or spec.origin is None:
+            raise RuntimeError(f"{mistake.name}: there is no {module}")
+        compile(altered(mistake, module, Path(spec.origin).read_text()), spec.origin, "exec")
 
 
 class _Loader(importlib.machinery.SourceFileLoader):
@@ -24,14 +46,7 @@ class _Loader(importlib.machinery.SourceFileLoader):
 
     def get_code(self, fullname: str) -> types.CodeType:
         path = self.get_filename(fullname)
-        source = self.get_data(path).decode()
-        for module, old, new in self._mistake.changes:
-            if module != fullname:
-                continue
-            found = source.count(old)
-            if found != 1:
-                raise RuntimeError(f"{self._mistake.name}: found {found} times in {fullname}:\n{old}")
-            source = source.replace(old, new)
+        source = altered(self._mistake, fullname, self.get_data(path).decode())
         return compile(source, path, "exec")
 
 

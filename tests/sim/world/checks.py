@@ -12,6 +12,7 @@ that they judge they share no line but the simulated disk.
     I-11       what ended without success is not carried out afterwards, on no host of the set; but on one
                that could not be asked for a while, before anything that overlaps has been answered
     flush      what was flushed is on every member's disk
+    verify     a comparison of the replicas finds nothing
     rest       at the end, all copies are equal, byte for byte
 """
 
@@ -23,6 +24,7 @@ from typing import Any
 from holdfast.base.device import Op as DeviceOp
 from holdfast.base.device import Outcome
 from holdfast.replicator.testing_disk import PAGE_BYTES, ZERO_PAGE, DataInode, Disk
+from holdfast.target.control import ObservedVerify
 from holdfast.target.testing import Completion
 
 from .history import SECTOR_BYTES, History, Write, origin_content, value_of
@@ -78,6 +80,7 @@ class Checks:
         self.record: Record | None = None
         self.answers: dict[str, int] = {}
         self.disk_faults = 0
+        self.comparisons = 0
         self.note: Callable[[str], None] = lambda _line: None
         self.moment: Callable[[], None] = lambda: None
         """A word was said after which much changes."""
@@ -240,12 +243,15 @@ class Checks:
             self._served[host] = record.epoch
         if aborted:
             return
-        # What an old primary may still tell was acknowledged by both, before the other one took over.
         self._judge_acknowledged(host, record, command, now)
 
     def _judge_acknowledged(self, host: str, record: Record, command: Try, now: int) -> None:
+        # What an old primary may still tell was acknowledged by both, before the other one took over; and was
+        # lost since then if that lost its memory.
         alone = len(record.in_sync) == 1 and record.primary == host
         members = [name for name, boot in record.in_sync.items() if self._holds_memory(name, boot)]
+        if command.write is not None and command.write.lost and record.primary != host:
+            return
         if command.write is not None:
             command.write.lost = False
             for member in members:
@@ -404,6 +410,12 @@ class Checks:
             )
         if session.epoch < self._served.get(server, -1):
             self.violated(f"I-6: {server} applied a write of epoch {session.epoch} after serving a newer one")
+
+    def compared(self, host: str, found: ObservedVerify) -> None:
+        """`volume verify`: hosts in sync differ in nothing that no write is under way on."""
+        self.comparisons += not found.running and not found.failed
+        if found.differing_bytes:
+            self.violated(f"verify: {host} found {found.differing_bytes} bytes that differ")
 
     # Machines.
 

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from holdfast.replicator.hydrate import Source
 from holdfast.replicator.testing_disk import Disk
-from holdfast.target.control import Desired, Observed
+from holdfast.target.control import Desired, Observed, ObservedVerify
 
 from .agent import Agent
 from .etcd import Etcd
@@ -26,6 +26,7 @@ class Judge(KernelWatcher, SessionWatcher, Protocol):
     """What hosts tell (checks.py)."""
 
     def data_written(self, host: str, name: str, offset: int, content: bytes) -> None: ...
+    def compared(self, host: str, found: ObservedVerify) -> None: ...
     def power_lost(self, host: "Host") -> None: ...
     def power_is_lost(self, host: "Host") -> None: ...
     def worker_ended(self, host: "Host") -> None: ...
@@ -229,6 +230,8 @@ class Host:
 
     def worker_says(self, observed: Observed) -> None:
         agent = self.agent
+        if observed.verify is not None:
+            self.around.judge.compared(self.name, observed.verify)
         if agent is not None:
             self._soon(lambda: agent.loop.deliver(partial(agent.hear_worker, observed)))
 

@@ -42,6 +42,15 @@ _SHOWS: dict[str, tuple[str, ...]] = {
     "flush one side only": ("flushed", "forced"),
     "go on after a failed sync": ("flushed", "forced"),
     "run a held command after ownership came back": ("I-11",),
+    "acknowledge what another host failed to do": ("I-1", *_DIFFER),
+    "read where the hosts may differ": _STALE,
+    "accept an old epoch": ("I-1", "I-2", "I-4", *_DIFFER, *_STALE),
+    "resign to one that may be dead": ("I-4",),
+    "join without missing": ("I-1", *_DIFFER, *_STALE),
+    "join without changed": ("I-5", "at rest", "I-8"),
+    "leave out what the joiner tracked": _DIFFER,
+    "answer an abort while the command is on the link": ("I-11",),
+    "reset the ring while commands are on the link": ("I-11",),
     "answer BUSY and leave the command on the link": ("I-1", "I-8", "I-11", *_DIFFER),
 }
 
@@ -133,11 +142,19 @@ MISTAKES = (
         _REPLICATOR + "store",
         ("        self.update_state(lambda now: replace(now, binding=host))", "        pass"),
     ),
+    _mistake(
+        "acknowledge what another host failed to do",
+        _REPLICATOR + "link",
+        (
+            '            self.give_up_hope(f"the mirror answered {outcome.value} to a',
+            '            self.confirm(sent)\n            str(f"the mirror answered {outcome.value} to a',
+        ),
+    ),
     # Reads and takeovers (I-3).
     _mistake(
         "skip the lease check",
         _REPLICATOR + "primary",
-        ("        if self._loop.now() < self.leased_until_s or job.forgotten:", "        if True:"),
+        ("        if sure or job.forgotten:", "        if True:"),
     ),
     _mistake(
         "count the lease from the answer",
@@ -180,6 +197,11 @@ MISTAKES = (
         _TARGET + "roles",
         ("    if assignment.boot_id != boot_id:\n        return JOINER\n", ""),
     ),
+    _mistake(
+        "read where the hosts may differ",
+        _REPLICATOR + "primary",
+        ("            if partner.required and (here or there):", "            if False:"),
+    ),
     # Membership (I-4, I-5).
     _mistake(
         "a change that does not raise the epoch",
@@ -198,6 +220,29 @@ MISTAKES = (
         "join a copy that is half-synced on its disk",
         _REPLICATOR + "leading",
         ('        yield talk.ask({"do": "whole"})\n        talk.check()\n', ""),
+    ),
+    _mistake(
+        "accept an old epoch",
+        _METADATA + "assigned",
+        (
+            "    if replica.epoch != epoch or replica.primary_host_id != host_id:",
+            "    if replica.primary_host_id != host_id:",
+        ),
+    ),
+    _mistake(
+        "resign to one that may be dead",
+        _REPLICATOR + "leading",
+        ("            return self._heir_lives\n", "            return True\n"),
+    ),
+    _mistake(
+        "join without missing",
+        _REPLICATOR + "join",
+        ("    if store.state.origin_snapshot_uid:\n", "    if False:\n"),
+    ),
+    _mistake(
+        "join without changed",
+        _REPLICATOR + "join",
+        ("    yield from found or [[]]\n", "    yield from [[]]\n"),
     ),
     # Sessions (I-6).
     _mistake(
@@ -275,6 +320,11 @@ MISTAKES = (
         ("    local.store.cover_regions(partner.absent, doubt.set_bits())\n", ""),
     ),
     _mistake(
+        "leave out what the joiner tracked",
+        _REPLICATOR + "join",
+        ("        partner.absent.or_with(tracked)\n", ""),
+    ),
+    _mistake(
         "leave writes in flight out of absent",
         _REPLICATOR + "leading",
         (
@@ -336,12 +386,12 @@ MISTAKES = (
         "run a held command after ownership came back",
         _REPLICATOR + "primary",
         (
-            "        self._held.clear()\n        self._forget_all(list(self._jobs))",
+            "        self._held.clear()\n        if self._pacing is not None:",
             "        for job in self._held:\n"
             "            if job.request.op is Op.WRITE:\n"
             "                content = bytearray(b''.join(job.request.buffers))\n"
             "                self._loop.call_later(0.5, partial(self._begin_late, job.request.offset, content))\n"
-            "        self._held.clear()\n        self._forget_all(list(self._jobs))",
+            "        self._held.clear()\n        if self._pacing is not None:",
         ),
         (
             "    # The gate (freeze.py).",
@@ -350,6 +400,16 @@ MISTAKES = (
             "        self.local.prepare(offset, len(content), partial(self.local.apply, late, late.done), late.done)\n\n"
             "    # The gate (freeze.py).",
         ),
+    ),
+    _mistake(
+        "answer an abort while the command is on the link",
+        _REPLICATOR + "endings",
+        ("        if hosts:\n            self._waiting", "        if False:\n            self._waiting"),
+    ),
+    _mistake(
+        "reset the ring while commands are on the link",
+        _REPLICATOR + "replica",
+        ("            return now.members - {self._host_id} <= heard\n", "            return True\n"),
     ),
     _mistake(
         "answer BUSY and leave the command on the link",

@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from .altering import VARIABLE
+from .altering import VARIABLE, check
 from .mistakes import MISTAKES, Mistake
 
 RUN = Path(__file__).resolve().parent.parent / "run.py"
@@ -36,7 +36,7 @@ def hunt(mistake: Mistake, limit: int, jobs: int) -> tuple[int, int, str] | None
     made, batch = 0, 20
     verdict = re.compile(r"(Violation: at [\d.]+ s|Stuck): (" + "|".join(map(re.escape, mistake.shows)) + ")")
     while made < limit:
-        batch = min(batch * 2, 640, limit - made)
+        batch = min(batch * 2, 160, limit - made)
         # All of a batch, so that the first that shows it is the first.
         _count, failed = runs(made, batch, jobs, mistake.name)
         for seed, why in sorted(failed):
@@ -46,15 +46,28 @@ def hunt(mistake: Mistake, limit: int, jobs: int) -> tuple[int, int, str] | None
     return None
 
 
+def plant_all() -> int:
+    for mistake in MISTAKES:
+        check(mistake)
+    print(f"{len(MISTAKES)} mistakes can be planted")
+    return 0
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="mutants.py", description=__doc__)
     parser.add_argument("--limit", type=int, default=20_000, help="runs for each mistake")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--only", default="", help="mistakes whose name contains this")
     parser.add_argument("--skip", type=int, default=0, help="so many of the first")
+    parser.add_argument("--part", default="1/1", help="K/N: the Kth of N parts")
+    parser.add_argument("--plant", action="store_true", help="only whether each can be planted")
     arguments = parser.parse_args()
+    if arguments.plant:
+        return plant_all()
     missed = 0
+    part, parts = map(int, arguments.part.split("/"))
     chosen = [mistake for mistake in MISTAKES[arguments.skip :] if arguments.only in mistake.name]
+    chosen = chosen[part - 1 :: parts]
     for mistake in chosen:
         try:
             found = hunt(mistake, arguments.limit, arguments.jobs)

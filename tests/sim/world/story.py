@@ -9,6 +9,7 @@ from random import Random
 from holdfast.api.records.v1 import records_pb2 as r
 from holdfast.base.errors import Unavailable
 from holdfast.metadata import keys
+from holdfast.metadata.assigned import Assignments
 from holdfast.metadata.cas import Draft
 from holdfast.metadata.derived import write as write_replica
 from holdfast.replicator import chores
@@ -47,6 +48,7 @@ class Story:
     def __init__(self, seed: int, trace: Callable[[str], None] | None = None) -> None:
         self.seed = seed
         self.chance = chance = Random(seed)
+        self._aside = Random(f"{seed}, what came later")
         self.timeline = Timeline()
         self._digest = hashlib.blake2b(digest_size=16)
         self._trace = trace
@@ -197,6 +199,8 @@ class Story:
             timeline.at(1.0 + chance.random() * (end - 1.0), self._replace)
         if self.source is not None:
             timeline.at(1.0 + chance.random() * (end - 1.0), self._origin_fails)
+        if self._aside.random() < 0.15:
+            timeline.at(0.5 + self._aside.random() * (end - 0.5), self._verify)
         for _ in range(chance.randrange(5, 12)):
             timeline.at(0.3 + chance.random() * (end - 0.3), partial(self._burst, 1))
         timeline.run_until(end)
@@ -239,6 +243,19 @@ class Story:
 
         self._note(f"snapshot {uid} is asked for")
         self.checks.views.asked(uid)
+        self.faults.operator(ask)
+
+    def _verify(self) -> None:
+        """A comparison of the replicas is asked for, at whatever rate."""
+        rate = int(self._aside.choice((256 * 1024, 2 << 20, 64 << 20)))
+
+        def ask(draft: Draft) -> object:
+            assignments = Assignments.read(draft, VOLUME)
+            for one in assignments.each:
+                one.verify_request, one.verify_rate_bytes_s = one.verify_request + 1, rate
+            return assignments.save(draft)
+
+        self._note("a comparison is asked for")
         self.faults.operator(ask)
 
     def _origin_fails(self) -> None:
