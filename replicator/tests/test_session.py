@@ -36,6 +36,21 @@ def test_a_write_is_on_both_hosts_when_it_is_acknowledged(rig: Rig) -> None:
     assert all(disk.durable("data")[:BLOCK] == b"y" * BLOCK for disk in rig.disks.values())
 
 
+def test_of_many_compare_and_writes_that_expect_the_same_one_wins_on_both_hosts(rig: Rig) -> None:
+    """Under way all at once: each compares with what the one before it left."""
+    won: list[int] = []
+    for turn in range(8):
+        old, new = bytes([turn]) * BLOCK, bytes([turn + 1]) * BLOCK
+        racers = [rig.pair.submit(Op.COMPARE_AND_WRITE, BLOCK, new, expected=old) for _ in range(6)]
+        partial = rig.pair.submit(Op.COMPARE_AND_WRITE, BLOCK + 512, new[:512], expected=old[:512])
+        rig.pair.until(lambda racers=racers, partial=partial: all([*racers, partial]))  # type: ignore[misc]
+        outcomes = [one[0] for one in racers]
+        won.append(outcomes.count(Outcome.OK))
+        assert outcomes.count(Outcome.MISCOMPARE) == 5 and partial == [Outcome.MISCOMPARE]
+        assert rig.pair.read(BLOCK, BLOCK) == new and rig.same()
+    assert won == [1] * 8
+
+
 def test_compare_and_write(rig: Rig) -> None:
     rig.pair.do(Op.WRITE, 0, b"a" * 512)
     assert rig.pair.do(Op.COMPARE_AND_WRITE, 0, b"b" * 512, expected=b"a" * 512) is Outcome.OK
