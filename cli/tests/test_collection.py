@@ -19,7 +19,7 @@ def test_status_and_run(person: Callable[..., Person], metadata: RunningMetadata
     assert "[OPERATOR_ONLY]" in refused.stderr
     assert "One is asked for" in olga.types("collection", "run").stdout
     assert olga.json("collection", "run")["request"] == "1", "asked for twice, it is one"
-    run(metadata.etcd, lambda draft: collection_changes.begin(draft, "s1", 1.0))
+    run(metadata.etcd, lambda draft: collection_changes.begin(draft, "s1", "a" * 24, 1.0))
     assert "RUNNING" in olga.types("collection", "status").stdout
     counts = r.CollectionCounts(freed_objects=3, freed_bytes=3 << 20)
     run(metadata.etcd, lambda draft: collection_changes.finish(draft, counts, "", 2.0))

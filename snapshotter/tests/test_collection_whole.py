@@ -108,6 +108,7 @@ def test_deleted_in_the_middle_of_a_chain(world: World, tmp_path: Path) -> None:
             used |= rebuilt(tmp_path / "bucket", record.manifest, image)
             assert image_is(image, views[number])
             assert world.etcd.get(keys.sizes(UIDS[number])) is not None
+        names -= {name for name in names if name.startswith("collection/cluster-")}
         assert names == used, "the bucket holds what these two need, and nothing else"
         for prefix in (keys.CONDEMNED, keys.REWRITES):
             assert not world.etcd.range(prefix)[0]

@@ -59,8 +59,8 @@ def release(draft: Draft, by: Claimant) -> bool:
     return True
 
 
-def begin(draft: Draft, snapshotter_id: str, now_s: float) -> bool:
-    """RUNNING; whatever was asked for up to now is served by this."""
+def begin(draft: Draft, snapshotter_id: str, new_uid: str, now_s: float) -> str:
+    """RUNNING; it serves whatever was asked for up to now. The uid of the cluster: new, if it has none."""
     record = draft.get(keys.COLLECTION, r.CollectionRecord) or r.CollectionRecord()
     record.state = r.COLLECTION_STATE_RUNNING
     record.snapshotter_id = snapshotter_id
@@ -68,7 +68,9 @@ def begin(draft: Draft, snapshotter_id: str, now_s: float) -> bool:
     record.start_time.CopyFrom(timestamp(now_s))
     for name in ("reason", "end_time", "counts"):
         record.ClearField(name)
-    return draft.put(keys.COLLECTION, record)
+    record.cluster_uid = record.cluster_uid or new_uid
+    draft.put(keys.COLLECTION, record)
+    return record.cluster_uid
 
 
 def finish(draft: Draft, counts: r.CollectionCounts, reason: str, now_s: float) -> bool:

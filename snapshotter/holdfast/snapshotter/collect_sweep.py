@@ -44,17 +44,16 @@ class Judge:
         assert parts is not None, "the listing leaves out what is not ours"
         if parts.snapshot_uid in self.verdict.open_uids or parts.writer in self.cut.writers:
             return Fate.KEPT
-        snapshot = self.cut.snapshots.get(parts.snapshot_uid)
-        if snapshot is None or parts.snapshot_uid in self.verdict.over:
+        if parts.snapshot_uid in self.verdict.over:
             return Fate.FREED
         return Fate.FREED if self._is_old(found, parts) else Fate.WAITING
 
     def _is_old(self, found: ObjectInfo, parts: Parts) -> bool:
-        """By the store's own clock of the object, and by the collector's of its snapshot's completion."""
-        complete_s = self.cut.snapshots[parts.snapshot_uid].complete_s
-        return (
-            self.now.store_s - found.modified_s >= self.grace_s
-            and self.now.collector_s - complete_s >= self.grace_s
+        """By the store's own clock of the object, and by the collector's of its snapshot's completion, if
+        there is a record of that."""
+        snapshot = self.cut.snapshots.get(parts.snapshot_uid)
+        return self.now.store_s - found.modified_s >= self.grace_s and (
+            snapshot is None or self.now.collector_s - snapshot.complete_s >= self.grace_s
         )
 
 

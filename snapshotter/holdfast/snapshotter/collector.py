@@ -15,13 +15,14 @@ from pathlib import Path
 
 from holdfast.api.records.v1 import records_pb2 as r
 from holdfast.base.errors import DataLoss, HoldfastError, NotFound, Unavailable
+from holdfast.base.ids import new_uid
 from holdfast.metadata import collection_changes as changes
 from holdfast.metadata.assigned import timestamp
 from holdfast.metadata.cas import Store, run
 from holdfast.metadata.collection_changes import Moment
 from holdfast.metadata.etcd import Compacted
 from holdfast.metadata.snapshot_changes import Claimant
-from holdfast.snapshotter import collect_clock, collect_roots
+from holdfast.snapshotter import collect_clock, collect_owner, collect_roots
 from holdfast.snapshotter.collect_cut import Cut, read_cut
 from holdfast.snapshotter.collect_mark import Marked, Marks, mark
 from holdfast.snapshotter.collect_repack import HALF_DEAD, Repacker
@@ -66,9 +67,13 @@ class Collector:
         An object store that cannot be reached, or that has lost what must be kept, is a reason in etcd.
         """
         self._counts = r.CollectionCounts()
-        run(self.etcd, lambda draft: changes.begin(draft, self.by.snapshotter_id, self.clock()))
+        uid = new_uid()
+        cluster_uid = run(
+            self.etcd, lambda draft: changes.begin(draft, self.by.snapshotter_id, uid, self.clock())
+        )
         reason = ""
         try:
+            collect_owner.claim(self.store, cluster_uid)
             with tempfile.TemporaryDirectory(prefix="holdfast-collect-") as folder:
                 self._collect(Path(folder))
         except DataLoss as error:

@@ -31,7 +31,7 @@ from holdfast.metadata.records import M, decode
 from holdfast.metadata.seal import public_key
 from holdfast.metadata.snapshot_changes import UNDER_WAY, Claimant
 from holdfast.metadata.snapshotter_actions import SnapshotterActions
-from holdfast.snapshotter import index, manifest, staged
+from holdfast.snapshotter import collect_owner, index, manifest, staged
 from holdfast.snapshotter.blob import ZERO_EXTENT
 from holdfast.snapshotter.blocks import BLOCK_EXTENTS
 from holdfast.snapshotter.collect_clock import LEFT_BEHIND_S
@@ -144,6 +144,10 @@ class Cycle:
         entry = self.etcd.get(keys.snapshot(uid))
         assert entry is not None, f"snapshot {uid} has no record"
         return decode(r.SnapshotRecord, entry.value)
+
+    def left(self) -> set[str]:
+        """Objects of snapshots."""
+        return {name for name in self.objects.objects if name.startswith("snapshots/")}
 
     def new_uid(self) -> str:
         self._count += 1
@@ -429,6 +433,7 @@ class Cycle:
     def check_nothing_left_over(self) -> None:
         self.check_readable()
         extra = self.objects.objects.keys() - self.must_stay()
+        extra -= {name for name in extra if name.startswith(collect_owner.PREFIX)}
         assert not extra, f"kept past their grace: {sorted(extra)[:5]} of {len(extra)}"
         origins = {one.origin for one in self.disks.values()}
         for record in self.snapshots(r.SNAPSHOT_STATE_DELETED):

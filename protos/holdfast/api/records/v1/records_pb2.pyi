@@ -1334,6 +1334,7 @@ class CollectionRecord(google.protobuf.message.Message):
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
+    CLUSTER_UID_FIELD_NUMBER: builtins.int
     STATE_FIELD_NUMBER: builtins.int
     REASON_FIELD_NUMBER: builtins.int
     SNAPSHOTTER_ID_FIELD_NUMBER: builtins.int
@@ -1344,6 +1345,8 @@ class CollectionRecord(google.protobuf.message.Message):
     COUNTS_FIELD_NUMBER: builtins.int
     FREED_BYTES_EVER_FIELD_NUMBER: builtins.int
     FREED_OBJECTS_EVER_FIELD_NUMBER: builtins.int
+    cluster_uid: builtins.str
+    """Made with the record, and in the name of an object: whose bucket it is."""
     state: global___CollectionState.ValueType
     reason: builtins.str
     """Why it failed, one sentence: which object of which snapshot cannot be read."""
@@ -1363,6 +1366,7 @@ class CollectionRecord(google.protobuf.message.Message):
     def __init__(
         self,
         *,
+        cluster_uid: builtins.str = ...,
         state: global___CollectionState.ValueType = ...,
         reason: builtins.str = ...,
         snapshotter_id: builtins.str = ...,
@@ -1375,7 +1379,7 @@ class CollectionRecord(google.protobuf.message.Message):
         freed_objects_ever: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["counts", b"counts", "end_time", b"end_time", "start_time", b"start_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["counts", b"counts", "end_time", b"end_time", "freed_bytes_ever", b"freed_bytes_ever", "freed_objects_ever", b"freed_objects_ever", "reason", b"reason", "request", b"request", "served", b"served", "snapshotter_id", b"snapshotter_id", "start_time", b"start_time", "state", b"state"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cluster_uid", b"cluster_uid", "counts", b"counts", "end_time", b"end_time", "freed_bytes_ever", b"freed_bytes_ever", "freed_objects_ever", b"freed_objects_ever", "reason", b"reason", "request", b"request", "served", b"served", "snapshotter_id", b"snapshotter_id", "start_time", b"start_time", "state", b"state"]) -> None: ...
 
 global___CollectionRecord = CollectionRecord
 
