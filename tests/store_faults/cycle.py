@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from random import Random
 
-from stage import OTHER, OWNER, Stage, wrong_and_lost
+from store_stage import OTHER, OWNER, Stage, wrong_and_lost
 
 from holdfast.api.grant.v1 import grant_pb2 as gb
 from holdfast.api.records.v1 import records_pb2 as r

@@ -11,7 +11,7 @@ import argparse
 import sys
 
 from cycle import play
-from stage import Stage, set_up
+from store_stage import Stage, set_up
 
 from holdfast.lab.fixtures import run_folder
 from holdfast.lab.servers import LocalHost

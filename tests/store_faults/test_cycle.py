@@ -9,7 +9,7 @@ from random import Random
 import grpc
 import pytest
 from cycle import SIZE_BYTES, make_volume, play, scribble, verified
-from stage import OWNER, Stage, set_up, wrong_and_lost
+from store_stage import OWNER, Stage, set_up, wrong_and_lost
 
 from holdfast.api.blocks.v1 import blocks_pb2 as pb
 from holdfast.api.records.v1 import records_pb2 as r
