@@ -10,12 +10,15 @@ from random import Random
 import pytest
 
 from holdfast.api.records.v1 import records_pb2 as r
-from holdfast.base.errors import HoldfastError, Precondition
+from holdfast.base.errors import BadInput, HoldfastError, Precondition
 from holdfast.base.limits import EXTENT_BYTES
 from holdfast.metadata import collection_changes, keys, snapshot_changes
 from holdfast.metadata.cas import Draft, run
 from holdfast.metadata.collection_changes import Moment
 from holdfast.metadata.snapshot_changes import Uploaded
+from holdfast.snapshotter import manifest as manifests
+from holdfast.snapshotter.block_access import BlockAccess
+from holdfast.snapshotter.key_errors import KeyUnavailable
 from holdfast.snapshotter.objects_faults import Killed
 from holdfast.snapshotter.sorted_rows import SortedRows
 from holdfast.snapshotter.testing_cycle import GRACE_S, PLACES, Cycle, ModelDisk, quietly
@@ -263,10 +266,11 @@ def test_a_damaged_snapshot_that_is_deleted_is_no_hindrance_for_ever(cycle: Cycl
 
 
 def test_a_lost_pack_is_told(cycle: Cycle) -> None:
-    filled(cycle)
+    uid = filled(cycle)[1]
     name = next(one for one in cycle.objects.objects if "pack" in one)
     del cycle.objects.objects[name]
     assert cycle.collect().missing_objects == 1
+    assert cycle.snapshot(uid).verify.asked, "it is looked into"
 
 
 def test_what_is_not_ours_is_left_alone(cycle: Cycle) -> None:
@@ -329,9 +333,9 @@ def test_what_a_copying_volume_needs_would_not_be_freed(cycle: Cycle) -> None:
     assert sizes(cycle, uid).exclusive_bytes == bucket_bytes(cycle)
 
 
-def mostly_dead(cycle: Cycle) -> tuple[ModelDisk, list[str]]:
+def mostly_dead(cycle: Cycle, key: str = "") -> tuple[ModelDisk, list[str]]:
     """Two snapshots that share the rest of packs whose other extents only a deleted one used."""
-    disk = cycle.new_disk()
+    disk = cycle.new_disk(key=key)
     write(cycle, disk, PLACES)
     first = take(cycle, disk)
     write(cycle, disk, tuple(one for one in PLACES if one % 8))
@@ -361,6 +365,51 @@ def test_packs_that_are_mostly_dead_are_repacked(cycle: Cycle) -> None:
     assert cycle.collect().repacked_objects == 0, "once"
     shared = [set(cycle._closure(cycle.snapshot(uid).manifest)) for uid in kept]
     assert any("pack" in name for name in shared[0] & shared[1]), "what was shared still is"
+
+
+class OpenKeys:
+    """A KeyService that keeps nothing secret, and may be away."""
+
+    away = False
+
+    def wrap(self, user: str, name: str, context: bytes, secret: bytes) -> bytes:
+        return context + secret
+
+    def unwrap(self, user: str, name: str, context: bytes, wrapped: bytes) -> bytes:
+        if self.away or not wrapped.startswith(context):
+            raise KeyUnavailable("The key is away.")
+        return wrapped.removeprefix(context)
+
+
+def test_packs_of_encrypted_snapshots_are_repacked() -> None:
+    service = OpenKeys()
+    cycle = Cycle(1, service)
+    _, kept = mostly_dead(cycle, "k")
+    before = {uid: cycle.snapshot(uid).manifest for uid in kept}
+    service.away = True
+    counts = cycle.collect()
+    assert counts.freed_objects and not counts.repacked_objects, "without the key it is swept, not repacked"
+    service.away = False
+    assert cycle.collect().repacked_objects >= 3
+    assert all(cycle.snapshot(uid).manifest != before[uid] for uid in kept)
+    assert all(manifests.decode(cycle.objects.get(cycle.snapshot(uid).manifest), "").keys for uid in kept)
+    cycle.settle()
+
+
+def test_a_damaged_pack_is_not_copied(cycle: Cycle) -> None:
+    mostly_dead(cycle)
+    cycle.collect(grace_s=10 * GRACE_S)
+    uid = cycle.snapshots(r.SNAPSHOT_STATE_DELETED)[0].uid
+    name = next(one for one in sorted(cycle.must_stay()) if uid in one and "pack" in one)
+    data, modified_s = cycle.objects.objects[name]
+    cycle.objects.objects[name] = (data[:100] + bytes([data[100] ^ 1]) + data[101:], modified_s)
+    assert cycle.collect().repacked_objects > 0
+    for _ in range(4):
+        cycle.pass_time(GRACE_S)
+        cycle.collect()
+    assert name in cycle.objects.objects, "it stays for a repair"
+    cycle.objects.objects[name] = (data, modified_s)
+    cycle.check_readable()
 
 
 def test_packs_that_something_fixed_needs_wait(cycle: Cycle) -> None:
@@ -516,6 +565,21 @@ def test_what_came_between_the_listing_and_the_cut(cycle: Cycle, mistake: type[n
     assert bool(judged) == (mistake is cut_first)
     if not judged:
         cycle.check_readable()
+
+
+def test_what_comes_from_another_is_known_when_what_links_them_is_gone(cycle: Cycle) -> None:
+    _, origin = filled(cycle)
+    disk = cycle.new_disk(origin)
+    first = take(cycle, disk)
+    disk.write(1, noise(cycle))
+    second = take(cycle, disk)
+    assert cycle.snapshot(second).base_snapshot_uid == first
+    cycle.hydrate(disk, 100)
+    cycle.delete(first)
+    cycle.settle()
+    BlockAccess(cycle.etcd).check_related(cycle.snapshot(second), cycle.snapshot(origin))
+    with pytest.raises(BadInput):
+        BlockAccess(cycle.etcd).check_related(cycle.snapshot(second), cycle.snapshot(filled(cycle)[1]))
 
 
 def test_rows_sort_beyond_memory(tmp_path: Path) -> None:

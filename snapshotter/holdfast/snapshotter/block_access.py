@@ -82,13 +82,21 @@ class BlockAccess:
         for _ in range(ANCESTORS_MAX):
             if old.volume_uid == young.volume_uid:
                 return True
-            entry = (
-                self._etcd.get(keys.snapshot(young.base_snapshot_uid)) if young.base_snapshot_uid else None
-            )
-            if entry is None:
+            base = self._before(young)
+            if base is None:
                 return False
-            young = decode(r.SnapshotRecord, entry.value)
+            young = base
         return False
+
+    def _before(self, young: r.SnapshotRecord) -> r.SnapshotRecord | None:
+        """Its base; if that has been collected, the origin of its volume, if that is still there."""
+        uid = young.base_snapshot_uid
+        entry = self._etcd.get(keys.snapshot(uid)) if uid else None
+        if uid and entry is None:
+            volume = self._etcd.get(keys.volume(young.volume_uid))
+            uid = decode(r.VolumeRecord, volume.value).origin_snapshot_uid if volume else ""
+            entry = self._etcd.get(keys.snapshot(uid)) if uid else None
+        return decode(r.SnapshotRecord, entry.value) if entry else None
 
 
 def _granted_by(draft: Draft, snapshot: r.SnapshotRecord, caller: str) -> str:

@@ -17,6 +17,7 @@ from holdfast.api.records.v1 import records_pb2 as r
 from holdfast.base.errors import DataLoss, HoldfastError, NotFound, Unavailable
 from holdfast.base.ids import new_uid
 from holdfast.metadata import collection_changes as changes
+from holdfast.metadata import verify_changes
 from holdfast.metadata.assigned import timestamp
 from holdfast.metadata.cas import Store, run
 from holdfast.metadata.collection_changes import Moment
@@ -29,7 +30,7 @@ from holdfast.snapshotter.collect_repack import HALF_DEAD, Repacker
 from holdfast.snapshotter.collect_roots import Verdict
 from holdfast.snapshotter.collect_sweep import Fate, Fated, Judge, fates
 from holdfast.snapshotter.keys import NO_KEYS, KeyService
-from holdfast.snapshotter.names import ALL, parts_of
+from holdfast.snapshotter.names import ALL, parts_of, snapshot_of
 from holdfast.snapshotter.objects import ObjectInfo, ObjectStore
 from holdfast.snapshotter.patient import Stopped
 from holdfast.snapshotter.sorted_rows import SortedRows
@@ -42,6 +43,7 @@ CUT_ATTEMPTS = 5
 REPACK_OBJECTS_MAX = 256
 """Of one run: what is left is for the next."""
 MISSING_SAID_MAX = 20
+SUSPECT_AGAIN_S = 24 * 3600.0
 
 
 @dataclass
@@ -152,17 +154,22 @@ class Collector:
                 counts.freed_bytes += one.size_bytes
                 _LOG.debug("object %s is deleted: nothing leads to it", one.name)
             else:
-                self._look_for(one.name)
+                self._look_for(one, verdict)
         return exclusive, candidates
 
-    def _look_for(self, name: str) -> None:
-        """It may have come after the listing, which is no loss."""
+    def _look_for(self, one: Fated, verdict: Verdict) -> None:
+        """It may have come after the listing, which is no loss. If it is one, who has it is verified."""
         try:
-            self.store.size(name)
+            self.store.size(one.name)
+            return
         except NotFound:
             self._counts.missing_objects += 1
-            if self._counts.missing_objects <= MISSING_SAID_MAX:
-                _LOG.error("object %s is lost: a snapshot leads to it, and it is not there", name)
+        if self._counts.missing_objects > MISSING_SAID_MAX:
+            return
+        _LOG.error("object %s is lost: a snapshot leads to it, and it is not there", one.name)
+        owner = one.marked.owner if one.marked else -1
+        uid = verdict.roots[owner].snapshot_uid if owner >= 0 else snapshot_of(one.name)
+        run(self.etcd, lambda draft: verify_changes.suspect(draft, uid, SUSPECT_AGAIN_S, self.clock()))
 
     def _forget(self, verdict: Verdict) -> None:
         for uid in sorted(verdict.forgettable):
