@@ -468,6 +468,9 @@ def test_a_host_says_what_ails_its_copy(at: Cluster) -> None:
     assert at.do(say, "b", "", "", 9.0) and not at.volume().replica_troubles
     assert not at.do(say, "b", "", "", 9.0)
     assert not at.do(say, "stranger", "DISK_FAILED", "", 9.0)
+    at.do(say, "b", "DISK_FAILED", "", 9.0)
+    at.do(replica_changes.join, "a", 2, "b", "b.1")
+    assert not at.volume().replica_troubles, "it has joined: nothing ails it"
 
 
 def test_sync_is_forgotten_when_the_last_has_joined(at: Cluster) -> None:

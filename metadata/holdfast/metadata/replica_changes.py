@@ -107,6 +107,7 @@ def join(
     assignment.initialized = True
     draft.put(key, assignment)
     write(draft, replica)
+    _is_well(draft, volume_uid, joiner_host_id)
     if not replica.joining:
         _no_more_to_sync(draft, volume_uid)
     return True
@@ -198,6 +199,17 @@ def _to_another(draft: Draft, volume_uid: str, host_id: str, epoch: int, to_host
     need_live(draft, to_host_id, need_member(replica, to_host_id), "it cannot become the primary")
     replica.primary_host_id = to_host_id
     return replica
+
+
+def _is_well(draft: Draft, volume_uid: str, host_id: str) -> None:
+    """What ailed its copy does so no more: left out again one day, that must not count from then."""
+    volume = draft.get(keys.volume(volume_uid), r.VolumeRecord)
+    if volume is None or all(one.host_id != host_id for one in volume.replica_troubles):
+        return
+    others = [one for one in volume.replica_troubles if one.host_id != host_id]
+    del volume.replica_troubles[:]
+    volume.replica_troubles.extend(others)
+    draft.put(keys.volume(volume_uid), volume)
 
 
 def _no_more_to_sync(draft: Draft, volume_uid: str) -> None:
