@@ -65,13 +65,14 @@ def advance(draft: Draft, group_uid: str, attempt: int, now_s: float) -> bool:
     could acknowledge a write to its volume.
     """
     gates = {gate.volume_uid: gate for gate in draft.under(keys.gates(group_uid), r.GateRecord)}
+    # In few goes: writes are waiting.
+    draft.fetch([keys.snapshot_group(group_uid), *(keys.replica(uid) for uid in gates)])
     group = _pending(draft, group_uid, attempt)
     if group is None:
         return False
     volumes = [member.volume_uid for member in group.members]
     if any(not _has_done(gates.get(uid), group) for uid in volumes):
         return False
-    draft.fetch([keys.replica(uid) for uid in volumes])
     replicas = {uid: draft.get(keys.replica(uid), r.ReplicaRecord) for uid in volumes}
     for uid, replica in replicas.items():
         if replica is None or replica.epoch != gates[uid].epoch:
@@ -117,7 +118,7 @@ def _has_done(gate: r.GateRecord | None, group: r.SnapshotGroupRecord) -> bool:
 
 
 def _fetch_assignments(draft: Draft, replicas: Mapping[str, r.ReplicaRecord | None]) -> None:
-    """All at once: writes are waiting."""
+    """All at once."""
     draft.fetch(
         [
             keys.assignment(host_id, uid)

@@ -1,4 +1,7 @@
-"""For tests and benchmarks: a storage host's real agent, with its real workers, on this machine."""
+"""For tests and benchmarks: a storage host's real agent, with its real workers, on this machine.
+
+`driven`: workers take writes over a socket (testing_driven.py).
+"""
 
 import json
 import os
@@ -16,7 +19,9 @@ STOP_LIMIT_S = 30
 class AgentProcess:
     """The agent of the host `name`, reached at `address`; its store and log are under `folder`."""
 
-    def __init__(self, name: str, address: str, folder: Path, metadata: RunningMetadata) -> None:
+    def __init__(
+        self, name: str, address: str, folder: Path, metadata: RunningMetadata, driven: bool = False
+    ) -> None:
         pki.issue(metadata.directory, "host", name, [address])
         identity = pki.Identity(metadata.directory, name)
         self.name = name
@@ -24,7 +29,8 @@ class AgentProcess:
         self.store.mkdir(parents=True)
         self.run = folder / name / "run"
         self.log = folder / f"{name}.log"
-        self.words = [sys.executable, "-m", "holdfast.target.main", "--host-id", name]
+        module = "holdfast.target.testing_driven" if driven else "holdfast.target.main"
+        self.words = [sys.executable, "-m", module, "--host-id", name]
         self.words += ["--address", address, "--portal", f"{address}:3260", "--store", str(self.store)]
         self.words += ["--run-dir", str(self.run), "--etcd", metadata.etcd_endpoint]
         self.words += ["--ca", str(identity.tls.ca), "--cert", str(identity.tls.certificate)]
