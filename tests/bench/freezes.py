@@ -87,12 +87,14 @@ def longest_gap_s(times: list[float], began_s: float, ended_s: float) -> float:
 
 
 class Stage:
-    def __init__(self, folder: Path, ending: ExitStack, volumes: int, depth: int) -> None:
+    def __init__(
+        self, folder: Path, ending: ExitStack, volumes: int, depth: int, overcommit: float = 1.0
+    ) -> None:
         local = LocalHost(folder / "processes")
         ending.callback(local.down)
         (folder / "etcd").mkdir()
         etcd = EtcdServer(local, folder / "etcd").start()
-        self.metadata = RunningMetadata(folder / "pki", etcd.endpoint).start()
+        self.metadata = RunningMetadata(folder / "pki", etcd.endpoint, overcommit=overcommit).start()
         ending.callback(self.metadata.stop)
         self.etcd = self.metadata.etcd
         self.client = self.metadata.client("alice")
@@ -107,14 +109,16 @@ class Stage:
         for number in range(volumes):
             request = vb.CreateVolumeRequest(volume_id=f"v{number}", size_bytes=SIZE_BYTES)
             uid = self.client.volumes.CreateVolume(request).volume.uid
-            self._until(lambda uid=uid: self._volume(uid).state == r.VOLUME_STATE_AVAILABLE)  # type: ignore[misc]
-            self._until(lambda uid=uid: self._volume(uid).health.state == r.HEALTH_STATE_HEALTHY)  # type: ignore[misc]
+            self.await_healthy(uid)
             entry = self.etcd.get(keys.replica(uid))
             assert entry is not None
             primary = decode(r.ReplicaRecord, entry.value).primary_host_id
             load = Load(self.agents[primary].run / f"{uid}.io", depth)
             ending.callback(load.end)
             self.loads.append(load)
+
+    def await_healthy(self, uid: str) -> None:
+        self._until(lambda: self._volume(uid).health.state == r.HEALTH_STATE_HEALTHY)
 
     def _volume(self, uid: str) -> r.VolumeRecord:
         entry = self.etcd.get(keys.volume(uid))

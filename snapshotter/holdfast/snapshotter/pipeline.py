@@ -16,6 +16,7 @@ from holdfast.snapshotter.base import Base
 from holdfast.snapshotter.blob import Blob, Plain, is_zero
 from holdfast.snapshotter.cipher import DataKey
 from holdfast.snapshotter.frozen import READ_MAX_BYTES, FrozenView
+from holdfast.snapshotter.manifest import extents_of
 from holdfast.snapshotter.packing import Packing
 from holdfast.snapshotter.patient import Stopped
 from holdfast.snapshotter.plan import Batch, Runs, WindowPlan
@@ -55,14 +56,29 @@ class Pipeline:
         self._stop = stop
         self._batch_extents = batch_extents
         self._batches_ahead = batches_ahead
+        self._busy: list[tuple[int, int]] | None = None
         self._reader = ThreadPoolExecutor(1, "read")
         self._workers = ThreadPoolExecutor(workers, "work")
 
     def total_bytes(self) -> int:
         """What the plan of the whole view reads."""
-        size_bytes = self._view.size_bytes
-        extents = sum(self._plan(first, end).read_extents for first, end in plan.windows(size_bytes))
-        return extents * EXTENT_BYTES
+        return sum(self._plan(first, end).read_extents for first, end in self._windows()) * EXTENT_BYTES
+
+    def _windows(self) -> list[tuple[int, int]]:
+        """Those with anything to do. A view does not change, so the others are not looked at again."""
+        if self._busy is None:
+            self._busy = []
+            for first, end in plan.strides(self._view.size_bytes):
+                if self._stop.is_set():
+                    raise Stopped
+                if self._may_matter(first, end):
+                    self._busy += [one for one in plan.windows_of(first, end) if self._may_matter(*one)]
+        return self._busy
+
+    def _may_matter(self, first: int, end: int) -> bool:
+        if self._base:
+            return bool(self._changed(first, end))
+        return bool(frozen.data_runs(self._view, first, end))
 
     def pump(self, position: int, packing: Packing) -> None:
         """Put everything from the extent `position` on into `packing`."""
@@ -94,8 +110,11 @@ class Pipeline:
         return plan.union(since, self._base.lost_runs(first, end))
 
     def _batches(self, position: int) -> Iterator[Batch]:
-        for first, end in plan.windows(self._view.size_bytes, position):
-            yield from plan.batches(self._plan(first, end), self._batch_extents)
+        for first, end in self._windows():
+            if end > position:
+                yield from plan.batches(self._plan(max(first, position), end), self._batch_extents)
+        total = extents_of(self._view.size_bytes)
+        yield Batch([], [], total)
 
     def _read(self, batch: Batch) -> list[tuple[int, Plain]]:
         """What is to be read, in pieces of whole extents: the first extent of each, and its bytes."""

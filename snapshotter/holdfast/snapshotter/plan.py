@@ -1,7 +1,8 @@
 """What an upload must read, decided from maps and nothing else.
 
 A *window* is a range of whole shards whose maps are asked for and planned at a time, so that memory does
-not grow with the volume. Three facts decide about an extent:
+not grow with the volume. A *stride* is some windows, of which it is asked first whether there is anything
+to do: of a sparse volume most have nothing, and are looked at once. Three facts decide about an extent:
 
     may differ from the base   may hold data   →
     no                         –                  the base's entry stays
@@ -22,6 +23,8 @@ from holdfast.snapshotter.shard import SHARD_EXTENTS
 
 WINDOW_SHARDS = 4
 """2 GiB: 7680 windows in 15 TiB, and at most 16384 runs in one."""
+STRIDE_WINDOWS = 8
+"""16 GiB: 960 in 15 TiB, and at most 65,536 runs in one, for a moment."""
 Runs = list[tuple[int, int]]
 """Half-open runs of extents, ascending, not touching each other."""
 
@@ -54,14 +57,19 @@ class Batch:
         return sum(end - first for first, end in self.read)
 
 
-def windows(size_bytes: int, position: int = 0) -> Iterator[tuple[int, int]]:
-    """Half-open windows of extents that cover a volume from the extent `position` on."""
+def strides(size_bytes: int) -> Iterator[tuple[int, int]]:
+    """Half-open ranges of whole windows that cover a volume."""
     total = extents_of(size_bytes)
+    step = STRIDE_WINDOWS * WINDOW_SHARDS * SHARD_EXTENTS
+    for first in range(0, total, step):
+        yield first, min(total, first + step)
+
+
+def windows_of(first: int, end: int) -> Iterator[tuple[int, int]]:
+    """The windows of a stride."""
     step = WINDOW_SHARDS * SHARD_EXTENTS
-    while position < total:
-        end = min(total, (position // step + 1) * step)
-        yield position, end
-        position = end
+    for at in range(first, end, step):
+        yield at, min(end, at + step)
 
 
 def plan_window(first: int, end: int, changed: Runs | None, data: Runs) -> WindowPlan:

@@ -1,14 +1,14 @@
 """A blocking NBD client: for the snapshotter, tools and tests. One thread at a time.
 
-Requests of `read_many` are pipelined; everything else is one request after another. A connection that
-failed stays failed: every later call raises, and the caller connects again.
+Requests of `read_many` and `block_status` are pipelined; everything else is one request after another. A
+connection that failed stays failed: every later call raises, and the caller connects again.
 """
 
 import contextlib
 import socket
 import ssl
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -23,7 +23,7 @@ from holdfast.base.errors import (
     Unauthenticated,
     Unavailable,
 )
-from holdfast.base.limits import MIB
+from holdfast.base.limits import EXTENT_BYTES, MIB
 from holdfast.base.nbd import wire
 from holdfast.base.nbd.client_replies import Reading, read_reply
 from holdfast.base.nbd.handshake import Handshake
@@ -33,8 +33,9 @@ from holdfast.base.tls import PeerIdentity, peer_identity
 
 TIMEOUT_S = 30.0
 READ_MANY_DEPTH = 8
-_STATUS_BYTES = 1024 * MIB
-"""How much one BLOCK_STATUS asks about."""
+_ZERO_BYTES = 1024 * MIB
+_STATUS_BYTES = 4096 * MIB - EXTENT_BYTES
+"""How much one BLOCK_STATUS asks about: nearly what 32 bits can say."""
 
 
 class Client:
@@ -146,7 +147,7 @@ class Client:
         """Make the range read as zeros. OutcomeUnknown if the connection fails meanwhile."""
         self._check_range(offset, length)
         flags = wire.CMD_FLAG_FUA if fua else 0
-        for at, piece in _pieces(offset, length, _STATUS_BYTES):
+        for at, piece in _pieces(offset, length, _ZERO_BYTES):
             self._change(wire.CMD_WRITE_ZEROES, flags, at, piece)
 
     def flush(self) -> None:
@@ -161,27 +162,45 @@ class Client:
             )
         self._check_range(offset, length)
         joined: list[tuple[int, int, int]] = []
-        at, end = offset, offset + length
-        while at < end:
-            for size, flags in self._status_once(context, at, min(end - at, _STATUS_BYTES)):
-                if joined and joined[-1][2] == flags:
-                    start, before, _flags = joined[-1]
-                    joined[-1] = (start, before + size, flags)
-                else:
-                    joined.append((at, size, flags))
-                at += size
+        pieces = list(_pieces(offset, length, _STATUS_BYTES))
+        for first in range(0, len(pieces), READ_MANY_DEPTH):
+            asked = pieces[first : first + READ_MANY_DEPTH]
+            for (start, size), runs in zip(asked, self._status_of(context, asked), strict=True):
+                at, end = start, start + size
+                while at < end:
+                    for run, flags in runs:
+                        _join(joined, at, run, flags)
+                        at += run
+                    if at < end:
+                        # A server may say less than it was asked.
+                        (runs,) = self._status_of(context, [(at, end - at)])
         return joined
 
-    def _status_once(self, context: str, offset: int, length: int) -> list[tuple[int, int]]:
-        reading = Reading(offset, length, None)
-        self._exchange(wire.CMD_BLOCK_STATUS, 0, reading)
-        runs: list[tuple[int, int]] = []
-        for number, answer in reading.status.items():
-            if self._contexts.get(number) == context:
-                runs = answer
-        if not runs or sum(size for size, _flags in runs) > length or not all(size for size, _ in runs):
-            raise self._broken(ProtocolError("the server's block status does not fit the question"))
-        return runs
+    def _status_of(self, context: str, pieces: Sequence[tuple[int, int]]) -> list[list[tuple[int, int]]]:
+        """What the server says of the beginning, at least, of each (offset, length); all asked at once."""
+        self._check_usable()
+        readings = [Reading(offset, length, None) for offset, length in pieces]
+        try:
+            waiting = {
+                self._send(wire.CMD_BLOCK_STATUS, 0, reading.offset, reading.length): reading
+                for reading in readings
+            }
+            while waiting:
+                read_reply(self._sock, waiting)
+        except (OSError, ProtocolError) as error:
+            raise self._broken(error) from error
+        found = []
+        for reading in readings:
+            self._raise_for(reading.error, reading.message)
+            runs: list[tuple[int, int]] = []
+            for number, answer in reading.status.items():
+                if self._contexts.get(number) == context:
+                    runs = answer
+            total = sum(size for size, _flags in runs)
+            if not runs or total > reading.length or not all(size for size, _ in runs):
+                raise self._broken(ProtocolError("the server's block status does not fit the question"))
+            found.append(runs)
+        return found
 
     def _change(
         self, kind: int, flags: int, offset: int, length: int, data: memoryview | None = None
@@ -328,6 +347,15 @@ def _connect(address: tuple[str, int] | str, timeout_s: float) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+def _join(joined: list[tuple[int, int, int]], at: int, length: int, flags: int) -> None:
+    """Append a run; to the last one, if that is of the same flags."""
+    if joined and joined[-1][2] == flags:
+        start, before, _flags = joined[-1]
+        joined[-1] = (start, before + length, flags)
+    else:
+        joined.append((at, length, flags))
 
 
 def _pieces(offset: int, length: int, unit: int = wire.BLOCK_MAX_BYTES) -> Iterator[tuple[int, int]]:
