@@ -11,15 +11,15 @@ import socket
 import struct
 import sys
 from functools import partial
-from pathlib import Path
+from typing import Any
 
 from holdfast.base.device import Device, Op, Outcome, Request
 from holdfast.base.loop import READABLE, Loop
 from holdfast.target import main as agent_main
 from holdfast.target import worker_main
 from holdfast.target.control import Desired
-from holdfast.target.worker import Worker
 from holdfast.target.worker_ring import NoReplica, Ring
+from holdfast.target.workers import worker_command
 
 ASK = struct.Struct("<QQII")
 ANSWER = struct.Struct("<QI")
@@ -29,8 +29,9 @@ _REAL, _HERE = "holdfast.target.worker_main", "holdfast.target.testing_driven"
 class DrivenRing(Ring):
     """Shows nothing to a kernel."""
 
-    def __init__(self, loop: Loop, volume_uid: str, path: Path) -> None:
+    def __init__(self, loop: Loop, volume_uid: str, *_rest: object) -> None:
         super().__init__(loop, volume_uid)
+        path = worker_main.parse().run_dir / f"{volume_uid}.io"
         self._driven: Device = NoReplica()
         path.unlink(missing_ok=True)
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -42,7 +43,7 @@ class DrivenRing(Ring):
     def serve_from(self, device: Device | None) -> None:
         self._driven = device or NoReplica()
 
-    def apply(self, desired: Desired, leads: bool) -> None:
+    def apply(self, desired: Desired, leads: bool, may_open: bool = True) -> None:
         """There is no ring to open."""
 
     def _accept(self, _events: int) -> None:
@@ -78,21 +79,15 @@ class DrivenRing(Ring):
             return
 
 
-def _worker(loop: Loop, uid: str, *rest: object, **_more: object) -> Worker:
-    path = worker_main.parse().run_dir / f"{uid}.io"
-    return Worker(loop, uid, *rest, ring=DrivenRing(loop, uid, path))  # type: ignore[arg-type]
-
-
 def main() -> int:
     if "--volume" in sys.argv:
-        worker_main.Worker = _worker  # type: ignore[misc, assignment]
+        vars(worker_main)["Ring"] = DrivenRing
         return worker_main.main()
-    command = agent_main.worker_command
 
-    def driven(*arguments: object) -> list[str]:
-        return [_HERE if word == _REAL else word for word in command(*arguments)]  # type: ignore[arg-type]
+    def driven(*arguments: Any) -> list[str]:
+        return [_HERE if word == _REAL else word for word in worker_command(*arguments)]
 
-    agent_main.worker_command = driven  # type: ignore[assignment]
+    vars(agent_main)["worker_command"] = driven
     agent_main.main()
     return 0
 
