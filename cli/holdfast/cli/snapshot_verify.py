@@ -44,9 +44,9 @@ def verify(snapshot_id: str, owner: str, sample: int, wait: bool, timeout_s: flo
             emit(answer, lambda: click.echo(f"Verification {number} {begun}; `snapshot show` follows it."))
             return
         snapshot = _wait_verified(at, snapshot_id, owner, number, timeout_s)
-    emit(snapshot, lambda: click.echo("\n".join(_report(snapshot))))
     if snapshot.verify.state == r.SNAPSHOT_VERIFY_STATE_FAILED:
         raise HoldfastError("FAILED", f"Snapshot {snapshot_id!r} was not verified: {snapshot.verify.reason}")
+    emit(snapshot, lambda: click.echo("\n".join(_report(snapshot))))
     if snapshot.verify.damaged_objects:
         raise Differed("DAMAGED", f"Snapshot {snapshot_id!r} is damaged.")
 

@@ -5,6 +5,7 @@ It is a hint, kept up to date by a thread until `stop` is set: claims decide.
 
 import logging
 import threading
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from holdfast.api.records.v1 import records_pb2 as r
@@ -19,8 +20,10 @@ _LOG = logging.getLogger(__name__)
 
 
 class Known(NamedTuple):
+    owner: str
     volume_uid: str
-    generation: int
+    base_uid: str
+    frozen_ms: int
     asked: bool
     """A verification is asked for, or was begun because it was."""
     under_way: bool
@@ -61,15 +64,17 @@ class Verifiable:
         return [uid for _, _, uid in sorted(due)]
 
     def repairable(self) -> list[tuple[str, str]]:
-        """(uid, uid of the newest snapshot of its volume, which is newer), not tried with that one yet."""
+        """(uid, uid of its source: the newest of its owner's and its family), not tried with that yet."""
         with self._changed:
             damaged = [(uid, one) for uid, one in self._known.items() if one.damaged and not one.under_way]
             if not damaged:
                 return []
-            newest: dict[str, tuple[int, str]] = {}
+            family = _families(self._known)
+            newest: dict[tuple[str, str], tuple[int, str]] = {}
             for uid, one in self._known.items():
-                newest[one.volume_uid] = max(newest.get(one.volume_uid, (-1, "")), (one.generation, uid))
-        pairs = [(uid, one, newest[one.volume_uid][1]) for uid, one in damaged]
+                key = (one.owner, family[one.volume_uid])
+                newest[key] = max(newest.get(key, (-1, "")), (one.frozen_ms, uid))
+        pairs = [(uid, one, newest[one.owner, family[one.volume_uid]][1]) for uid, one in damaged]
         return [(uid, source) for uid, one, source in pairs if source not in (uid, one.repair_source_uid)]
 
     def _follow(self, etcd: Etcd) -> None:
@@ -95,6 +100,22 @@ class Verifiable:
             self._known[uid] = _known(snapshot)
 
 
+def _families(known: Mapping[str, Known]) -> dict[str, str]:
+    """For each volume a name of its family: volumes whose snapshots are incremental from each other's."""
+    leads_to = {one.volume_uid: one.volume_uid for one in known.values()}
+
+    def head(volume: str) -> str:
+        while leads_to[volume] != volume:
+            leads_to[volume] = volume = leads_to[leads_to[volume]]
+        return volume
+
+    for one in known.values():
+        base = known.get(one.base_uid)
+        if base is not None:
+            leads_to[head(one.volume_uid)] = head(base.volume_uid)
+    return {volume: head(volume) for volume in leads_to}
+
+
 def _known(snapshot: r.SnapshotRecord) -> Known:
     verified = (
         snapshot.whole_verify_time if snapshot.HasField("whole_verify_time") else snapshot.complete_time
@@ -104,8 +125,10 @@ def _known(snapshot: r.SnapshotRecord) -> Known:
     failed = verify.state == r.SNAPSHOT_VERIFY_STATE_FAILED
     tried_ms = max(verified.ToMilliseconds(), verify.end_time.ToMilliseconds() if failed else 0)
     return Known(
+        snapshot.owner,
         snapshot.volume_uid,
-        snapshot.generation,
+        snapshot.base_snapshot_uid,
+        snapshot.freeze_time.ToMilliseconds(),
         verify.asked,
         verify.state in UNDER_WAY,
         tried_ms / 1000,
