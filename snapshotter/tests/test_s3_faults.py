@@ -16,19 +16,29 @@ NAME = "snapshots/one/pack-1"
 BODY = bytes(range(256)) * 1024
 
 
-@pytest.fixture
-def proxy(swift_server: SwiftServer, s3_url: str) -> Iterator[S3Proxy]:
-    with S3Proxy(swift_server.port) as made:
-        yield made
+@pytest.fixture(scope="module")
+def shared(swift_server: SwiftServer) -> Iterator[tuple[S3Proxy, ObjectStore]]:
+    bucket = swift_server.make_bucket("s3-faults")
+    with S3Proxy(swift_server.port) as proxy, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ACCESS_KEY_ID", swift_server.credentials.access_key)
+        patch.setenv("AWS_SECRET_ACCESS_KEY", swift_server.credentials.secret_key)
+        patience = "connect_timeout_s=1&read_timeout_s=1&attempts=1"
+        made = open_store(f"s3://{bucket}/p?endpoint={proxy.endpoint_url}&{patience}")
+        yield proxy, made
+        made.close()
 
 
 @pytest.fixture
-def store(proxy: S3Proxy, s3_url: str) -> Iterator[ObjectStore]:
-    bucket = s3_url.partition("?")[0]
-    url = f"{bucket}?endpoint={proxy.endpoint_url}&connect_timeout_s=1&read_timeout_s=1&attempts=1"
-    made = open_store(url)
-    yield made
-    made.close()
+def proxy(shared: tuple[S3Proxy, ObjectStore]) -> S3Proxy:
+    shared[0].mend()
+    shared[0].done.clear()
+    return shared[0]
+
+
+@pytest.fixture
+def store(shared: tuple[S3Proxy, ObjectStore], proxy: S3Proxy) -> ObjectStore:
+    shared[1].delete(NAME)
+    return shared[1]
 
 
 def patient(store: ObjectStore) -> PatientStore:

@@ -126,9 +126,10 @@ class Stage:
         return "".join(self.log(name).read_text() for name in self._ports if self.log(name).exists())
 
     def start_hosts(self) -> None:
-        """Two storage hosts: agents without LIO, and their workers."""
+        """Two storage hosts: agents without LIO, and their workers; at addresses that no other run uses."""
+        network = f"127.{os.getpid() // 250 % 250 + 1}.{os.getpid() % 250 + 1}"
         for number, name in enumerate(("host-a", "host-b"), 2):
-            agent = AgentProcess(name, f"127.0.0.{number}", self.folder, self.metadata)
+            agent = AgentProcess(name, f"{network}.{number}", self.folder, self.metadata)
             agent.start()
             self.agents.append(agent)
             self._ending.callback(agent.end)
