@@ -65,6 +65,7 @@ class World:
         words = [sys.executable, "-m", "holdfast.snapshotter.main", "--id", "bench", "--address", "127.0.0.1"]
         words += ["--listen-nbd", f"127.0.0.1:{self.nbd_port}", "--grpc-listen", "127.0.0.1:0"]
         words += ["--objects", f"s3://{BUCKET}/?endpoint={self.swift.endpoint_url}", "--etcd", etcd_endpoint]
+        words += ["--collect-every-s", "0"]  # requests are counted
         words += ["--ca", str(own.ca), "--cert", str(own.certificate), "--key", str(own.key)]
         environment = {
             "AWS_ACCESS_KEY_ID": self.swift.credentials.access_key,

@@ -106,6 +106,7 @@ class Stage:
         words += ["--listen-nbd", f"127.0.0.1:{nbd}", "--grpc-listen", f"127.0.0.1:{rpc}"]
         words += ["--objects", f"s3://{self._bucket}/?endpoint={self.proxy.endpoint_url}&{patience}"]
         words += ["--etcd", self._etcd_server.endpoint, "--lease-ttl-s", "2"]
+        words += ["--collect-every-s", "0"]
         words += ["--pack-mib", "1", "--checkpoint-s", "0", "--target", f"dr={self.target_url}&{patience}"]
         words += ["--ca", str(own.ca), "--cert", str(own.certificate), "--key", str(own.key)]
         process = Starting(self._local, words, name=f"snapshotter-{name}", log=self.log(name)).finish()

@@ -60,6 +60,8 @@ class World:
         words += ["--listen-nbd", f"127.0.0.1:{nbd}", "--grpc-listen", f"127.0.0.1:{rpc}"]
         words += ["--objects", self.objects, "--etcd", self.endpoint, "--lease-ttl-s", "2"]
         words += ["--ca", str(own.ca), "--cert", str(own.certificate), "--key", str(own.key)]
+        # Collection asks the store for things of its own: only where it is meant (the last option counts).
+        words += ["--collect-every-s", "0"]
         words += options or ["--pack-mib", "2", "--checkpoint-s", "1"]
         process = Starting(self.local_host, words, name=f"snapshotter-{name}", log=log).finish()
         self.snapshotters.append(process)

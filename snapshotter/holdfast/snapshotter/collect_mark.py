@@ -49,14 +49,15 @@ class Marks:
     def objects(self) -> Iterator["Marked"]:
         """Every object that any root leads to, ascending by name."""
         for name, rows in groupby(map(_Row.decode, self.rows.sorted()), key=lambda row: row.name):
-            owners, live, fixed, family = set(), 0, False, 0
+            owners, live, extents, fixed, family = set(), 0, 0, False, 0
             for row in rows:
                 owners.add(row.owner)
                 live += row.live_bytes
+                extents += row.extents
                 fixed = fixed or row.fixed
                 family = row.family
             owner = owners.pop() if len(owners) == 1 else SHARED
-            yield Marked(name, -1 if owner == SHARED else int(owner), live, fixed, family)
+            yield Marked(name, -1 if owner == SHARED else int(owner), live, extents, fixed, family)
 
 
 class Marked(NamedTuple):
@@ -67,6 +68,8 @@ class Marked(NamedTuple):
     """The number of the only root that leads to it; -1: several do."""
     live_bytes: int
     """Of a pack or index object: what of it is in use, or too much where families have lost their link."""
+    extents: int
+    """Of a pack: how many are in use."""
     fixed: bool
     """A root leads to it that cannot be replaced."""
     family: int
@@ -76,19 +79,20 @@ class _Row(NamedTuple):
     name: str
     owner: str
     live_bytes: int
+    extents: int
     fixed: bool
     family: int
     place: str
     """What tells rows apart that would else be taken for one."""
 
     def encode(self) -> bytes:
-        fields = (self.name, self.owner, str(self.live_bytes), str(int(self.fixed)), str(self.family))
-        return "\t".join((*fields, self.place)).encode("ascii")
+        numbers = (self.live_bytes, self.extents, int(self.fixed), self.family)
+        return "\t".join((self.name, self.owner, *map(str, numbers), self.place)).encode("ascii")
 
     @classmethod
     def decode(cls, row: bytes) -> "_Row":
-        name, owner, live, fixed, family, place = row.decode("ascii").split("\t")
-        return cls(name, owner, int(live), fixed == "1", int(family), place)
+        name, owner, live, extents, fixed, family, place = row.decode("ascii").split("\t")
+        return cls(name, owner, int(live), int(extents), fixed == "1", int(family), place)
 
 
 class _Use(NamedTuple):
@@ -132,7 +136,7 @@ def _mark_manifest(number: int, root: Root, store: ObjectStore, marks: Marks, us
     counted = marks.counted[number]
     counted.logical_bytes = min(manifest.extents * EXTENT_BYTES, manifest.size_bytes)
     counted.stored_bytes = store.size(root.manifest)
-    marks.rows.add(_Row(root.manifest, str(number), 0, root.fixed, root.family, "").encode())
+    marks.rows.add(_Row(root.manifest, str(number), 0, 0, root.fixed, root.family, "").encode())
     for ref in manifest.shards:
         uses.add(_Use(root.family, ref, number).encode())
 
@@ -167,12 +171,12 @@ class _PackUse:
 def _mark_range(shards: Iterable[_Fetched], roots: list[Root], marks: Marks) -> None:
     """All shards of one number of one family."""
     packs: dict[str, _PackUse] = {}
-    place = ""
+    family = number = 0
     for shard, uses in shards:
         owners = {use.root for use in uses}
         fixed = any(roots[owner].fixed for owner in owners)
         ref, family = uses[0].ref, uses[0].family
-        place = f"{family}/{ref.shard}"
+        number = ref.shard
         stored_bytes = ref.length
         for entry in shard.entries().values():
             pack = packs.setdefault(entry.pack.name, _PackUse())
@@ -184,13 +188,14 @@ def _mark_range(shards: Iterable[_Fetched], roots: list[Root], marks: Marks) -> 
             pack.fixed = pack.fixed or fixed
         for owner in owners:
             marks.counted[owner].stored_bytes += stored_bytes
-        row = _Row(ref.where.name, _owner(owners), ref.length, fixed, family, f"{place}/{ref.offset}")
+        row = _Row(
+            ref.where.name, _owner(owners), ref.length, 0, fixed, family, f"{family}/{number}/{ref.offset}"
+        )
         marks.rows.add(row.encode())
     for name, pack in packs.items():
-        live_bytes = sum(pack.extents.values())
-        marks.rows.add(
-            _Row(name, _owner(pack.owners), live_bytes, pack.fixed, int(place.split("/")[0]), place).encode()
-        )
+        live_bytes, extents = sum(pack.extents.values()), len(pack.extents)
+        row = _Row(name, _owner(pack.owners), live_bytes, extents, pack.fixed, family, f"{family}/{number}")
+        marks.rows.add(row.encode())
 
 
 def _owner(owners: set[int]) -> str:

@@ -41,8 +41,6 @@ from holdfast.snapshotter.ring import Ring
 from holdfast.snapshotter.shard import Entry
 from holdfast.snapshotter.staging import put_confirmed
 
-HALF_DEAD = 0.5
-"""An object is worth looking at when at most this part of its bytes is in use."""
 PACK_BYTES = 32 * MIB
 INDEX_BYTES = 4 * MIB
 

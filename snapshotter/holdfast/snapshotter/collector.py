@@ -24,9 +24,10 @@ from holdfast.metadata.collection_changes import Moment
 from holdfast.metadata.etcd import Compacted
 from holdfast.metadata.snapshot_changes import Claimant
 from holdfast.snapshotter import collect_clock, collect_owner, collect_roots
+from holdfast.snapshotter.collect_candidates import Candidates
 from holdfast.snapshotter.collect_cut import Cut, read_cut
-from holdfast.snapshotter.collect_mark import Marked, Marks, mark
-from holdfast.snapshotter.collect_repack import HALF_DEAD, Repacker
+from holdfast.snapshotter.collect_mark import Marks, mark
+from holdfast.snapshotter.collect_repack import Repacker
 from holdfast.snapshotter.collect_roots import Verdict
 from holdfast.snapshotter.collect_sweep import Fate, Fated, Judge, fates
 from holdfast.snapshotter.keys import NO_KEYS, KeyService
@@ -40,8 +41,6 @@ GRACE_S = 24 * 3600.0
 COUNT_AGAIN_S = 24 * 3600.0
 """Sizes that have not changed are written anew after this, for the time of the count."""
 CUT_ATTEMPTS = 5
-REPACK_OBJECTS_MAX = 256
-"""Of one run: what is left is for the next."""
 MISSING_SAID_MAX = 20
 SUSPECT_AGAIN_S = 24 * 3600.0
 
@@ -99,7 +98,7 @@ class Collector:
         exclusive, candidates = self._sweep(fates(_infos(listing), marks.objects(), judge), verdict)
         self._forget(verdict)
         self._count(cut, verdict, marks, exclusive)
-        self._repack(cut, verdict, candidates, now)
+        self._repack(verdict, candidates, now)
 
     def _list(self, folder: Path) -> SortedRows:
         """Sorted here, since not every store lists in order."""
@@ -130,10 +129,10 @@ class Collector:
             drop = partial(changes.drop_former, snapshot_uid=uid, now=now, grace_s=self.grace_s)
             run(self.etcd, drop)
 
-    def _sweep(self, every: Iterable[Fated], verdict: Verdict) -> tuple[list[int], list[Marked]]:
-        """Exclusive bytes by the number of the root; and objects that are mostly dead, at most so many."""
+    def _sweep(self, every: Iterable[Fated], verdict: Verdict) -> tuple[list[int], Candidates]:
+        """Exclusive bytes by the number of the root; and objects that are mostly dead."""
         exclusive = [0] * len(verdict.roots)
-        candidates: list[Marked] = []
+        candidates = Candidates()
         counts = self._counts
         for one in every:
             self._check()
@@ -143,8 +142,7 @@ class Collector:
                 if one.marked is not None:
                     if one.marked.owner >= 0:
                         exclusive[one.marked.owner] += one.size_bytes
-                    if len(candidates) < REPACK_OBJECTS_MAX and _is_half_dead(one):
-                        candidates.append(one.marked)
+                    candidates.look(one.marked, one.size_bytes)
             elif one.fate is Fate.WAITING:
                 counts.waiting_objects += 1
                 counts.waiting_bytes += one.size_bytes
@@ -193,12 +191,9 @@ class Collector:
                 self._check()
                 run(self.etcd, partial(changes.set_sizes, counted=sizes))
 
-    def _repack(self, cut: Cut, verdict: Verdict, candidates: list[Marked], now: Moment) -> None:
+    def _repack(self, verdict: Verdict, candidates: Candidates, now: Moment) -> None:
         repacker = Repacker(self.etcd, self.store, self.by, self.stop, self.key_service, now)
-        by_family: dict[int, list[Marked]] = {}
-        for one in candidates:
-            by_family.setdefault(one.family, []).append(one)
-        for family, objects in by_family.items():
+        for family, objects in candidates.by_family().items():
             self._check()
             roots = [root for root in verdict.roots if root.family == family and not root.fixed]
             try:
@@ -235,17 +230,6 @@ def _infos(listing: SortedRows) -> Iterator[ObjectInfo]:
     for row in listing.sorted():
         name, size_bytes, modified_s = row.decode("ascii").split("\t")
         yield ObjectInfo(name, int(size_bytes), float(modified_s))
-
-
-def _is_half_dead(one: Fated) -> bool:
-    parts = parts_of(one.name)
-    return (
-        one.marked is not None
-        and not one.marked.fixed
-        and parts is not None
-        and parts.kind in ("pack", "index")
-        and one.marked.live_bytes <= one.size_bytes * HALF_DEAD
-    )
 
 
 def _says_more(now: r.SizesRecord, before: r.SizesRecord | None) -> bool:
