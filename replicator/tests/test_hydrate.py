@@ -4,9 +4,11 @@ import threading
 
 import pytest
 
-from holdfast.base.device import Op, Outcome
+from holdfast.base.device import Op, Outcome, Request
 from holdfast.base.errors import Denied, Unavailable
 from holdfast.base.limits import EXTENT_BYTES, MIB
+from holdfast.replicator.exports import FrozenExport
+from holdfast.replicator.freeze import freeze
 from holdfast.replicator.hydrate import (
     ORIGIN_LOST,
     ORIGIN_UNREADABLE,
@@ -179,3 +181,31 @@ def test_nothing_is_begun_after_the_end(make_rig: MakeRig) -> None:
     assert pair.a.store.missing.left == left
     assert pair.do(Op.WRITE, 0, b"x" * 512) is Outcome.BUSY
     assert threading.active_count() < 50
+
+
+def test_a_view_of_a_half_filled_volume_is_of_its_moment_on_both_hosts(make_rig: MakeRig) -> None:
+    """What was missing at the freeze comes from the origin, whatever was written or filled there since."""
+    rig = a_rig(make_rig, background=False)
+    pair = rig.pair
+    pair.do(Op.WRITE, 512, b"v" * 512)
+    pair.do(Op.WRITE, 3 * EXTENT_BYTES, b"u" * EXTENT_BYTES)
+    expected = bytearray(CONTENT)
+    expected[512:1024] = b"v" * 512
+    expected[3 * EXTENT_BYTES : 4 * EXTENT_BYTES] = b"u" * EXTENT_BYTES
+    pair.until_up()
+    assert pair.a.store.missing.left
+    pair.finish(freeze(pair.a.loop, pair.primary, "s1"))
+    # Over what was there, over what was missing in part and in whole; and the rest is filled.
+    pair.do(Op.WRITE, 0, b"x" * 4096)
+    pair.do(Op.WRITE, SIZE - 8192, b"y" * 512)
+    pair.do(Op.WRITE, 5 * EXTENT_BYTES, b"z" * EXTENT_BYTES)
+    pair.hydrator.go_on()
+    pair.until(lambda: not pair.a.store.missing.left and not pair.b.store.missing.left)
+    for host in (pair.a, pair.b):
+        assert host.local is not None
+        view = host.store.views["s1"]
+        export = FrozenExport(host.loop, host.local, lambda: pair.origin, view, None)
+        content, outcomes = bytearray(SIZE), list[Outcome]()
+        export.submit(Request(Op.READ, 0, SIZE, outcomes.append, [memoryview(content)]))
+        pair.until(lambda: bool(outcomes))  # noqa: B023
+        assert outcomes == [Outcome.OK] and content == expected

@@ -177,6 +177,9 @@ def show(name: str, gaps_s: list[float]) -> None:
 
 def measure(stage: Stage, freezes: int) -> None:
     single, group, beside = [], [], []
+    for load in stage.loads:
+        while len(load.since(0.0)) < 100:
+            time.sleep(0.1)
     began_s = time.monotonic()
     time.sleep(1)
     rates = [len(load.since(began_s)) for load in stage.loads]

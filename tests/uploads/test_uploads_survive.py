@@ -167,6 +167,7 @@ def stage(metadata: RunningMetadata, tmp_path: Path) -> Iterator[Stage]:
     made = None
     try:
         for agent in agents:
+            agent.words += ["--sync-max-mib", "8"]
             agent.start()
         until(lambda: len(metadata.etcd.range(keys.HOST_LEASES)[0]) == len(agents), LIMIT_S)
         made = Stage(metadata, agents, tmp_path)
@@ -241,3 +242,37 @@ def test_several_under_way_are_each_of_their_own_moment(stage: Stage) -> None:
     until(lambda: all(stage.snapshot(uid).state in done for uid in uids), LIMIT_S)
     for uid, content in zip(uids, contents, strict=True):
         assert stage.rebuilt(uid) == content
+
+
+def test_a_snapshot_of_a_volume_that_still_copies_is_of_its_moment(stage: Stage) -> None:
+    stage.write(1 << 16)
+    first = stage.begin("first")
+    content = bytearray(stage.finish(first))
+    stage.start_snapshotter()
+    source = vb.SnapshotRef(snapshot_id="first")
+    request = vb.CreateVolumeRequest(volume_id="copy", source_snapshot=source)
+    uid = str(stage.client.volumes.CreateVolume(request).volume.uid)
+
+    def copy() -> r.VolumeRecord:
+        found = stage.record(keys.volume(uid), r.VolumeRecord)
+        assert isinstance(found, r.VolumeRecord)
+        return found
+
+    until(lambda: copy().state == r.VOLUME_STATE_AVAILABLE, LIMIT_S)
+    replica = stage.record(keys.replica(uid), r.ReplicaRecord)
+    assert isinstance(replica, r.ReplicaRecord)
+    driver = Driver(stage.agents[replica.primary_host_id].run / f"{uid}.io")
+    # Parts of extents, and whole ones, near the end: they are not there yet.
+    for at, length in ((SIZE - 4096, 4096), (SIZE - 5 * MIB - 512, 1024), (SIZE - 9 * MIB, MIB), (512, 512)):
+        assert driver.write(at, length, 77, 60.0)
+        content[at : at + length] = (77).to_bytes(4, "little") * (length // 4)
+    made = stage.client.snapshots.CreateSnapshot(
+        sb.CreateSnapshotRequest(snapshot_id="of-the-copy", volume_id="copy")
+    )
+    snapshot = str(made.snapshot.uid)
+    until(lambda: stage.snapshot(snapshot).state != r.SNAPSHOT_STATE_PENDING, LIMIT_S)
+    assert copy().hydrate_remaining_bytes > 0, "it was filled before it was frozen: nothing is shown"
+    driver.write(SIZE - 3 * MIB, MIB, 99, 60.0)
+    driver.close()
+    until(lambda: stage.snapshot(snapshot).state == r.SNAPSHOT_STATE_COMPLETED, LIMIT_S)
+    assert stage.rebuilt(snapshot) == content
