@@ -39,7 +39,7 @@ class Process:
 
     def signal_group(self, number: int) -> None:
         """Signal every process of its group, whether or not the leader still lives."""
-        for pid in self._members():
+        for pid in self.members():
             try:
                 os.kill(pid, number)
             except ProcessLookupError:
@@ -50,7 +50,7 @@ class Process:
         os.kill(self.pid, signal.SIGSTOP)  # the leader first: it is the one that makes new ones
         self.signal_group(signal.SIGSTOP)
         deadline_s = time.monotonic() + _END_LIMIT_S
-        while any(stat.state not in "Tt" for stat in map(_read_stat, self._members()) if stat):
+        while any(stat.state not in "Tt" for stat in map(_read_stat, self.members()) if stat):
             if time.monotonic() > deadline_s:
                 raise LabError(f"process {self.pid} does not stop {_END_LIMIT_S:.0f} s after SIGSTOP")
             os.sched_yield()
@@ -64,7 +64,7 @@ class Process:
             os.kill(self.pid, signal.SIGTERM)
             self.wait(grace_s)
         deadline_s = time.monotonic() + _END_LIMIT_S
-        while members := self._members():  # a member may fork while it is being killed
+        while members := self.members():  # a member may fork while it is being killed
             for pid in members:
                 _kill_and_wait(pid, deadline_s)
         _reap(self.pid)
@@ -77,7 +77,7 @@ class Process:
         with pidfd:
             return bool(select.select([pidfd], [], [], timeout_s)[0])
 
-    def _members(self) -> list[int]:
+    def members(self) -> list[int]:
         """Live processes of the group that is this process's, or was before it died."""
         leader = _read_stat(self.pid)
         if leader is not None and leader.start_ticks != self.start_ticks:
