@@ -131,3 +131,33 @@ def test_what_a_callback_raises_ends_the_run(loop: Loop) -> None:
 def test_stop_ends_the_run(loop: Loop) -> None:
     loop.call_later(0.005, loop.stop)
     loop.run()
+
+
+def test_what_is_done_now_and_then_is_done_together(loop: Loop) -> None:
+    ran: list[float] = []
+    for _ in range(3):
+        loop.call_about(0.2, lambda: ran.append(loop.now()))
+    turns = 0
+    while len(ran) < 3:
+        loop.run_once(1)
+        turns += 1
+    assert turns <= 2  # Not one, if half of an interval was passed just between two of the calls.
+
+
+def test_a_timer_that_is_due_already_is_not_waited_for(loop: Loop) -> None:
+    ran: list[str] = []
+    loop.call_later(60, lambda: ran.append("late"))
+    loop.call_later(-1, lambda: ran.append("now"))
+    loop.run_once(30)
+    assert ran == ["now"]
+
+
+def test_an_earlier_timer_moves_the_alarm_forward(loop: Loop) -> None:
+    ran: list[str] = []
+    loop.call_later(60, lambda: ran.append("late"))
+    loop.call_later(0.01, lambda: ran.append("early"))
+    loop.run_once(30)
+    assert ran == ["early"]
+    loop.call_later(0.01, lambda: ran.append("next"))
+    loop.run_once(30)
+    assert ran == ["early", "next"]

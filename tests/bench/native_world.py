@@ -60,6 +60,12 @@ class Process:
         status = Path(f"/proc/{self.pid}/status").read_text()
         return int(status.partition("VmRSS:")[2].split()[0])
 
+    def own_kib(self) -> int:
+        """Of the resident memory, what it shares with nobody."""
+        rollup = Path(f"/proc/{self.pid}/smaps_rollup").read_text().splitlines()[1:]
+        fields = {line.split(":")[0]: int(line.split()[1]) for line in rollup}
+        return fields["Private_Clean"] + fields["Private_Dirty"]
+
     def switches(self) -> int:
         """How often any of its threads has gone to sleep by itself: each is a wake-up later."""
         found = 0
@@ -76,10 +82,12 @@ class Process:
 class Host:
     """A worker, told what its agent would tell it."""
 
-    def __init__(self, loop: Loop, folder: Path, uid: str, host_id: str, tls: list[str]) -> None:
+    def __init__(
+        self, loop: Loop, folder: Path, uid: str, host_id: str, tls: list[str], data_bytes: int = DATA_BYTES
+    ) -> None:
         self.loop, self.uid, self.host_id = loop, uid, host_id
         self.port = free_port()
-        self.ring = SharedRing(DATA_BYTES)
+        self.ring = SharedRing(data_bytes)
         store, run = folder / host_id / "store", folder / host_id / "run"
         for path in (store, run):
             path.mkdir(parents=True)
@@ -95,9 +103,9 @@ class Host:
             **({"HOLDFAST_BENCH_PROFILE": f"{profile}/{uid}-{host_id}.prof"} if profile else {}),
         )
         self._link = WorkerLink(loop, run / f"{uid}.sock", lambda: None)
-        self._until(self._link.connect)
 
     def apply(self, role: str, others: list["Host"], size_bytes: int = SIZE_BYTES) -> None:
+        self._until(self._link.connect)
         self._link.apply(
             Desired(
                 volume_uid=self.uid,

@@ -5,14 +5,13 @@
 A bare loop is told a count where a worker is shown commands; the wake-ups are the same.
 """
 
-import contextlib
 import json
 import os
 import random
 import sys
 import time
 
-from shared_ring import LoadKernel, Refused
+from shared_ring import LoadKernel, take_attentions
 
 
 def main() -> None:
@@ -23,7 +22,7 @@ def main() -> None:
         count, elapsed_s = _bare(event_fd, signal_fd, depth, seconds)
     else:
         kernel = LoadKernel(memory_fd, plan["size"], plan["reading"])
-        _take_attentions(kernel, event_fd, signal_fd)
+        take_attentions(kernel, event_fd, signal_fd)
         count, elapsed_s = _ring(kernel, event_fd, signal_fd, depth, seconds, _offsets(plan))
     print(json.dumps({"count": count, "elapsed_s": elapsed_s}))
 
@@ -34,18 +33,6 @@ def _offsets(plan: dict[str, int]) -> list[int]:
         return [index * plan["size"] for index in range(pieces)]
     rng = random.Random(plan["seed"])
     return [rng.randrange(pieces) * plan["size"] for _ in range(50_000)]
-
-
-def _take_attentions(kernel: LoadKernel, event_fd: int, signal_fd: int) -> None:
-    """A unit that has just become active says so to the first that comes."""
-    for _ in range(4):
-        kernel.queue_test_unit_ready()
-        kernel.publish()
-        os.eventfd_write(event_fd, 1)
-        os.eventfd_read(signal_fd)
-        with contextlib.suppress(Refused):
-            kernel.ended()
-            return
 
 
 def _ring(

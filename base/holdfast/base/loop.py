@@ -7,6 +7,7 @@ a broken invariant must not be served past (style rule 11), and the agent starts
 
 import heapq
 import itertools
+import math
 import os
 import select
 import threading
@@ -16,9 +17,13 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import TypeVar
 
+from holdfast.base.timer_fd import TimerFd
+
 _T = TypeVar("_T")
 READABLE = select.EPOLLIN
 WRITABLE = select.EPOLLOUT
+EDGE = select.EPOLLET
+"""With READABLE: told once each time that something comes, read or not."""
 POOL_THREADS = 8
 
 
@@ -42,6 +47,9 @@ class Loop:
         self._handlers: dict[int, Callable[[int], None]] = {}
         self._timers: list[tuple[float, int, Timer]] = []
         self._order = itertools.count()
+        self._timer_fd = TimerFd()
+        self._armed_s = math.inf
+        self._overdue = False
         self._soon: deque[Callable[[], None]] = deque()
         self._handed_over: deque[Callable[[], None]] = deque()
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -49,13 +57,14 @@ class Loop:
         self._wake_lock = threading.Lock()
         self._stopped = False
         self.add(self._wake_fd, READABLE, self._drain_handed_over)
+        self.add(self._timer_fd.fd, READABLE, self._timer_due)
 
     def now(self) -> float:
         """Seconds on CLOCK_BOOTTIME: it counts while the machine is suspended (I-3)."""
         return time.clock_gettime(time.CLOCK_BOOTTIME)
 
     def add(self, fd: int, events: int, handler: Callable[[int], None]) -> None:
-        """Call `handler(events)` when `fd` is ready (level triggered)."""
+        """Call `handler(events)` when `fd` is ready (level triggered, without EDGE)."""
         self._handlers[fd] = handler
         self._epoll.register(fd, events)
 
@@ -72,9 +81,19 @@ class Loop:
         self._soon.append(callback)
 
     def call_later(self, delay_s: float, callback: Callable[[], None]) -> Timer:
-        timer = Timer(callback)
-        heapq.heappush(self._timers, (self.now() + delay_s, next(self._order), timer))
+        timer, now_s = Timer(callback), self.now()
+        due_s = now_s + delay_s
+        heapq.heappush(self._timers, (due_s, next(self._order), timer))
+        if due_s < self._armed_s:
+            self._arm(now_s)
         return timer
+
+    def call_about(self, delay_s: float, callback: Callable[[], None]) -> Timer:
+        """As `call_later`, at the nearest whole multiple of `delay_s`: what is done now and then, without a
+        need for the moment, wakes an idle process together.
+        """
+        now_s = self.now()
+        return self.call_later(round(now_s / delay_s + 1) * delay_s - now_s, callback)
 
     def call_from_thread(self, callback: Callable[[], None]) -> None:
         """Run `callback` on the loop's thread; safe from any thread. After `close` nothing is run."""
@@ -113,11 +132,13 @@ class Loop:
 
     def run_once(self, limit_s: float | None = None) -> None:
         """One turn: wait for events (at most `limit_s`), then run what is due."""
-        for fd, events in self._epoll.poll(self._timeout_s(limit_s)):
+        hurry = self._soon or self._overdue or self._stopped
+        for fd, events in self._epoll.poll(0 if hurry else limit_s):
             handler = self._handlers.get(fd)
             if handler is not None:
                 handler(events)
-        self._run_timers()
+        if self._overdue:
+            self._run_timers()
         for _ in range(len(self._soon)):
             self._soon.popleft()()
 
@@ -129,25 +150,34 @@ class Loop:
         self._pool.shutdown(wait=True)
         with self._wake_lock:
             wake_fd, self._wake_fd = self._wake_fd, -1
-        self.remove(wake_fd)
+        for fd in (wake_fd, self._timer_fd.fd):
+            self.remove(fd)
         os.close(wake_fd)
+        self._timer_fd.close()
         self._epoll.close()
 
-    def _timeout_s(self, limit_s: float | None) -> float | None:
-        if self._soon or self._stopped:
-            return 0
-        if not self._timers:
-            return limit_s
-        due_s = max(0.0, self._timers[0][0] - self.now())
-        return due_s if limit_s is None else min(due_s, limit_s)
+    def _arm(self, now_s: float) -> None:
+        """Be woken when the first timer is due; one that is due already is not waited for."""
+        first_s = self._timers[0][0] if self._timers else math.inf
+        self._overdue = first_s <= now_s
+        if not self._overdue and first_s != self._armed_s:
+            self._armed_s = first_s
+            if first_s < math.inf:
+                self._timer_fd.set(first_s)
+
+    def _timer_due(self, _events: int) -> None:
+        self._timer_fd.clear()
+        self._armed_s = math.inf
+        self._overdue = True  # `run_once` runs it, after the events at hand.
 
     def _run_timers(self) -> None:
         # One look at the clock: a timer that starts another with no delay must not starve descriptors.
-        now = self.now() if self._timers else 0.0
-        while self._timers and self._timers[0][0] <= now:
+        now_s = self.now()
+        while self._timers and self._timers[0][0] <= now_s:
             callback = heapq.heappop(self._timers)[2].callback
             if callback is not None:
                 callback()
+        self._arm(now_s)
 
     def _drain_handed_over(self, _events: int) -> None:
         os.eventfd_read(self._wake_fd)

@@ -7,6 +7,7 @@ share one clock; each is then a process, and leaving one alone is how a process 
 
 import heapq
 import itertools
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
@@ -31,6 +32,7 @@ class TestingLoop(Loop):
     """Stands for a Loop without descriptors. `hold_work`: nothing of the pool is begun."""
 
     __test__ = False
+    _armed_s = -math.inf
 
     def __init__(self, clock: Clock | None = None, chance: Random | None = None) -> None:
         self.clock = clock or Clock()
@@ -46,6 +48,13 @@ class TestingLoop(Loop):
 
     def now(self) -> float:
         return self.clock.now_s
+
+    def call_about(self, delay_s: float, callback: Callable[[], None]) -> Timer:
+        """Not together: hosts in one process, on one clock, would all do everything at the same moments."""
+        return self.call_later(delay_s, callback)
+
+    def _arm(self, now_s: float) -> None:
+        """Nothing wakes it: its clock is moved by others."""
 
     def call_from_thread(self, callback: Callable[[], None]) -> None:
         self._soon.append(callback)

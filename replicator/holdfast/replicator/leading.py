@@ -89,7 +89,7 @@ class Leading:
         self._trouble_s = 0.0
         hydrator.on_change = on_change
         hydrator.busy = lambda: self.primary.serving_users
-        self._timer: Timer = loop.call_later(BEACON_INTERVAL_S, self._tick)
+        self._timer: Timer = loop.call_about(BEACON_INTERVAL_S, self._tick)
 
     # Epochs.
 
@@ -431,7 +431,7 @@ class Leading:
         return self.primary.writes
 
     def _tick(self) -> None:
-        self._timer = self._loop.call_later(BEACON_INTERVAL_S, self._tick)
+        self._timer = self._loop.call_about(BEACON_INTERVAL_S, self._tick)
         if not self._entered:
             return
         if self.trouble and self.primary.alone:

@@ -246,7 +246,7 @@ class Link:
             self.start_over(f"the mirror said nothing for {LINK_LOST_S:.0f} s")
             return
         talk.ask({"do": "beat"})(partial(self._beaten, talk, self._loop.now()))
-        self._loop.call_later(BEACON_INTERVAL_S, partial(self._beat, talk))
+        self._loop.call_about(BEACON_INTERVAL_S, partial(self._beat, talk))
 
     def _beaten(self, talk: Talk, sent_at_s: float, answer: object) -> None:
         if self._talk is talk and isinstance(answer, dict) and answer.get("leased"):

@@ -83,10 +83,17 @@ class Job(Turn):
         self.primary.was_read(self, outcome)
 
     def here(self, outcome: Outcome) -> None:
-        self.primary.done_here(self, outcome)
+        """This host has done it, or failed to."""
+        if outcome is _OK:
+            self.there(_OK)
+        else:
+            self.primary.failed_here(self, outcome)
 
     def there(self, _ok: Outcome) -> None:
-        self.primary.one_less(self)
+        """One of the hosts that it waits for has done it."""
+        self.waiting -= 1
+        if not self.waiting:
+            self.primary.done(self)
 
 
 class Primary:
@@ -100,7 +107,8 @@ class Primary:
         self, loop: Loop, local: LocalReplica, hydrator: Hydrator, endings: Endings | None = None
     ) -> None:
         self._loop = loop
-        self._now = loop.now
+        self._swept_s = loop.now()
+        """When jobs were last looked at. A job's age is counted from there: no look at the clock for each."""
         self._hydrator = hydrator
         self._endings = endings or Endings(loop)
         self._jobs: dict[Job, None] = {}
@@ -131,7 +139,7 @@ class Primary:
         self._order = local.order
         self.size_bytes = local.store.size_bytes
         hydrator.fill = self.fill
-        self._sweeper = loop.call_later(SWEEP_INTERVAL_S, self._sweep)
+        self._sweeper = loop.call_about(SWEEP_INTERVAL_S, self._sweep)
 
     def close(self) -> None:
         """Answer everything BUSY, also what is still to come, and begin nothing more."""
@@ -183,7 +191,7 @@ class Primary:
             request.done(Outcome.OK)
         elif request.op is _WRITE and self._plain and not self.local.store.missing.left:
             # The way of nearly every write, as `_admit`, `begin` and `_prepare` have it step by step.
-            job = Job(self, request, self._now())
+            job = Job(self, request, self._swept_s)
             self._jobs[job] = None
             job.counted = True
             self._writing += 1
@@ -194,11 +202,11 @@ class Primary:
                 else:
                     self._prepare(job)
         else:
-            self._take_on(Job(self, request, self._now()))
+            self._take_on(Job(self, request, self._swept_s))
 
     def fill(self, request: Request) -> None:
         """Write what the origin has, unless the extents were overwritten meanwhile (hydrate.py)."""
-        self._take_on(Job(self, request, self._now(), fill=True))
+        self._take_on(Job(self, request, self._swept_s, fill=True))
 
     def limit(self, limits: Limits) -> None:
         """How fast requests may begin from now on; what waits already follows the new limits."""
@@ -395,20 +403,15 @@ class Primary:
                 job.sent = (*job.sent, (partner, partner.link.send(job.request, job.there)))
         self.local.flush(job.here)
 
-    def done_here(self, job: Job, outcome: Outcome) -> None:
-        """This host has done it, or failed to."""
-        if outcome is _OK:
-            self.one_less(job)
-        elif job.forgotten:
+    def failed_here(self, job: Job, outcome: Outcome) -> None:
+        """This host's disk failed a request that the others may have."""
+        if job.forgotten:
             self._end(job, outcome)
         else:
             self._give_up(job, outcome)
 
-    def one_less(self, job: Job) -> None:
-        """One of the hosts that it waits for has done it."""
-        job.waiting -= 1
-        if job.waiting:
-            return
+    def done(self, job: Job) -> None:
+        """All hosts that it waited for have done it."""
         if self.hardens and not (job.hard or job.fill or job.forgotten):
             # Nobody else has it, or nobody knows of it: it must survive this host's memory.
             # (What fills brought, the origin has.)
@@ -460,10 +463,11 @@ class Primary:
     # Giving up.
 
     def _sweep(self) -> None:
-        limit = self._loop.now() - HELD_COMMAND_MAX_S
+        self._swept_s = self._loop.now()
+        limit = self._swept_s - HELD_COMMAND_MAX_S - SWEEP_INTERVAL_S
         late = itertools.takewhile(lambda job: job.born_s <= limit, self._jobs)
         self._forget_all([job for job in late if not job.fill])
-        self._sweeper = self._loop.call_later(SWEEP_INTERVAL_S, self._sweep)
+        self._sweeper = self._loop.call_about(SWEEP_INTERVAL_S, self._sweep)
 
     def _forget_all(self, jobs: list[Job]) -> None:
         # All are marked before the first is ended, or its turn would pass to one that is to be forgotten.

@@ -15,7 +15,7 @@ import logging
 from functools import partial
 
 from holdfast.base.device import Device, LookRequest, Op, Outcome, Request
-from holdfast.base.loop import READABLE, Loop
+from holdfast.base.loop import EDGE, READABLE, Loop
 from holdfast.target.meter import Meter
 from holdfast.target.ring import Command, Ring
 from holdfast.target.scsi import commands
@@ -83,7 +83,8 @@ class RingServer:
         """Commands that have ended well: the ring is told of all of them when it is signalled."""
         self.signal_planned = False
         self.closed = False
-        loop.add(uio.fd, READABLE, self._readable)
+        # By its edge: the ring says what has come, so the count in the descriptor need not be read.
+        loop.add(uio.fd, READABLE | EDGE, self._readable)
         loop.call_soon(self._serve)
 
     @property
@@ -109,19 +110,24 @@ class RingServer:
         self._ring.close()
         self._uio.close()
 
-    def _readable(self, _events: int) -> None:
-        self._uio.acknowledge()
+    def _readable(self, events: int) -> None:
+        if events & ~READABLE:
+            self._uio.check()
         self._serve()
 
     def _serve(self) -> None:
         if self.closed:
             return
-        decide, unit = commands.plan, self.unit
+        decide, unit, submit, requests = commands.plan, self.unit, self.device.submit, self._requests
         self.came_s = self._loop.now()
         for command in self._ring.drain():
             plan = decide(command.cdb, unit, command.content)
             if type(plan) is Transfer:
-                self._transfer(command, plan)
+                if command.length == plan.length and plan.op is not _COMPARE:
+                    requests[command.id] = request = _Whole(self, command, plan)
+                    submit(request)
+                else:
+                    self._transfer(command, plan)
             elif type(plan) is Answer:
                 self._answer(command, plan)
             elif type(plan) is Steps:
@@ -135,11 +141,7 @@ class RingServer:
 
     def _transfer(self, command: Command, plan: Transfer) -> None:
         cmd_id = command.id
-        if command.length == plan.length and plan.op is not _COMPARE:
-            request = _Whole(self, command, plan)
-            self._requests[cmd_id] = request
-            self.device.submit(request)
-        elif plan.op is Op.COMPARE_AND_WRITE:
+        if plan.op is Op.COMPARE_AND_WRITE:
             self._compare_and_write(command, plan)
         elif plan.op is Op.READ and command.length > plan.length:
             # The initiator made more room than its CDB asks for: it gets a residual.

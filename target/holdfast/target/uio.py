@@ -31,7 +31,7 @@ class UioLike(Protocol):
     @property
     def memory(self) -> "mmap.mmap | memoryview | bytearray": ...
 
-    def acknowledge(self) -> None: ...
+    def check(self) -> None: ...
 
     def signal(self) -> None: ...
 
@@ -45,10 +45,9 @@ class Uio:
         self.fd = fd
         self.memory = memory
 
-    def acknowledge(self) -> None:
-        """Take the event off the descriptor. Call it before looking at the ring, never after.
-
-        Raises Unavailable UIO_GONE if somebody removed the backstore.
+    def check(self) -> None:
+        """Raises Unavailable UIO_GONE if somebody removed the backstore: its descriptor says more than
+        that it is readable.
         """
         try:
             os.read(self.fd, 4)

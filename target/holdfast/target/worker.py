@@ -75,7 +75,7 @@ class Worker:
         self._listed: set[str] = set()
         self._trouble = ("", "")
         self._began_s = loop.now()
-        self._timer: Timer = loop.call_later(TICK_S, self._tick)
+        self._timer: Timer = loop.call_about(TICK_S, self._tick)
         self.tell: Callable[[Observed], None] = lambda _observed: None
 
     def apply(self, desired: Desired) -> Observed:
@@ -249,7 +249,7 @@ class Worker:
 
     def _tick(self) -> None:
         self._changed()
-        self._timer = self._loop.call_later(TICK_S, self._tick)
+        self._timer = self._loop.call_about(TICK_S, self._tick)
 
 
 def _nothing() -> None:

@@ -60,7 +60,7 @@ class Uio:
         self._kernel = kernel
         self._open = True
 
-    def acknowledge(self) -> None:
+    def check(self) -> None:
         pass
 
     def signal(self) -> None:
