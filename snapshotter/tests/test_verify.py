@@ -262,3 +262,44 @@ def test_a_repair_that_dies_anywhere_leaves_the_snapshot_as_it_was(directory: Di
         assert after > 5 and differing_extents(directory, done.manifest, view) == []
         return
     raise AssertionError("never done")
+
+
+def test_a_lost_index_is_made_again_from_the_packs(directory: DirectoryStore) -> None:
+    volume = volume_of(11, 8)
+    first_view = volume.freeze()
+    first = upload(directory, UIDS[0], first_view).manifest
+    volume.write(3 * MIB, b"changed")
+    volume.write(900 * MIB, b"changed")
+    second_view = volume.freeze()
+    second = upload(directory, UIDS[1], second_view, first).manifest
+    volume.write(0, b"and again")
+    source = upload(directory, UIDS[2], volume.freeze(), second).manifest
+    manifests = {UIDS[0]: first, UIDS[1]: second, UIDS[2]: source}
+    own = {one.name for one in directory.list("") if "index-" in one.name and UIDS[2] not in one.name}
+    for uid, view in ((UIDS[1], second_view), (UIDS[0], first_view)):
+        for name in [one for one in own if uid in one]:
+            directory.delete(name)
+        assert scrubbed(directory, manifests[uid]).damaged_objects > 0
+        damaged = index_of(directory, manifests[uid])
+        mend = Mend(
+            damaged, index_of(directory, source), set(), patient(directory), threading.Event(), SMALL,
+            lambda _: None, None, lambda other: index_of(directory, manifests[other]),
+        )  # fmt: skip
+        done = mend.run(manifests[uid], "", UIDS[2])
+        assert done.extents > 0 and done.left.damaged_objects == 0
+        assert differing_extents(directory, done.manifest, view) == []
+        manifests[uid] = done.manifest
+
+
+def test_a_lost_index_that_nobody_can_make_again_stays_lost(directory: DirectoryStore) -> None:
+    volume = volume_of(12, 4)
+    first = upload(directory, UIDS[0], volume.freeze()).manifest
+    source = upload(directory, UIDS[1], volume.freeze()).manifest
+    for name in [one.name for one in directory.list(f"snapshots/{UIDS[0]}/")]:
+        if "index-" in name:
+            directory.delete(name)
+    for one in list(directory.list(f"snapshots/{UIDS[0]}/pack-")):
+        directory.delete(one.name)
+    done = mended(directory, first, source, None)
+    assert done.manifest == first and not done.extents
+    assert {one.problem for one in done.left.damaged} == {"missing"}

@@ -10,14 +10,14 @@ to give it the newer one's key would open to its grantees what came later.
 
 import hashlib
 import threading
-from collections.abc import Callable, Set
+from collections.abc import Callable, Sequence, Set
 from dataclasses import replace
 from typing import NamedTuple
 
 from holdfast.base.errors import DataLoss
 from holdfast.metadata.verify_changes import Repaired
 from holdfast.snapshotter import blob, manifest, ring
-from holdfast.snapshotter.base import Base
+from holdfast.snapshotter import shard as shards
 from holdfast.snapshotter.blob import digest_of, keyed
 from holdfast.snapshotter.check import Bad, Checker, word_for
 from holdfast.snapshotter.cipher import DataKey
@@ -28,8 +28,9 @@ from holdfast.snapshotter.manifest import ShardRef, extents_of
 from holdfast.snapshotter.names import Namer
 from holdfast.snapshotter.pack import PackBuilder
 from holdfast.snapshotter.patient import PatientStore, Stopped
+from holdfast.snapshotter.reindex import OpenIndex, made_again
 from holdfast.snapshotter.ring import KeyMaterial, WrappedKey
-from holdfast.snapshotter.shard import SHARD_EXTENTS, Entry
+from holdfast.snapshotter.shard import SHARD_EXTENTS, Entry, Shard
 from holdfast.snapshotter.upload import Settings
 
 
@@ -48,6 +49,7 @@ class Mend:
         damaged must be opened anew: a shard that is in a cache says nothing of the store.
         suspects: names of objects that may be lost; what lies in others is taken to be good. None: all may.
         before: called before so many bytes are read; may wait, or raise.
+        open_index: of other snapshots.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Mend:
         settings: Settings,
         before: Callable[[int], None],
         own: Own | None,
+        open_index: OpenIndex = lambda snapshot_uid: None,
     ) -> None:
         self._damaged = damaged
         self._source = source
@@ -73,8 +76,10 @@ class Mend:
         """In the names of everything that is written."""
         self._there = Checker(store, damaged.keys, before)
         self._newer = Checker(store, source.keys, before)
-        base = Base(damaged)
-        self._draft = Draft(base.refs, base.load)
+        self._open_index = open_index
+        self._again: dict[int, bytes] = {}
+        """Shards whose index objects are lost, made again."""
+        self._draft = Draft(damaged.manifest.shards, self._load)
         self._builder = PackBuilder()
         self._damage = Damage()
         self._stored_bytes = 0
@@ -87,20 +92,37 @@ class Mend:
             before, sha256: the manifest that the snapshot has, and its SHA-256.
             source_uid: of the newer snapshot.
         """
+        self._again = made_again(self._lost_shards(), self._store, self._open_index)
         for ref in self._damaged.manifest.shards:
             if self._stop.is_set():
                 raise Stopped
             self._mend_shard(ref)
         self._store_pack()
-        name, digest = (before, sha256) if not self._extents else self._store_manifest()
+        is_other = self._extents or self._again
+        self._extents += sum(ref.entries for ref in self._damaged.manifest.shards if ref.shard in self._again)
+        name, digest = self._store_manifest() if is_other else (before, sha256)
         left = self._damage.found(0, 0, 0)
         return Repaired(
             before, name, digest, self._stored_bytes, self._extents, source_uid, left, self.writer
         )
 
+    def _lost_shards(self) -> list[ShardRef]:
+        lost = []
+        for ref in self._damaged.manifest.shards:
+            try:
+                self._damaged.load(ref)
+            except DataLoss:
+                lost.append(ref)
+        return lost
+
+    def _load(self, ref: ShardRef) -> Shard:
+        if ref.shard in self._again:
+            return shards.decode(self._again[ref.shard], ref.where.name)
+        return self._damaged.load(ref)
+
     def _mend_shard(self, ref: ShardRef) -> None:
         try:
-            shard = self._damaged.load(ref)
+            shard = self._load(ref)
         except DataLoss as error:
             first = ref.shard * SHARD_EXTENTS
             end = min(extents_of(self._damaged.manifest.size_bytes), first + SHARD_EXTENTS)
@@ -163,11 +185,27 @@ class Mend:
     def _store_manifest(self) -> tuple[str, str]:
         self._draft.finish()
         self._store_index()
-        made = replace(self._damaged.manifest, shards=self._draft.refs(), keys=self._key_material())
+        refs = self._with_those_made_again(self._draft.refs())
+        made = replace(self._damaged.manifest, shards=refs, keys=self._key_material())
         data = manifest.encode(made, self._own.key if self._own else None)
         self._stored_bytes += len(data)
         where = self._store.put_confirmed(self._namer.manifest(), data)
         return where.name, hashlib.sha256(data).hexdigest()
+
+    def _with_those_made_again(self, refs: Sequence[ShardRef]) -> tuple[ShardRef, ...]:
+        """Shards that are the same as before, in an object that is there."""
+        before = {ref.shard: ref for ref in self._damaged.manifest.shards}
+        moved = [ref for ref in refs if ref.shard in self._again and ref == before[ref.shard]]
+        if not moved:
+            return tuple(refs)
+        data = b"".join(self._again[ref.shard] for ref in moved)
+        where = self._store.put_confirmed(self._namer.index(), data)
+        self._stored_bytes += len(data)
+        found, offset = {ref.shard: ref for ref in refs}, 0
+        for ref in moved:
+            found[ref.shard] = ref._replace(where=where, offset=offset)
+            offset += ref.length
+        return tuple(found[number] for number in sorted(found))
 
     def _key_material(self) -> KeyMaterial | None:
         if self._own is None:

@@ -88,6 +88,14 @@ def tail_bytes(rows: int) -> int:
     return rows * _ROW.size + TAIL_BYTES
 
 
+def tail_of(end: bytes, name: str) -> int:
+    """How many rows the table of a pack has, which ends with these `tail_bytes(0)` bytes. Raises DataLoss."""
+    if len(end) < TAIL_BYTES:
+        raise damaged(name, f"it is {len(end)} bytes long")
+    count: int = _TRAILER.unpack_from(end, len(end) - TAIL_BYTES)[1]
+    return count
+
+
 def decode_table(data: bytes, name: str) -> list[PackRow]:
     """The table of a whole pack. Raises DataLoss; says nothing about the extents' own bytes."""
     body_bytes, _ = check_header(KIND, data, name)

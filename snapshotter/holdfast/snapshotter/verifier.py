@@ -179,6 +179,7 @@ class Verifier:
                 self._settings,
                 self._pace.take,
                 own,
+                self._index_of,
             )
         except DataLoss as error:
             # A manifest is lost: the damaged one's, or that of the source.
@@ -202,6 +203,16 @@ class Verifier:
             done.left.damaged_extents,
         )
         return True
+
+    def _index_of(self, snapshot_uid: str) -> Index | None:
+        """Of any snapshot, if it can be had."""
+        snapshot = self._actions.snapshot(snapshot_uid)
+        if snapshot is None or snapshot.state not in verify_changes.STORED:
+            return None
+        try:
+            return self._open(snapshot)
+        except (DataLoss, KeyUnavailable):
+            return None
 
     def _open(self, snapshot: r.SnapshotRecord) -> Index:
         """Raises DataLoss, KeyUnavailable, Stopped."""
