@@ -4,7 +4,8 @@ that they judge they share no line but the simulated disk.
     history    what is read, and what each member holds when a write is acknowledged (history.py)
     I-1        a write is on every member when it is acknowledged; on disk, if only one is in sync
     I-2        who answers an initiator was the primary while the command was under way, or nobody is yet
-    I-3        a takeover finds the primary's lease gone; reads are not stale (history)
+    I-3        a takeover finds the primary's lease gone; reads are not stale (history), and show nothing that
+               another member does not hold
     I-4, I-5   only moves of the record that the design knows; a joiner has it all at that moment
     I-6        nothing of an older session is applied after a newer one has greeted, or its host has served
     I-7        where two copies of one history differ, a bitmap says so that survives a crash
@@ -244,6 +245,8 @@ class Checks:
         if aborted:
             return
         self._judge_acknowledged(host, record, command, now)
+        if command.io.op == Op.READ and record.primary == host:
+            self._judge_shown(host, record, command, completion.data)
 
     def _judge_acknowledged(self, host: str, record: Record, command: Try, now: int) -> None:
         # What an old primary may still tell was acknowledged by both, before the other one took over; and was
@@ -263,6 +266,25 @@ class Checks:
         elif command.io.op == Op.FLUSH:
             for member in members:
                 self._judge_flushed(host, member, command.began, now)
+
+    def _judge_shown(self, host: str, record: Record, command: Try, content: bytes) -> None:
+        """I-3: nothing is read that another member does not hold: it would be gone when that takes over."""
+        offset = command.io.sector * SECTOR_BYTES
+        for member, boot in record.in_sync.items():
+            if member == host or not self._holds_memory(member, boot):
+                continue
+            held = self.bytes_of(member, offset, len(content), False)
+            if held == content:
+                continue
+            for index in range(command.io.count):
+                part = slice(index * SECTOR_BYTES, (index + 1) * SECTOR_BYTES)
+                shown, there, sector = (
+                    value_of(content[part]),
+                    value_of(held[part]),
+                    command.io.sector + index,
+                )
+                if self.history.is_older(sector, there, shown):
+                    self.violated(f"I-3: {host} shows {shown} in sector {sector}, {member} holds {there}")
 
     def _judge_answerer(self, host: str, command: Try) -> None:
         """I-2: it was the primary at some moment since the command was sent, or nobody has served since. (Who

@@ -129,6 +129,18 @@ class History:
             for write in writes
         )
 
+    def is_older(self, sector: int, one: int | None, two: int | None) -> bool:
+        """Whether `one` was in a sector before `two` was written, beyond doubt."""
+        if one == two or one is None or not two:
+            return False
+        written = {write.value: write for write in self.writes.get(sector, ())}
+        if two not in written:
+            return False
+        if one not in written:
+            return one == self.initial(sector)
+        first = written[one]
+        return bool(one) and first.ended is not None and first.ended < written[two].began
+
     def wrong(self, offset: int, content: bytes | bytearray, since: int, until: int) -> Iterator[str]:
         """What is wrong with `content`, found at byte `offset` between two ticks."""
         first = offset // SECTOR_BYTES

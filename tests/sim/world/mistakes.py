@@ -43,7 +43,7 @@ _SHOWS: dict[str, tuple[str, ...]] = {
     "go on after a failed sync": ("flushed", "forced"),
     "run a held command after ownership came back": ("I-11",),
     "acknowledge what another host failed to do": ("I-1", *_DIFFER),
-    "read where the hosts may differ": _STALE,
+    "read where the hosts may differ": ("I-3: a shows", "I-3: b shows", "I-3: c shows", *_STALE),
     "accept an old epoch": ("I-1", "I-2", "I-4", *_DIFFER, *_STALE),
     "resign to one that may be dead": ("I-4",),
     "join without missing": ("I-1", *_DIFFER, *_STALE),
