@@ -54,7 +54,8 @@ class Loop:
         self._handed_over: deque[Callable[[], None]] = deque()
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._pool = ThreadPoolExecutor(POOL_THREADS, thread_name_prefix="io")
-        self._wake_lock = threading.Lock()
+        # A signal's handler may want it while the very thread that it interrupts has it.
+        self._wake_lock = threading.RLock()
         self._stopped = False
         self.add(self._wake_fd, READABLE, self._drain_handed_over)
         self.add(self._timer_fd.fd, READABLE, self._timer_due)

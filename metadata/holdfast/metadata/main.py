@@ -3,8 +3,8 @@
 import logging
 import signal
 import sys
-import threading
 from pathlib import Path
+from queue import SimpleQueue
 
 import click
 
@@ -77,9 +77,10 @@ def main(
     etcd_files = [file for file in (etcd_ca, etcd_cert, etcd_key) if file is not None]
     if len(etcd_files) not in (0, 3):
         raise click.UsageError("--etcd-ca, --etcd-cert and --etcd-key go together.")
-    stop = threading.Event()
+    # Not an Event: its lock may be held by the very thread that the signal interrupts.
+    ended: SimpleQueue[int] = SimpleQueue()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, lambda got, _: ended.put(got))
     try:
         etcd = Etcd(endpoints, TlsFiles(*etcd_files) if etcd_files else None)
         private_key = read_private_key(seal_key)
@@ -93,7 +94,7 @@ def main(
     keeper.start()
     logging.getLogger(__name__).info("serving at %s, port %d", listen, server.port)
     notify.tell_supervisor(notify.READY)
-    stop.wait()
+    ended.get()
     notify.tell_supervisor(notify.STOPPING)
     keeper.stop()
     warden.stop()

@@ -142,7 +142,8 @@ def _run(loop: Loop, agent: Agent, actions: HostActions, register: Callable[[], 
     stop = threading.Event()
 
     def end(*_: object) -> None:
-        stop.set()
+        # In a thread: the one that the signal interrupts may be just about to wait, with the event's lock.
+        threading.Thread(target=stop.set, daemon=True).start()
         loop.call_from_thread(loop.stop)
 
     for number in (signal.SIGTERM, signal.SIGINT):
