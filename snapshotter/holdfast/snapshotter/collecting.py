@@ -24,7 +24,7 @@ from holdfast.snapshotter.patient import Stopped
 
 _LOG = logging.getLogger(__name__)
 EVERY_S = 6 * 3600.0
-LOOK_EVERY_S = 2.0
+LOOK_EVERY_S = 1.0
 AGAIN_S = 300.0
 """After one that failed."""
 
