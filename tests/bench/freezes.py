@@ -44,10 +44,10 @@ HOSTS = ("host-a", "host-b")
 class Load:
     """A process that writes one volume, and notes when each write was acknowledged."""
 
-    def __init__(self, path: Path, depth: int) -> None:
+    def __init__(self, path: Path, depth: int, think_s: float) -> None:
         context = multiprocessing.get_context("spawn")
         self._ours, theirs = context.Pipe()
-        self._process = context.Process(target=_write, args=(path, depth, theirs), daemon=True)
+        self._process = context.Process(target=_write, args=(path, depth, think_s, theirs), daemon=True)
         self._process.start()
 
     def since(self, began_s: float) -> list[float]:
@@ -60,7 +60,7 @@ class Load:
         self._process.join()
 
 
-def _write(path: Path, depth: int, pipe) -> None:  # type: ignore[no-untyped-def]
+def _write(path: Path, depth: int, think_s: float, pipe) -> None:  # type: ignore[no-untyped-def]
     """In a process of its own."""
     driver, chance = Driver(path), random.Random(os.getpid())
     acknowledged: list[float] = []
@@ -74,6 +74,8 @@ def _write(path: Path, depth: int, pipe) -> None:  # type: ignore[no-untyped-def
         for _number, done in driver.answers():
             if done:
                 acknowledged.append(time.monotonic())
+            if think_s:
+                time.sleep(think_s)
             send()
         if pipe.poll():
             began_s = pipe.recv()
@@ -88,7 +90,13 @@ def longest_gap_s(times: list[float], began_s: float, ended_s: float) -> float:
 
 class Stage:
     def __init__(
-        self, folder: Path, ending: ExitStack, volumes: int, depth: int, overcommit: float = 1.0
+        self,
+        folder: Path,
+        ending: ExitStack,
+        volumes: int,
+        depth: int,
+        overcommit: float = 1.0,
+        think_s: float = 0.0,
     ) -> None:
         local = LocalHost(folder / "processes")
         ending.callback(local.down)
@@ -113,7 +121,7 @@ class Stage:
             entry = self.etcd.get(keys.replica(uid))
             assert entry is not None
             primary = decode(r.ReplicaRecord, entry.value).primary_host_id
-            load = Load(self.agents[primary].run / f"{uid}.io", depth)
+            load = Load(self.agents[primary].run / f"{uid}.io", depth, think_s)
             ending.callback(load.end)
             self.loads.append(load)
 
@@ -225,11 +233,12 @@ def main() -> int:
     parser.add_argument("--freezes", type=int, default=60)
     parser.add_argument("--depth", type=int, default=16)
     parser.add_argument("--volumes", type=int, default=3)
+    parser.add_argument("--think-ms", type=float, default=0.0, help="Between a write's end and the next.")
     parser.add_argument("--folder", type=Path)
     asked = parser.parse_args()
     install()
     with scratch(asked.folder) as folder, ExitStack() as ending:
-        stage = Stage(folder, ending, asked.volumes, asked.depth)
+        stage = Stage(folder, ending, asked.volumes, asked.depth, think_s=asked.think_ms / 1000)
         measure(stage, asked.freezes)
     return 0
 
