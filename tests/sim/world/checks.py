@@ -46,8 +46,10 @@ clock, and some for a disk.
 """
 HEARD_S = 0.7
 """A host that lives has answered its primary within this."""
-UNDRAINED_MIN_S = 1.85
-"""A command may end with a copy on its way, after 2 s (6 s, by a new process), by the fastest clock."""
+HELD_MIN_S, ENDED_MIN_S, RESET_MIN_S = 11.4, 1.85, 5.7
+"""A command may end with a copy on its way after 12 s; 2 s, if its host's role ended or its disk failed; 6 s
+of a new process. All by the fastest clock.
+"""
 _MOMENTS = (b'"hello"', b'"begin"', b'"whole"', b'"synced"', b'"settle"', b'"clean"')
 
 
@@ -92,7 +94,7 @@ class Checks:
         self._uid = volume_uid
         self._durable: set[int] = set()
         self._primaries: list[tuple[int, str]] = []
-        self._finished: dict[int, tuple[int, Try, str, float]] = {}
+        self._finished: dict[int, tuple[int, Try, str, bool]] = {}
         self._served_at: dict[int, int] = {}
         self._hellos: dict[str, int] = {}
         self._greeted: dict[int, tuple[int, int]] = {}
@@ -218,8 +220,10 @@ class Checks:
 
     # What initiators are told.
 
-    def completed(self, host: str, command: Command, completion: Completion, aborted: bool) -> None:
-        """The kernel has it back from the worker."""
+    def completed(
+        self, host: str, command: Command, completion: Completion, aborted: bool, by_reset: bool
+    ) -> None:
+        """The kernel has it back from the worker, or (`by_reset`) has answered it for one that died."""
         assert isinstance(command, Try)
         status = completion.status
         held_s = self.timeline.now - max(command.arrived_s, self.hosts[host].steady_since_s)
@@ -230,7 +234,8 @@ class Checks:
         self.answers[kind] = self.answers.get(kind, 0) + 1
         if status != GOOD:
             if command.value:
-                self._finished[command.value] = (self.history.tick(), command, host, held_s)
+                waited = self._waited(host, command, by_reset)
+                self._finished[command.value] = (self.history.tick(), command, host, waited)
             return
         record = self.record
         assert record is not None
@@ -372,6 +377,15 @@ class Checks:
 
     # I-11.
 
+    def _waited(self, host: str, command: Try, by_reset: bool) -> bool:
+        """It was held for so long that it may end while a copy is on its way."""
+        now_s = self.timeline.now
+        if by_reset:
+            return now_s - self.hosts[host].worker_since_s >= RESET_MIN_S
+        since, primary = self._primaries[-1]
+        leads = primary == host and since < command.began and not self.disk_faults
+        return now_s - command.arrived_s >= (HELD_MIN_S if leads else ENDED_MIN_S)
+
     def abort_answered(self, host: str, command: Command) -> None:
         """Its command has ended."""
         assert isinstance(command, Try)
@@ -383,7 +397,7 @@ class Checks:
         found = self._finished.get(int.from_bytes(content[:8], "little"))
         if found is None:
             return
-        tick, command, by, held_s = found
+        tick, command, by, waited = found
         exact = (offset, len(content)) == (command.io.sector * SECTOR_BYTES, command.io.count * SECTOR_BYTES)
         if not exact or self._is_whole(offset, len(content)) or content != content[:8] * (len(content) // 8):
             return  # A copy of where it is already.
@@ -392,10 +406,8 @@ class Checks:
         record = self.record
         if record is None or record.in_sync.get(host) != self.hosts[host].boot_id:
             return  # A copy of nothing, until it is brought up to date.
-        what = (
-            f"I-11: {command.value}, ended by {by} at tick {tick} after {held_s:.2f} s, is applied on {host}"
-        )
-        if held_s < UNDRAINED_MIN_S:
+        what = f"I-11: {command.value}, ended by {by} at tick {tick}, is applied on {host}"
+        if not waited:
             self.violated(f"{what} afterwards")
         sectors = range(command.io.sector, command.io.sector + command.io.count)
         if any(self._served_at.get(sector, 0) > tick for sector in sectors):

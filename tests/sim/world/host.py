@@ -81,6 +81,7 @@ class Host:
         self.disk_slow = 1.0
         self.died_s = -1.0
         """When it last lost power."""
+        self.worker_since_s = 0.0
         self.steady_since_s = 0.0
         """Since when its worker has run, and its kernel."""
         self.kernel: HostKernel | None = None
@@ -193,7 +194,7 @@ class Host:
         if self.on and not self.frozen and not self.worker_alive() and self.kernel is not None:
             self.around.note(f"{self.name}: a worker starts")
             self.worker = Worker(self._process(), self)
-            self.steady_since_s = self.around.timeline.now
+            self.worker_since_s = self.steady_since_s = self.around.timeline.now
             self.worker.say()
 
     def stop_worker(self) -> None:

@@ -45,7 +45,9 @@ class Answers(Protocol):
 
 
 class Watcher(Protocol):
-    def completed(self, host: str, command: Command, completion: Completion, aborted: bool) -> None: ...
+    def completed(
+        self, host: str, command: Command, completion: Completion, aborted: bool, by_reset: bool
+    ) -> None: ...
     def abort_answered(self, host: str, command: Command) -> None: ...
 
 
@@ -173,11 +175,11 @@ class HostKernel:
         if self._uio is not None:
             self._uio.loop.readable(self._uio.fd)
 
-    def _done(self, command: Command, completion: Completion) -> None:
+    def _done(self, command: Command, completion: Completion, by_reset: bool = False) -> None:
         number = self._ids.pop(id(command))
         session, _command = self._open.pop(number)
         aborted = self._aborting.pop(number, None) is not None
-        self._watcher.completed(self.host, command, completion, aborted)
+        self._watcher.completed(self.host, command, completion, aborted, by_reset)
         if aborted:
             self._watcher.abort_answered(self.host, command)
             session.aborted(command)
@@ -191,7 +193,7 @@ class HostKernel:
         assert self._uio is None or self._uio.loop.dead, "two processes serve one ring"
         for number in list(self._open):
             _session, command = self._open[number]
-            self._done(command, Completion(BUSY, b"", b""))
+            self._done(command, Completion(BUSY, b"", b""), by_reset=True)
         self._ring = FakeKernel(RING_BYTES, DATA_BLOCKS)
         self._uio = Uio(self, loop, self._ring)
         self._let_in()
