@@ -6,7 +6,7 @@ LAB_DIR ?= /run/holdfast-demo
 COMPONENTS := base metadata replicator target snapshotter cli lab
 PACKAGES := $(foreach name,$(COMPONENTS),-p holdfast.$(name))
 
-.PHONY: setup demo test sim sim-mutants sim-groups faults store-faults bench bench-snapshots collection-stories check format protos lock lab-down clean conformance ring-fuzz restarts
+.PHONY: setup demo test sim sim-mutants sim-groups faults store-faults bench bench-lab bench-many bench-snapshots collection-stories check format protos lock lab-down clean conformance ring-fuzz restarts
 
 setup: .venv/.ready
 
@@ -49,6 +49,14 @@ faults: setup
 # The data path beside the bare system calls, nbdkit and qemu-nbd; ARGS='--seconds 0.5 --rounds 5'.
 bench: setup
 	@$(SUDO) $(BIN)/python tests/bench/native.py $(ARGS)
+
+# The same end to end: virtual hosts, a real login and fio, beside fileio, DRBD, tgt and tcmu-runner.
+bench-lab: setup
+	@$(SUDO) $(BIN)/python tests/bench/lab.py $(ARGS)
+
+# 1, 8 and 64 volumes on a host.
+bench-many: setup
+	@$(SUDO) $(BIN)/python tests/bench/native_many.py $(ARGS)
 
 # Whole lives of snapshots on an object store that goes wrong by chance; ARGS='--seeds 50 --first 0'.
 store-faults: setup
