@@ -19,6 +19,7 @@ from holdfast.metadata.snapshot_changes import Uploaded
 from holdfast.snapshotter import manifest as manifests
 from holdfast.snapshotter.block_access import BlockAccess
 from holdfast.snapshotter.key_errors import KeyUnavailable
+from holdfast.snapshotter.objects import unreachable
 from holdfast.snapshotter.objects_faults import Killed
 from holdfast.snapshotter.sorted_rows import SortedRows
 from holdfast.snapshotter.testing_cycle import GRACE_S, PLACES, Cycle, ModelDisk, quietly
@@ -263,6 +264,27 @@ def test_a_damaged_snapshot_that_is_deleted_is_no_hindrance_for_ever(cycle: Cycl
     assert cycle.collect().freed_objects > 0
     assert collection(cycle).state == r.COLLECTION_STATE_DONE
     assert [one.uid for one in cycle.snapshots()] == [other]
+
+
+def test_it_waits_for_a_store_that_is_away(cycle: Cycle) -> None:
+    _, uid = filled(cycle)
+    cycle.delete(uid)
+    cycle.collect()
+    cycle.pass_time(GRACE_S)
+    process = cycle.process()
+    said: list[str] = []
+    below, away = process.objects.delete, iter((True, True, False))
+
+    def delete(name: str) -> None:
+        if name.startswith("snapshots/") and next(away, False):
+            said.append(collection(cycle).reason)
+            raise unreachable("the store", "it is away")
+        below(name)
+
+    process.objects.delete = delete  # type: ignore[method-assign]
+    assert cycle.collect(process).freed_objects > 0
+    assert said == ["", "The object store at the store cannot be reached: it is away."]
+    assert not cycle.left() and not collection(cycle).reason
 
 
 def test_a_lost_pack_is_told(cycle: Cycle) -> None:

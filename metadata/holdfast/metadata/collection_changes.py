@@ -73,6 +73,15 @@ def begin(draft: Draft, snapshotter_id: str, new_uid: str, now_s: float) -> str:
     return record.cluster_uid
 
 
+def waits(draft: Draft, reason: str) -> bool:
+    """Why the one that is RUNNING does not go on; empty: it does."""
+    record = draft.get(keys.COLLECTION, r.CollectionRecord)
+    if record is None or record.state != r.COLLECTION_STATE_RUNNING:
+        return False
+    record.reason = reason
+    return draft.put(keys.COLLECTION, record)
+
+
 def finish(draft: Draft, counts: r.CollectionCounts, reason: str, now_s: float) -> bool:
     """DONE, or FAILED with a reason."""
     record = draft.get(keys.COLLECTION, r.CollectionRecord) or r.CollectionRecord()

@@ -9,6 +9,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -33,7 +34,7 @@ from holdfast.snapshotter.collect_sweep import Fate, Fated, Judge, fates
 from holdfast.snapshotter.keys import NO_KEYS, KeyService
 from holdfast.snapshotter.names import ALL, parts_of, snapshot_of
 from holdfast.snapshotter.objects import ObjectInfo, ObjectStore
-from holdfast.snapshotter.patient import Stopped
+from holdfast.snapshotter.patient import PatientStore, Stopped
 from holdfast.snapshotter.sorted_rows import SortedRows
 
 _LOG = logging.getLogger(__name__)
@@ -61,6 +62,11 @@ class Collector:
     key_service: KeyService = NO_KEYS
     clock: Callable[[], float] = time.time
     _counts: r.CollectionCounts = field(default_factory=r.CollectionCounts)
+    _said: str = ""
+
+    def __post_init__(self) -> None:
+        self._patient = PatientStore(self.store, self.stop, self._waits)
+        """For the long part: what is garbage stays it, however long a store is away."""
 
     def collect(self) -> r.CollectionCounts:
         """Once, recorded in etcd. What was found and done; raises Stopped, or what etcd raises.
@@ -93,7 +99,7 @@ class Collector:
         verdict = collect_roots.decide(cut, now, self.grace_s)
         # Before marking, which fails while a root is damaged: one that is deleted must not be that for ever.
         self._end_roots(verdict, now)
-        marks = mark(verdict.roots, self.store, folder, self.stop)
+        marks = mark(verdict.roots, self._patient, folder, self.stop)
         judge = Judge(cut, verdict, now, self.grace_s)
         exclusive, candidates = self._sweep(fates(_infos(listing), marks.objects(), judge), verdict)
         self._forget(verdict)
@@ -147,7 +153,7 @@ class Collector:
                 counts.waiting_objects += 1
                 counts.waiting_bytes += one.size_bytes
             elif one.fate is Fate.FREED:
-                self.store.delete(one.name)
+                self._patient.delete(one.name)
                 counts.freed_objects += 1
                 counts.freed_bytes += one.size_bytes
                 _LOG.debug("object %s is deleted: nothing leads to it", one.name)
@@ -158,7 +164,7 @@ class Collector:
     def _look_for(self, one: Fated, verdict: Verdict) -> None:
         """It may have come after the listing, which is no loss. If it is one, who has it is verified."""
         try:
-            self.store.size(one.name)
+            self._patient.size(one.name)
             return
         except NotFound:
             self._counts.missing_objects += 1
@@ -192,7 +198,7 @@ class Collector:
                 run(self.etcd, partial(changes.set_sizes, counted=sizes))
 
     def _repack(self, verdict: Verdict, candidates: Candidates, now: Moment) -> None:
-        repacker = Repacker(self.etcd, self.store, self.by, self.stop, self.key_service, now)
+        repacker = Repacker(self.etcd, self._patient, self.by, self.stop, self.key_service, now)
         for family, objects in candidates.by_family().items():
             self._check()
             roots = [root for root in verdict.roots if root.family == family and not root.fixed]
@@ -207,6 +213,16 @@ class Collector:
             self._counts.repacked_objects += done.objects
             self._counts.repacked_written_bytes += done.written_bytes
             self._counts.repacked_dead_bytes += done.dead_bytes
+
+    def _waits(self, reason: str) -> None:
+        """From any thread. Each sentence is recorded once; if that cannot be, it is in the log."""
+        if reason == self._said:
+            return
+        self._said = reason
+        if reason:
+            _LOG.warning("collection waits: %s", reason)
+        with suppress(HoldfastError):
+            run(self.etcd, lambda draft: changes.waits(draft, reason))
 
     def _check(self) -> None:
         if self.stop.is_set():

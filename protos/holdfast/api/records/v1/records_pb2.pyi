@@ -1349,7 +1349,7 @@ class CollectionRecord(google.protobuf.message.Message):
     """Made with the record, and in the name of an object: whose bucket it is."""
     state: global___CollectionState.ValueType
     reason: builtins.str
-    """Why it failed, one sentence: which object of which snapshot cannot be read."""
+    """Why it failed, or waits, one sentence: e.g. which object of which snapshot cannot be read."""
     snapshotter_id: builtins.str
     request: builtins.int
     """Operators ask for one by raising `request`; the one that began after that sets `served`."""
