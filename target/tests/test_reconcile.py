@@ -1,13 +1,26 @@
 """What an agent does, as a table of situations; and a model of a host that it brings to rest."""
 
 import dataclasses
+import json
 import random
 
 import pytest
 
 from holdfast.api.records.v1 import records_pb2 as r
 from holdfast.target import reports as say
-from holdfast.target.control import Desired, DesiredPeer, Observed, ObservedSnapshot
+from holdfast.target.control import (
+    Answer,
+    Apply,
+    Desired,
+    DesiredGate,
+    DesiredPeer,
+    DesiredSnapshot,
+    Observed,
+    ObservedSnapshot,
+    decode_answer,
+    decode_apply,
+    encode,
+)
 from holdfast.target.lio_export import Backstore, Present, PresentAcl
 from holdfast.target.reconcile import Host, Plan, Situation, decide, frozen_so_far
 
@@ -400,3 +413,19 @@ def test_a_primary_that_may_be_none_any_more_sends_its_initiators_to_other_paths
 
     assert fenced(lost, True) and not fenced(lost, False)
     assert not fenced(dataclasses.replace(SERVING, ring_open=True), True)
+
+
+def test_an_agent_and_a_worker_of_other_code_understand_each_other() -> None:
+    """What one does not know is left out; what the other does not say is as by default."""
+    desired = Desired(
+        "v", 4096, "primary", 1, ("a",), "a", True, "127.0.0.1", 20000,
+        snapshots=(DesiredSnapshot("s", True, False, 0, DesiredGate(2, "open", "t")),),
+    )  # fmt: skip
+    assert decode_apply(encode(Apply(7, desired))) == Apply(7, desired)
+    newer = json.loads(encode(Apply(7, desired)))
+    newer["apply"]["later"] = newer["apply"]["snapshots"][0]["later"] = {"more": 1}
+    assert decode_apply(json.dumps(newer).encode()) == Apply(7, desired)
+    observed = Observed("v", snapshots=(ObservedSnapshot("s", True, also_on=("b",)),))
+    older = json.loads(encode(Answer(7, observed)))
+    del older["observed"]["snapshots"][0]["gate"], older["observed"]["standby_io_age_s"]
+    assert decode_answer(json.dumps(older).encode()) == Answer(7, observed)

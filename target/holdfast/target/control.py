@@ -12,9 +12,11 @@ Several connections may be open; each gets its own answers and all changes.
 import dataclasses
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from holdfast.base.limits import SYNC_MAX_BYTES_S
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -211,33 +213,43 @@ def encode(message: Apply | Answer) -> bytes:
 
 
 def decode_apply(line: bytes) -> Apply:
-    """Raises ValueError, TypeError or KeyError on anything that `encode` did not write."""
+    """Fields that are not known are left out, and those that are not there are as by default: an agent may
+    speak to a worker of other code, until it has replaced it.
+
+    Raises ValueError, TypeError or KeyError on what no `encode` wrote.
+    """
     raw = json.loads(line)
     desired = raw["apply"]
     desired["members"] = tuple(desired["members"])
-    desired["peers"] = tuple(DesiredPeer(**item) for item in desired["peers"])
+    desired["peers"] = tuple(_made(DesiredPeer, item) for item in desired["peers"])
     desired["snapshots"] = tuple(_desired_snapshot(item) for item in desired["snapshots"])
     desired["snapshotters"] = tuple((address, port) for address, port in desired["snapshotters"])
-    desired["ring"] = DesiredRing(**desired["ring"]) if desired["ring"] else None
-    return Apply(raw["id"], Desired(**desired))
+    desired["ring"] = _made(DesiredRing, desired["ring"]) if desired["ring"] else None
+    return Apply(raw["id"], _made(Desired, desired))
 
 
 def decode_answer(line: bytes) -> Answer:
-    """Raises ValueError, TypeError or KeyError on anything that `encode` did not write."""
+    """As `decode_apply`."""
     raw = json.loads(line)
     observed = raw["observed"]
     observed["snapshots"] = tuple(_observed_snapshot(item) for item in observed["snapshots"])
     observed["wants_leave_out"] = tuple(observed["wants_leave_out"])
-    observed["syncs"] = tuple(ObservedSync(**item) for item in observed["syncs"])
-    observed["verify"] = ObservedVerify(**observed["verify"]) if observed["verify"] else None
-    return Answer(raw["id"], Observed(**observed))
+    observed["syncs"] = tuple(_made(ObservedSync, item) for item in observed["syncs"])
+    observed["verify"] = _made(ObservedVerify, observed["verify"]) if observed["verify"] else None
+    return Answer(raw["id"], _made(Observed, observed))
+
+
+def _made(kind: type[_T], item: dict[str, Any]) -> _T:
+    known = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    return kind(**{name: value for name, value in item.items() if name in known})
 
 
 def _desired_snapshot(item: dict[str, Any]) -> DesiredSnapshot:
-    gate = DesiredGate(**item["gate"]) if item["gate"] else None
-    return DesiredSnapshot(**{**item, "gate": gate})
+    gate = item.get("gate")
+    return _made(DesiredSnapshot, {**item, "gate": _made(DesiredGate, gate) if gate else None})
 
 
 def _observed_snapshot(item: dict[str, Any]) -> ObservedSnapshot:
-    gate = ObservedGate(**item["gate"]) if item["gate"] else None
-    return ObservedSnapshot(**{**item, "also_on": tuple(item["also_on"]), "gate": gate})
+    gate = item.get("gate")
+    made = _made(ObservedGate, gate) if gate else None
+    return _made(ObservedSnapshot, {**item, "also_on": tuple(item["also_on"]), "gate": made})
