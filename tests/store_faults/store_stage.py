@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -224,15 +224,21 @@ class Stage:
 
 
 def wrong_and_lost(
-    connect: Callable[[], Client], view: ModelView, more: int = 8, limit_s: float = LIMIT_S
+    connect: Callable[[], Client],
+    view: ModelView,
+    more: int = 8,
+    limit_s: float = LIMIT_S,
+    leave_out: Sequence[int] = (),
 ) -> tuple[list[int], list[int]]:
     """The extents that read other than in `view`, and those that are errors for good. Others are tried again.
 
     Args:
         more: how many holes are read beside what holds data.
+        leave_out: extents that are not read.
     """
     total = view.size_bytes // EXTENT_BYTES
     wanted = sorted(set(view.allocated) | {total * step // more for step in range(more)})
+    wanted = [extent for extent in wanted if extent not in leave_out]
     wrong, lost, deadline_s = [], [], time.monotonic() + limit_s
     client: Client | None = None
     for extent in wanted:
