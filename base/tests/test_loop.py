@@ -2,6 +2,7 @@
 
 import os
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -161,3 +162,13 @@ def test_an_earlier_timer_moves_the_alarm_forward(loop: Loop) -> None:
     loop.call_later(0.01, lambda: ran.append("next"))
     loop.run_once(30)
     assert ran == ["early", "next"]
+
+
+def test_a_timer_of_a_closed_loop_touches_no_descriptor(tmp_path: Path) -> None:
+    loop = Loop()
+    loop.close()
+    with ExitStack() as stack:
+        for number in range(4):  # They get the numbers that the loop had.
+            stack.enter_context(open(tmp_path / str(number), "wb"))
+        loop.call_later(0.01, lambda: None)
+        loop.call_about(0.01, lambda: None)

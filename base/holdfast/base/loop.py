@@ -154,6 +154,7 @@ class Loop:
         for fd in (wake_fd, self._timer_fd.fd):
             self.remove(fd)
         os.close(wake_fd)
+        self._armed_s = -math.inf  # Nothing is earlier: the alarm's number may be a data file's by now.
         self._timer_fd.close()
         self._epoll.close()
 
