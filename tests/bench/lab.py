@@ -11,6 +11,7 @@ Processor time is what this machine spent on the storage guests, all of it: kern
 import argparse
 import json
 import shutil
+import signal
 import sys
 import time
 from collections import defaultdict
@@ -181,6 +182,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", default="", help="peers whose names hold one of these words")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # What was started is ended then, too.
     install(print)
     install_packages(print, PACKAGES)
     # Keys where the guests see them: their root is this machine's.

@@ -9,6 +9,7 @@ processor time of the primary's process, and of its mirror's, system calls inclu
 
 import argparse
 import shutil
+import signal
 import sys
 import time
 from collections import defaultdict
@@ -185,6 +186,7 @@ def main() -> int:
     )
     parser.add_argument("--only", default="", help="only loads whose name holds this")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # What was started is ended then, too.
     install_packages(print, NBD_PACKAGES)
     with ExitStack() as stack:
         folder = Path(mkdtemp(prefix="holdfast-bench-", dir=arguments.folder or fast_dir(4096)))

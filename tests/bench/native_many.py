@@ -6,6 +6,7 @@ python tests/bench/native_many.py [--seconds 2] [--volumes 1,8,64]
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -91,6 +92,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=2)
     parser.add_argument("--volumes", default="1,8,64")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # What was started is ended then, too.
     steal = Steal()
     busy_rows, idle_rows = [], []
     for volumes in map(int, arguments.volumes.split(",")):
