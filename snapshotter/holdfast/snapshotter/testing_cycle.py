@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from random import Random
 
+from google.protobuf.message import Message
+
 from holdfast.api.records.v1 import records_pb2 as r
 from holdfast.base.errors import HoldfastError
 from holdfast.base.limits import EXTENT_BYTES
@@ -57,6 +59,19 @@ PLACES = (*range(24), *range(SHARD_EXTENTS, SHARD_EXTENTS + 8))
 GRACE_S = 100.0
 ROUNDS_MAX = 20
 Content = dict[int, bytes]
+
+
+_known: dict[tuple[type[Message], bytes], Message] = {}
+
+
+def _decoded(message_type: type[M], value: bytes) -> M:
+    """As `decode`, once for each value; nobody here changes what it returns."""
+    found = _known.get((message_type, value))
+    if not isinstance(found, message_type):
+        if len(_known) > 10_000:
+            _known.clear()
+        found = _known[message_type, value] = decode(message_type, value)
+    return found
 
 
 @dataclass
@@ -134,7 +149,7 @@ class Cycle:
     # What there is.
 
     def records(self, prefix: str, message_type: type[M]) -> list[M]:
-        return [decode(message_type, entry.value) for entry in self.etcd.range(prefix)[0]]
+        return [_decoded(message_type, entry.value) for entry in self.etcd.range(prefix)[0]]
 
     def snapshots(self, *states: int) -> list[r.SnapshotRecord]:
         found = self.records(keys.SNAPSHOTS, r.SnapshotRecord)
@@ -143,7 +158,7 @@ class Cycle:
     def snapshot(self, uid: str) -> r.SnapshotRecord:
         entry = self.etcd.get(keys.snapshot(uid))
         assert entry is not None, f"snapshot {uid} has no record"
-        return decode(r.SnapshotRecord, entry.value)
+        return _decoded(r.SnapshotRecord, entry.value)
 
     def left(self) -> set[str]:
         """Objects of snapshots."""
