@@ -216,7 +216,19 @@ class Checks:
         self._judge_bytes(f"I-5: {joiner} joins", joiner)
         if not self._state(joiner).get("consistent", False):
             self.violated(f"I-5: {joiner} joins and says of itself that it is not whole")
+        self._judge_changed(record.primary, joiner)
         self.views.look(f"I-5: {joiner} joins", joiner)
+
+    def _judge_changed(self, primary: str, joiner: str) -> None:
+        """I-5: it has every generation of `changed` that is closed. The open one is in motion."""
+        if not self._holds_memory(primary, self.hosts[primary].boot_id):
+            return
+        names = [name for name in self.hosts[primary].disk.inodes if name.startswith("changed/")]
+        newest = max((int(name.removeprefix("changed/")) for name in names), default=0)
+        for name in names:
+            lacks = self._bits(primary, name) & ~self._bits(joiner, name)
+            if lacks and int(name.removeprefix("changed/")) < newest:
+                self.violated(f"I-5: {joiner} joins without what {primary} has in {name}: {lacks:#x}")
 
     # What initiators are told.
 

@@ -43,7 +43,6 @@ _SHOWS: dict[str, tuple[str, ...]] = {
     "go on after a failed sync": ("flushed", "forced"),
     "run a held command after ownership came back": ("I-11",),
     "acknowledge what another host failed to do": ("I-1", *_DIFFER),
-    "read where the hosts may differ": ("I-3: a shows", "I-3: b shows", "I-3: c shows", *_STALE),
     "accept an old epoch": ("I-1", "I-2", "I-4", *_DIFFER, *_STALE),
     "resign to one that may be dead": ("I-4",),
     "join without missing": ("I-1", *_DIFFER, *_STALE),
@@ -197,11 +196,6 @@ MISTAKES = (
         _TARGET + "roles",
         ("    if assignment.boot_id != boot_id:\n        return JOINER\n", ""),
     ),
-    _mistake(
-        "read where the hosts may differ",
-        _REPLICATOR + "primary",
-        ("            if partner.required and (here or there):", "            if False:"),
-    ),
     # Membership (I-4, I-5).
     _mistake(
         "a change that does not raise the epoch",
@@ -223,11 +217,8 @@ MISTAKES = (
     ),
     _mistake(
         "accept an old epoch",
-        _METADATA + "assigned",
-        (
-            "    if replica.epoch != epoch or replica.primary_host_id != host_id:",
-            "    if replica.primary_host_id != host_id:",
-        ),
+        _METADATA + "cas",
+        ("transact(list(self._compares.values()), ", "transact([], "),
     ),
     _mistake(
         "resign to one that may be dead",
