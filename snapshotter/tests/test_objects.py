@@ -192,9 +192,20 @@ def test_every_setting_can_be_given() -> None:
     settings = s3_settings(
         "s3://bucket/a/b?endpoint=http://127.0.0.1:1&region=eu-west-3&request_checksum=when_supported"
         "&response_checksum=when_required&attempts=7&connect_timeout_s=0.5&read_timeout_s=9&connections=3"
+        "&profile=far"
     )
     assert settings == S3Settings(
-        "bucket", "a/b", "http://127.0.0.1:1", "eu-west-3", "when_supported", "when_required", 7, 0.5, 9.0, 3
+        "bucket",
+        "a/b",
+        "http://127.0.0.1:1",
+        "eu-west-3",
+        "when_supported",
+        "when_required",
+        7,
+        0.5,
+        9.0,
+        3,
+        "far",
     )
 
 

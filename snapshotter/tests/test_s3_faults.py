@@ -22,7 +22,7 @@ def shared(swift_server: SwiftServer) -> Iterator[tuple[S3Proxy, ObjectStore]]:
     with S3Proxy(swift_server.port) as proxy, pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_ACCESS_KEY_ID", swift_server.credentials.access_key)
         patch.setenv("AWS_SECRET_ACCESS_KEY", swift_server.credentials.secret_key)
-        patience = "connect_timeout_s=1&read_timeout_s=1&attempts=1"
+        patience = "connect_timeout_s=1&read_timeout_s=3&attempts=1"
         made = open_store(f"s3://{bucket}/p?endpoint={proxy.endpoint_url}&{patience}")
         yield proxy, made
         made.close()

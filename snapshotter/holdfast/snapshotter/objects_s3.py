@@ -48,14 +48,14 @@ class S3Settings:
     endpoint: str = ""
     """Empty is Amazon's own for `region`."""
     region: str = "us-east-1"
-    profile: str = ""
-    """A section of the AWS configuration files, for other credentials than the environment's."""
     request_checksum: ChecksumUse = "when_required"
     response_checksum: ChecksumUse = "when_required"
     attempts: int = 3
     connect_timeout_s: float = 3.0
     read_timeout_s: float = 30.0
     connections: int = 16
+    profile: str = ""
+    """A section of the AWS configuration files, for other credentials than the environment's."""
 
 
 class S3Store:
