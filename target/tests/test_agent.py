@@ -54,10 +54,16 @@ def is_such(kind: type[Message], holds: Callable[..., bool]) -> Callable[[bytes 
 
 
 @pytest.fixture
-def agents(metadata: RunningMetadata, tmp_path: Path) -> Iterator[list[AgentProcess]]:
+def lease_ttl_s() -> int:
+    """So that a lost host is soon known to be lost."""
+    return 2
+
+
+@pytest.fixture
+def agents(metadata: RunningMetadata, tmp_path: Path, lease_ttl_s: int) -> Iterator[list[AgentProcess]]:
     made = [
-        AgentProcess("host-a", "127.0.0.1", tmp_path, metadata),
-        AgentProcess("host-b", "127.0.0.2", tmp_path, metadata),
+        AgentProcess(f"host-{letter}", f"127.7.5.{number}", tmp_path, metadata, lease_ttl_s=lease_ttl_s)
+        for number, letter in enumerate("ab", 1)
     ]
     try:
         for agent in made:
@@ -119,6 +125,7 @@ def test_a_volume_lives_and_goes(metadata: RunningMetadata, agents: list[AgentPr
         assert not (agent.run / f"{uid}.pid").exists()
 
 
+@pytest.mark.parametrize("lease_ttl_s", [60], ids=["an agent may take long to start"])
 def test_killing_anything_is_mended(metadata: RunningMetadata, agents: list[AgentProcess]) -> None:
     etcd = metadata.etcd
     uid = make_volume(metadata, "disk")
@@ -197,7 +204,7 @@ def test_either_host_is_lost_and_comes_back(metadata: RunningMetadata, agents: l
 
 
 def test_a_store_that_is_not_mounted_is_not_made(metadata: RunningMetadata, tmp_path: Path) -> None:
-    agent = AgentProcess("host-c", "127.0.0.3", tmp_path, metadata)
+    agent = AgentProcess("host-c", "127.7.5.3", tmp_path, metadata)
     agent.store.rmdir()
     done = subprocess.run(agent.words, capture_output=True, text=True, timeout=LIMIT_S)
     assert done.returncode == 1 and "mount its file system" in done.stderr

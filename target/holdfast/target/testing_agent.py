@@ -20,7 +20,13 @@ class AgentProcess:
     """The agent of the host `name`, reached at `address`; its store and log are under `folder`."""
 
     def __init__(
-        self, name: str, address: str, folder: Path, metadata: RunningMetadata, driven: bool = False
+        self,
+        name: str,
+        address: str,
+        folder: Path,
+        metadata: RunningMetadata,
+        driven: bool = False,
+        lease_ttl_s: int = 2,
     ) -> None:
         pki.issue(metadata.directory, "host", name, [address])
         identity = pki.Identity(metadata.directory, name)
@@ -34,7 +40,8 @@ class AgentProcess:
         self.words += ["--address", address, "--portal", f"{address}:3260", "--store", str(self.store)]
         self.words += ["--run-dir", str(self.run), "--etcd", metadata.etcd_endpoint]
         self.words += ["--ca", str(identity.tls.ca), "--cert", str(identity.tls.certificate)]
-        self.words += ["--key", str(identity.tls.key), "--seal-key", str(identity.seal), "--lease-ttl", "2"]
+        self.words += ["--key", str(identity.tls.key), "--seal-key", str(identity.seal)]
+        self.words += ["--lease-ttl", str(lease_ttl_s)]
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
