@@ -2,6 +2,8 @@
 
 import errno
 
+import pytest
+
 from holdfast.base.device import Op, Outcome
 from holdfast.base.limits import (
     BEACON_LEASE_S,
@@ -291,6 +293,40 @@ def test_a_half_synced_copy_serves_nobody(rig: Rig) -> None:
     pair.for_s(5)
     assert pair.b.replica is not None and pair.b.replica.report().reason == "HALF_SYNCED"
     assert pair.do(Op.READ, 0, BLOCK, at="b") is not Outcome.OK
+
+
+def make_b_anew(rig: Rig) -> None:
+    """The mirror's process is gone, and the store under it as well."""
+    rig.pair.kill("b")
+    rig.replace_disk("b")
+
+
+def test_a_new_copy_of_a_volume_that_is_being_made_is_in_sync_in_any_epoch(rig: Rig) -> None:
+    """Its process never heard of the first epoch, and the primary is gone: it is as good as any."""
+    pair = rig.pair
+    pair.kill("a")
+    make_b_anew(rig)
+    pair.start("b", Role.MIRROR, 2, "ab", may_be_new=True)
+    pair.until(lambda: pair.hosts["b"].replica.report().may_take_over)  # type: ignore[union-attr]
+    assert (pair.b.store.state.epoch, pair.b.store.state.synced_epoch) == (2, 2)
+    pair.start("a", Role.JOINER, 3, "b")
+    pair.tell("b", Role.PRIMARY, 3, "b")
+    bring_back(pair, "a", "b", 4)
+    assert pair.do(Op.WRITE, 0, b"x" * BLOCK, at="b") is Outcome.OK and rig.same()
+
+
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_a_copy_made_anew_is_not_the_one_that_was_in_sync(rig: Rig, epoch: int) -> None:
+    """Nor in the first epoch, once the volume is made: what was acknowledged is not in it."""
+    pair = rig.pair
+    pair.do(Op.WRITE, 0, b"x" * BLOCK)
+    pair.kill("a")
+    make_b_anew(rig)
+    pair.start("b", Role.MIRROR, epoch, "ab", may_be_new=False)
+    pair.for_s(BEACON_LEASE_S + BEACON_MARGIN_S + 1)
+    report = pair.hosts["b"].replica.report()  # type: ignore[union-attr]
+    assert report.reason == "NOT_WHOLE" and not report.may_take_over
+    assert pair.b.store.state.synced_epoch == 0
 
 
 def test_both_lost_their_memory_and_what_was_in_flight_is_made_equal(rig: Rig) -> None:

@@ -266,6 +266,13 @@ def test_what_a_replica_is_told(bench: Bench) -> None:
     assert bench.replica.names[0] == "a" and bench.replica.names[1]
 
 
+def test_only_while_a_volume_is_being_made_may_a_copy_be_new(bench: Bench) -> None:
+    bench.worker.apply(bench.desired("mirror", 2))
+    assert bench.replica.told[-1].may_be_new
+    bench.worker.apply(bench.desired("mirror", 2, initialized=True))
+    assert not bench.replica.told[-1].may_be_new
+
+
 def test_what_a_worker_says(bench: Bench) -> None:
     first = bench.worker.apply(bench.desired("primary"))
     assert first.store_open and first.serving and first.consistent and first.store_empty

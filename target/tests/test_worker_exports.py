@@ -22,7 +22,7 @@ from holdfast.target.worker_replica import wanted_of
 UID = "0123456789abcdef01234567"
 PEER = PeerIdentity("b", "host")
 OTHERS = (DesiredPeer("b", "::1", 20001), DesiredPeer("d", "::1", 20003))
-DESIRED = Desired(UID, MIB, "mirror", 1, ("a", "b"), "b", True, "::1", 20000, OTHERS)
+DESIRED = Desired(UID, MIB, "mirror", 1, ("a", "b"), "b", False, "::1", 20000, OTHERS)
 
 
 def no_dial(*_: object) -> Session:

@@ -45,6 +45,12 @@ def test_some_runs_violate_nothing() -> None:
     assert "300 runs, " in told.stdout and ", 0 violations" in told.stdout
 
 
+def test_a_mirror_that_heard_late_of_its_new_volume_takes_over() -> None:
+    """Seed 6107: a host is replaced before the mirror has heard of the volume, and the primary restarts."""
+    told = run("--seeds", "1", "--first", "6107", "--jobs", "1")
+    assert told.returncode == 0, told.stdout + told.stderr
+
+
 def test_every_mistake_can_be_planted() -> None:
     """They are pieces of source, which move: `make sim-mutants` must not find that out."""
     mutants = RUN.with_name("mutants.py")

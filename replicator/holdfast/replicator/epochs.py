@@ -10,8 +10,6 @@ from dataclasses import dataclass, replace
 from holdfast.base.errors import Precondition, StaleEpoch
 from holdfast.replicator.state import State
 
-FIRST_EPOCH = 1
-
 
 @dataclass(frozen=True)
 class Entry:
@@ -49,15 +47,16 @@ def as_primary(
     return Entry(replace(entered, absent=absent, led=True), make, drop)
 
 
-def as_mirror(state: State, epoch: int, members: Collection[str]) -> Entry:
+def as_mirror(state: State, epoch: int, members: Collection[str], may_be_new: bool) -> Entry:
     """In sync: what it tracked of others when it was the primary is of no use any more.
 
     Raises StaleEpoch, or Precondition NOT_WHOLE for a copy that was made anew, or half replaced, since it
     said that it was whole: the primary leaves it out when it does not answer.
     """
     check(state, epoch)
-    # Only in a volume's first epoch is a copy in sync that never was before: there is nothing in any.
-    if not state.consistent or (state.synced_epoch == 0 and epoch > FIRST_EPOCH):
+    # Only while a volume is being made is a copy in sync that never was before: there is nothing in any. (Its
+    # epoch may have risen by then: a host of it was replaced.)
+    if not state.consistent or (state.synced_epoch == 0 and not may_be_new):
         raise Precondition(
             "NOT_WHOLE",
             f"the copy of volume {state.uid} here is not the one that epoch {epoch} has in sync: it waits to "

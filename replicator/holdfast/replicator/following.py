@@ -99,14 +99,24 @@ class Following:
         usable = self._entered and self._role is Role.MIRROR and not self._local.suspect
         return usable and self._promise.is_over
 
-    def enter(self, role: Role, epoch: int, members: Collection[str], peers: Collection[str]) -> Steps[None]:
-        """Serve in this role and epoch from now on, whatever it was before. Raises StaleEpoch, OSError."""
+    def enter(
+        self,
+        role: Role,
+        epoch: int,
+        members: Collection[str],
+        peers: Collection[str],
+        may_be_new: bool,
+    ) -> Steps[None]:
+        """Serve in this role and epoch from now on, whatever it was before.
+
+        Raises StaleEpoch, Precondition NOT_WHOLE, OSError.
+        """
         store = self._local.store
         self._entered = False
         self._local.last_copy = False
         yield self.drain.end_all
         if role is Role.MIRROR:
-            entry = epochs.as_mirror(store.state, epoch, members)
+            entry = epochs.as_mirror(store.state, epoch, members, may_be_new)
             yield partial(self._local.in_pool, partial(store.record_entry, entry))
             for host in entry.drop:
                 store.absent.pop(host).close()

@@ -174,7 +174,9 @@ class Replica:
         else:
             yield from self._stop_leading()
             following = self._following or self._make_following()
-            yield from following.enter(wanted.role, wanted.epoch, wanted.members, wanted.peers)
+            yield from following.enter(
+                wanted.role, wanted.epoch, wanted.members, wanted.peers, wanted.may_be_new
+            )
         self._endings.only(wanted.members)
         return wanted
 

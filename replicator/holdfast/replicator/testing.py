@@ -394,6 +394,7 @@ class Pair:
         peers = tuple(other for other in sorted(self.hosts) if other != name)
         replica = self.hosts[name].replica
         assert replica is not None
+        more.setdefault("may_be_new", epoch == EPOCH)
         replica.apply(Wanted(role, epoch, frozenset(members), peers, **more))
 
     def epoch(self, epoch: int, primary: str, members: str) -> None:

@@ -55,6 +55,8 @@ def wanted_of(desired: Desired) -> Wanted:
         peers=tuple(sorted(peer.host_id for peer in desired.peers)),
         yield_to=desired.yield_to,
         needs_mirror=desired.needs_mirror,
+        # In a set whose copies were all made, one that never was in sync is not the one that is meant.
+        may_be_new=not desired.initialized,
         accept_half_synced=desired.accept_half_synced,
         may_sync=desired.may_sync,
         sync_max_bytes_s=desired.sync_max_bytes_s,
