@@ -179,6 +179,41 @@ def test_a_process_that_has_asked_for_a_joining_dies_and_its_successor_waits_for
         assert rig.same()
 
 
+def test_what_comes_after_whole_is_in_the_memory_of_who_joins_and_on_its_disk_before_it_serves_alone(
+    rig: Rig,
+) -> None:
+    """Until it is recorded, on the disk of the lone primary; what is flushed or written through, on both."""
+    pair, disk = rig.pair, rig.disks["b"]
+
+    def on_disk(host: str) -> str:
+        content = rig.disks[host].durable("data")
+        return "".join(chr(content[at * BLOCK]) for at in range(4)).replace("\0", "-")
+
+    pair.until_up()
+    leave_out_b(rig)
+    assert pair.do(Op.WRITE, 0, b"1" * BLOCK) is Outcome.OK
+    pair.start("b", Role.JOINER, 2, "a")
+    pair.until(lambda: pair.leading.wants_join[0] == "b")
+    assert on_disk("a") == on_disk("b") == "1---"
+    assert pair.do(Op.WRITE, BLOCK, b"2" * BLOCK) is Outcome.OK
+    assert pair.do(Op.FLUSH, 0, 0) is Outcome.OK
+    assert on_disk("a") == on_disk("b") == "12--"
+    assert pair.do(Op.WRITE, 2 * BLOCK, b"3" * BLOCK, fua=True) is Outcome.OK
+    assert on_disk("a") == on_disk("b") == "123-"
+    assert pair.do(Op.WRITE, 3 * BLOCK, b"4" * BLOCK) is Outcome.OK
+    assert on_disk("a") == "1234" and on_disk("b") == "123-" and rig.same()
+    pair.epoch(3, "a", "ab")
+    pair.until(lambda: pair.b.store.state.epoch == 3)
+    pair.kill("a")
+    assert on_disk("b") == "123-"
+    pair.until(lambda: pair.following.may_take_over)
+    pair.epoch(4, "b", "b")
+    pair.until(lambda: pair.leading_of("b").primary.reads)
+    assert on_disk("b") == "1234"
+    disk.power_cut()
+    assert disk.content("data")[3 * BLOCK : 4 * BLOCK] == b"4" * BLOCK
+
+
 def test_a_host_of_another_history_is_compared(rig: Rig) -> None:
     pair = rig.pair
     pair.do(Op.WRITE, 0, b"x" * (3 * EXTENT_BYTES))

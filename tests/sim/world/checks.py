@@ -13,8 +13,22 @@ that they judge they share no line but the simulated disk.
     I-11       what ended without success is not carried out afterwards, on no host of the set; but on one
                that could not be asked for a while, before anything that overlaps has been answered
     flush      what was flushed is on every member's disk
+    forced     what nobody may lose, though all members lose their memory: below
     verify     a comparison of the replicas finds nothing
     rest       at the end, all copies are equal, byte for byte
+
+The unit has a write cache, and says so. When the memory of all members is gone, that is announced (29/00),
+and what was acknowledged may be gone with it, but for this:
+
+    flushed    or written with FUA, and acknowledged: never. It is on every member's disk, and on the disk of
+               whoever joins
+    alone      acknowledged while one host alone was recorded: on its disk, and not lost while it is alone.
+               Who joins has on its disk what was acknowledged before it was told that it is `whole`; that is
+               never lost. What came after that is in its memory, as what two members have: from the moment
+               that it is recorded, it may be lost with the memory of all. That ends when the first session
+               to it as a member is aligned: both disks have it
+    kept       whoever took over alone has all that was acknowledged on its disk before it answers anything
+               with success. Before that it is in the memory of one: if that dies, it may be lost
 """
 
 import json
@@ -92,7 +106,16 @@ class Checks:
         self.entry: Callable[[str], bytes | None] = lambda _key: None
         self.views = Views(history, size_bytes, self._live, lambda host: self.hosts[host].disk, self.violated)
         self._uid = volume_uid
-        self._durable: set[int] = set()
+        self._durable: dict[int, Write] = {}
+        """What nobody may lose."""
+        self._alone: dict[int, tuple[int, Write]] = {}
+        """What is on the disk of the only member, and the tick at which that was so."""
+        self._joined: tuple[str, list[Write]] = "", []
+        """Who joined last, and what was on one disk alone and is in its memory."""
+        self._wholes: dict[str, int] = {}
+        """When a host was last told that it lacks nothing."""
+        self._to_keep = False
+        """Somebody took over alone, and has not yet served."""
         self._primaries: list[tuple[int, str]] = []
         self._finished: dict[int, tuple[int, Try, str, bool]] = {}
         self._served_at: dict[int, int] = {}
@@ -145,7 +168,11 @@ class Checks:
             self.violated(f"I-4: {was} resigned, and nobody else holds what is acknowledged")
         if any(self._holds_memory(host, boot) for host, boot in old.in_sync.items()):
             self.note("the memory of all members is lost")
-            self.history.forget(self._durable)
+            self._forget()
+
+    def _forget(self) -> None:
+        self.history.forget(self._durable.keys() | self._alone.keys())
+        self._joined = "", []
 
     def _leased(self, record: Record) -> bool:
         """The primary's lease is there, of the boot that is in sync."""
@@ -158,6 +185,7 @@ class Checks:
             self.violated(f"I-2: the epoch went from {old.epoch} to {new.epoch}")
         if not new.in_sync or new.primary not in new.in_sync:
             self.violated("I-4: the primary is not in sync")
+        self._to_keep = False
         kept = {host for host, boot in new.in_sync.items() if old.in_sync.get(host) == boot}
         added = [host for host in new.in_sync if host not in kept]
         cold = bool(added) and not kept
@@ -174,12 +202,14 @@ class Checks:
             if len(added) > 1 or new.primary != old.primary:
                 self.violated(f"I-5: {added} joined, not by the primary")
             self._judge_join(new, added[0])
+            self._judge_forced(new, added[0])
         if new.primary != old.primary:
             self._judge_new_primary(old, new, kept)
 
     def _judge_new_primary(self, old: Record, new: Record, kept: set[str]) -> None:
         if new.primary not in kept:
             self.violated("I-4: a host became the primary that was not in sync")
+        self._to_keep = len(new.in_sync) == 1
         gone = set(old.in_sync) - set(new.in_sync)
         if old.primary in gone and old.primary in new.host_ids and not self.disk_faults:
             self._judge_lease(old)
@@ -218,6 +248,34 @@ class Checks:
             self.violated(f"I-5: {joiner} joins and says of itself that it is not whole")
         self._judge_changed(record.primary, joiner)
         self.views.look(f"I-5: {joiner} joins", joiner)
+
+    def _judge_forced(self, record: Record, joiner: str) -> None:
+        """What was forced to one disk is on two, or in the memory of whoever has joined since."""
+        lives = self._holds_memory(joiner, record.in_sync[joiner])
+        if lives:
+            for write in self._durable.values():
+                self._judge_holds(f"flushed, {joiner} joins", joiner, write, True)
+        self._joined = joiner, []
+        for tick, write in self._alone.values():
+            if not self._lacks(joiner, write, True):
+                self._durable[id(write)] = write
+            elif lives and tick < self._wholes.get(joiner, 0):
+                self._judge_holds(f"forced, {joiner} joins", joiner, write, True)
+            else:
+                self._joined[1].append(write)
+        self._alone.clear()
+
+    def _judge_aligned(self, session: ClientSession) -> None:
+        """Both hosts have settled."""
+        joiner, writes = self._joined
+        record = self.record
+        if record is None or session.epoch != record.epoch or joiner not in session.hosts:
+            return
+        for write in writes:
+            for host in session.hosts:
+                self._judge_holds("forced, aligned", host, write, True)
+            self._durable[id(write)] = write
+        self._joined = "", []
 
     def _judge_changed(self, primary: str, joiner: str) -> None:
         """I-5: it has every generation of `changed` that is closed. The open one is in motion."""
@@ -262,6 +320,8 @@ class Checks:
         if aborted:
             return
         self._judge_acknowledged(host, record, command, now)
+        if self._to_keep and record.primary == host:
+            self._judge_kept(host, now)
         if command.io.op == Op.READ and record.primary == host:
             self._judge_shown(host, record, command, completion.data)
 
@@ -278,11 +338,23 @@ class Checks:
                 self._judge_holds(f"I-1: acknowledged by {host}", member, command.write, False)
                 if alone or command.io.fua:
                     self._judge_holds(f"forced, acknowledged by {host}", member, command.write, True)
-            if alone or command.io.fua:
-                self._durable.add(id(command.write))
+            if command.io.fua:
+                self._durable[id(command.write)] = command.write
+            elif alone:
+                self._alone[id(command.write)] = now, command.write
         elif command.io.op == Op.FLUSH:
             for member in members:
-                self._judge_flushed(host, member, command.began, now)
+                self._judge_flushed(f"flushed by {host}", member, command.began, now)
+
+    def _judge_kept(self, host: str, now: int) -> None:
+        """It took over alone, and serves: it has on its disk what two had in memory."""
+        self._to_keep = False
+        if self.disk_faults:
+            return  # The last copy is served as far as it goes.
+        self._judge_flushed(f"kept by {host}, which serves alone", host, now, now)
+        for write in self.history.unflushed():
+            if write.ended is not None and write.ended < now:
+                self._alone[id(write)] = now, write
 
     def _judge_shown(self, host: str, record: Record, command: Try, content: bytes) -> None:
         """I-3: nothing is read that another member does not hold: it would be gone when that takes over."""
@@ -319,6 +391,12 @@ class Checks:
             self.violated(f"I-2: {host} answered a {command.io.op} and was not the primary")
 
     def _judge_holds(self, what: str, host: str, write: Write, durable: bool) -> None:
+        lacks = self._lacks(host, write, durable)
+        if lacks:
+            self.violated(f"{what}: {lacks}")
+
+    def _lacks(self, host: str, write: Write, durable: bool) -> str:
+        """How it is seen that a host does not have a write, nor what may have come after it; or empty."""
         first = write.first * SECTOR_BYTES
         content = self.bytes_of(host, first, (write.stop - write.first) * SECTOR_BYTES, durable)
         for index, sector in enumerate(range(write.first, write.stop)):
@@ -333,12 +411,13 @@ class Checks:
                 for one in known
             ):
                 where = "on its disk" if durable else "in its memory"
-                self.violated(
-                    f"{what}: {host} holds {value} in sector {sector} {where}, not {write.value}; "
+                return (
+                    f"{host} holds {value} in sector {sector} {where}, not {write.value}; "
                     f"{self.history.told(sector)}"
                 )
+        return ""
 
-    def _judge_flushed(self, by: str, host: str, since: int, now: int) -> None:
+    def _judge_flushed(self, what: str, host: str, since: int, now: int) -> None:
         inode = self._data(host)
         if inode is None:
             self.violated(f"flush: {host} has no data")
@@ -350,7 +429,7 @@ class Checks:
             if inode.content.pages.get(page, ZERO_PAGE) != inode.durable.pages.get(page, ZERO_PAGE):
                 content = self.bytes_of(host, page * PAGE_BYTES, PAGE_BYTES, True)
                 for wrong in self.history.wrong(page * PAGE_BYTES, content, since, now):
-                    self.violated(f"flushed by {by}, on the disk of {host}: {wrong}")
+                    self.violated(f"{what}, on the disk of {host}: {wrong}")
 
     def read(self, command: Try, content: bytes) -> None:
         """The initiator has the bytes."""
@@ -367,7 +446,7 @@ class Checks:
         if command.io.op == Op.FLUSH:
             for write in history.unflushed():
                 if write.ended is not None and write.ended < command.began:
-                    self._durable.add(id(write))
+                    self._durable[id(write)] = write
         elif command.io.op == Op.COMPARE and command.write is not None:
             offset, now = command.io.sector * SECTOR_BYTES, history.ticks
             own = command.write
@@ -432,12 +511,21 @@ class Checks:
 
     # Sessions.
 
+    def session_heard(self, session: ClientSession, payload: bytes) -> None:
+        """A word has come, and nothing is done about it yet."""
+        if b'"whole"' in payload[:24]:
+            self._wholes[session.hosts[1]] = self.history.tick()
+
     def session_said(self, session: ClientSession, payload: bytes, answer: bytes | None) -> None:
         """A word was carried out, or not (None)."""
         word = payload[:24]
         if any(one in word for one in _MOMENTS):
             self.moment()
-        if answer is not None and b'"failed"' not in answer and b'"hello"' in word:
+        if answer is None or b'"failed"' in answer:
+            return
+        if b'"synced"' in word:
+            self._judge_aligned(session)
+        if b'"hello"' in word:
             server = session.hosts[1]
             self._hellos[server] = self._hellos.get(server, 0) + 1
             session.number = self._hellos[server]
@@ -476,7 +564,7 @@ class Checks:
         if any(self._holds_memory(name, boot) for name, boot in record.in_sync.items()):
             return
         self.note("the memory of all members is lost")
-        self.history.forget(self._durable)
+        self._forget()
 
     def worker_ended(self, host: Host) -> None:
         self.judge_differences(f"the worker of {host.name} ended")

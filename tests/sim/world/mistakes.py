@@ -15,6 +15,7 @@ _SHOWS: dict[str, tuple[str, ...]] = {
     "acknowledge before it is applied here": ("I-1", "forced", "I-3: a read"),
     "alone, acknowledge from memory": ("forced",),
     "alone, tell what waited before it is on disk": ("forced",),
+    "take over alone, and serve from memory": ("kept",),
     "let a joiner go without the outcome of its join": ("I-1", *_DIFFER, *_STALE),
     "acknowledge by the new set before the transaction": ("I-1",),
     "forget after a restart that a join was asked for": ("I-1", *_DIFFER, *_STALE),
@@ -27,6 +28,7 @@ _SHOWS: dict[str, tuple[str, ...]] = {
     "a change that does not raise the epoch": ("I-2: the epoch",),
     "join before everything is copied": _DIFFER,
     "join a copy that is half-synced on its disk": ("I-5",),
+    "join from memory": ("flushed", "forced"),
     "no drain at a new session": ("I-6", "I-11"),
     "no drain at promotion": ("I-6", "I-11"),
     "resume a session after a reboot": ("I-1", "not at rest", *_DIFFER, *_STALE),
@@ -112,6 +114,11 @@ MISTAKES = (
             "        let_go(released)\n        self._recount()\n\n    def",
         ),
         ("bool(self._leaving_out) or not members", "not members"),
+    ),
+    _mistake(
+        "take over alone, and serve from memory",
+        _REPLICATOR + "leading",
+        ("            yield from self._keep_alone()\n", ""),
     ),
     _mistake(
         "let a joiner go without the outcome of its join",
@@ -213,6 +220,11 @@ MISTAKES = (
         "join a copy that is half-synced on its disk",
         _REPLICATOR + "leading",
         ('        yield talk.ask({"do": "whole"})\n        talk.check()\n', ""),
+    ),
+    _mistake(
+        "join from memory",
+        _REPLICATOR + "joiner",
+        ("        yield from settle(local)\n        local.intent", "        local.intent"),
     ),
     _mistake(
         "accept an old epoch",

@@ -36,6 +36,7 @@ class Listener(Protocol):
 class Watcher(Protocol):
     """Who judges sessions (checks.py)."""
 
+    def session_heard(self, session: "ClientSession", payload: bytes) -> None: ...
     def session_said(self, session: "ClientSession", payload: bytes, answer: bytes | None) -> None: ...
     def session_applied(self, session: "ClientSession", message: "Sending", outcome: Outcome) -> None: ...
 
@@ -198,6 +199,7 @@ class ClientSession:
             if self._export is None or not self.connection.server_open:
                 return
             if message.op is None:
+                self._watcher.session_heard(self, message.payload)
                 self._export.control(message.payload, self._said(message))
             else:
                 self._export.submit(self._request(message, message.op))
