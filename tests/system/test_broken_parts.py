@@ -35,6 +35,9 @@ def assert_replicas_equal(disk: Disk, tmp_path: Path) -> None:
     """Read both hosts with nbdcopy, when both are in sync; compare. Flushed first: nothing is under way."""
     disk.cluster.await_record(f"replicas/{disk.uid}", lambda r: len(r["in_sync"]) == 2)
     disk.guest.run(["blockdev", "--flushbufs", disk.device])
+    # A read ends only while both workers are there and hear each other: one may just have been replaced.
+    look = ["dd", f"if={disk.device}", "of=/dev/null", "bs=4096", "count=1", "iflag=direct"]
+    disk.guest.run(["timeout", "60", *look], timeout_s=70)
     images = []
     for host in STORAGE_NAMES:
         image = tmp_path / f"{host}.img"
