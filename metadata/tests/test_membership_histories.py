@@ -96,6 +96,7 @@ class History(Cluster):
             lambda: to("take_over", c.take_over, some, f"{some}.1", epoch),
             lambda: to("hand_over", c.hand_over, primary, epoch, other),
             lambda: to("resign", c.resign, primary, epoch, other),
+            lambda: to("release", c.release, primary, epoch),
             lambda: to("crash_move", c.crash_move, primary, epoch, other, self.now_s),
             *[lambda: to("cold_start", c.cold_start, other, self.boot(other), epoch)] * 2,
             lambda: to("renounce", c.renounce, other, epoch),
@@ -194,7 +195,17 @@ class History(Cluster):
 
 
 MEMBERSHIP = {"leave_out", "join", "take_over", "hand_over", "resign", "cold_start", "renounce"}
-EVERYTHING = MEMBERSHIP | {"path_move", "crash_move", "switch", "replace", "drop", "stay", "force", "removed"}
+EVERYTHING = MEMBERSHIP | {
+    "release",
+    "path_move",
+    "crash_move",
+    "switch",
+    "replace",
+    "drop",
+    "stay",
+    "force",
+    "removed",
+}
 
 
 @pytest.fixture(scope="module")

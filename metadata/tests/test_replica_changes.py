@@ -105,6 +105,21 @@ def test_hand_over_and_resign(at: Cluster) -> None:
     assert where(at) == (3, "a", ["a"])
 
 
+def test_release(at: Cluster) -> None:
+    """The primary lives, and a mirror takes over all the same: in that epoch only."""
+    assert at.do(replica_changes.release, "a", 1)
+    assert where(at) == (1, "a", ["a", "b"])
+    assert [at.assignment(one).released_epoch for one in "ab"] == [1, 1]
+    assert not at.do(replica_changes.release, "a", 1)
+    degrade(at)
+    at.do(replica_changes.join, "a", 2, "b", "b.1")
+    with pytest.raises(Precondition, match="holds its lease"):
+        at.do(replica_changes.take_over, "b", "b.1", 3)
+    assert at.do(replica_changes.release, "a", 3)
+    assert at.do(replica_changes.take_over, "b", "b.1", 3)
+    assert where(at) == (4, "b", ["b"])
+
+
 def test_a_wish_ends_with_its_host(at: Cluster) -> None:
     at.do(replica_changes.request_switch, "b")
     degrade(at)
@@ -373,6 +388,8 @@ REFUSALS: dict[str, Refusal] = {
     "resign: old epoch": (STALE, degrade, c.resign, ("a", 1, "b")),
     "resign: to a joiner": ("NOT_IN_SYNC", degrade, c.resign, ("a", 2, "b")),
     "resign: to the dead": ("NOT_LIVE", lambda at: at.go("b"), c.resign, ("a", 1, "b")),
+    "release: old epoch": (STALE, degrade, c.release, ("a", 1)),
+    "release: by a mirror": (STALE, nothing, c.release, ("b", 1)),
     "cold start: old epoch": (STALE, lambda at: (degrade(at), at.reboot("a")), c.cold_start, ("a", "a.2", 1)),
     "cold start: memory kept": ("MEMORY_KEPT", lambda at: at.reboot("b"), c.cold_start, ("b", "b.2", 1)),
     "cold start: not all back": (

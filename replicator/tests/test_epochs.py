@@ -431,7 +431,51 @@ def test_a_primary_whose_disk_is_not_to_be_trusted_gives_way_before_it_is_asked_
     assert pair.a.local is not None
     pair.a.local.distrust("it looks bad")
     pair.until(lambda: pair.leading.wants_resign and pair.leading.yielded)
+    assert not pair.leading.gives_up
     pair.net.cut()
     pair.for_s(2 * LINK_LOST_S)
     assert pair.leading.wants_resign
     assert pair.do(Op.READ, 0, BLOCK) is Outcome.BUSY
+
+
+def test_a_primary_whose_disk_fails_names_no_heir_that_it_does_not_hear_from(rig: Rig) -> None:
+    """It may have died a moment ago, and hold its lease in etcd for some time."""
+    pair = rig.pair
+    pair.net.refuse_dial = True
+    pair.net.cut()
+    pair.for_s(0.1)
+    assert pair.a.local is not None
+    pair.a.local.distrust("it looks bad")
+    pair.until(lambda: pair.leading.wants_resign)
+    assert not pair.leading.gives_up
+    pair.until(lambda: pair.leading.gives_up)
+    assert not pair.leading.yielded
+
+
+def test_a_primary_whose_disk_fails_its_epoch_names_no_heir(rig: Rig) -> None:
+    """Nor while it has just begun anew: it has no session yet over which it could hear of one."""
+    pair = rig.pair
+    pair.kill("a")
+    rig.fail("a", errno.EIO, "write record", under="state")
+    pair.start("a", Role.PRIMARY, 2)
+    replica = pair.a.replica
+    assert replica is not None
+    pair.until(lambda: replica.report().gives_up)
+    assert replica.report().wants_resign and not replica.report().yielded
+    rig.mend()
+
+
+def test_a_primary_whose_copy_is_new_serves_only_while_its_volume_is(rig: Rig) -> None:
+    """Or when an operator has accepted that there is nothing better."""
+    pair = rig.pair
+    pair.do(Op.WRITE, 0, b"x" * BLOCK)
+    pair.kill("a")
+    make_b_anew(rig)
+    pair.start("b", Role.JOINER, 2, "a")
+    pair.tell("b", Role.PRIMARY, 3, "b", may_be_new=False)
+    pair.for_s(5)
+    replica = pair.b.replica
+    assert replica is not None and replica.report().reason == "NOT_WHOLE"
+    assert not replica.report().serving and not replica.report().gives_up
+    pair.tell("b", Role.PRIMARY, 3, "b", may_be_new=False, accept_half_synced=True)
+    pair.until(lambda: replica.report().serving)

@@ -336,7 +336,9 @@ def test_a_store_that_must_be_there_is_not_made(bench: Bench, monkeypatch: pytes
     # The ring is served all the same: whoever waits for it must not hang.
     assert sense(bench.one(READ, 512)) == "02/04/0b"
     said = bench.worker.apply(bench.desired("primary", 2, initialized=True, ring=RING))
-    assert said.wants_resign and said.yielded and (said.role, said.epoch) == ("primary", 2)
+    assert (
+        said.wants_resign and said.gives_up and not said.yielded and (said.role, said.epoch) == ("primary", 2)
+    )
     assert sense(bench.one(TUR)) == "06/2a/06" and sense(bench.one(READ, 512)) == "02/04/0c"
     alone = bench.worker.apply(bench.desired("primary", 3, initialized=True, members=("a",), ring=RING))
     assert not alone.wants_resign

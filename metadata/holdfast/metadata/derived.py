@@ -5,8 +5,8 @@ assignments of every assigned host agree with the record, retires those of hosts
 orders the attachments' portals, and strikes hosts off the frozen views that they can no longer vouch for.
 Nothing else writes `replicas/`, and nothing else writes the fields of an assignment that come from it.
 
-The epoch stays only when nothing but a wish is recorded (a planned switch): who may acknowledge, and which
-hosts are assigned, are as before.
+The epoch stays only when nothing but a wish is recorded (a planned switch, a release): who may acknowledge,
+and which hosts are assigned, are as before.
 """
 
 from collections.abc import Mapping, Sequence
@@ -90,6 +90,7 @@ def derive(
         primary = own.role == r.ROLE_PRIMARY
         own.yield_to_host_id = replica.wanted_primary_host_id if primary else ""
         own.cold_epoch = replica.cold_epoch
+        own.released_epoch = replica.released_epoch
         own.accept_half_synced = own.accept_half_synced and primary
         del own.peers[:]
         own.peers.extend(peer for host_id, peer in peers.items() if host_id != own.host_id)
@@ -159,7 +160,8 @@ def _retire(draft: Draft, host_id: str, replica: r.ReplicaRecord) -> None:
     assignment.role = r.ROLE_JOINER
     assignment.epoch = replica.epoch
     assignment.primary_host_id = replica.primary_host_id
-    clear(assignment, "boot_id", "yield_to_host_id", "cold_epoch", "accept_half_synced")
+    clear(assignment, "boot_id", "yield_to_host_id", "cold_epoch", "released_epoch")
+    clear(assignment, "accept_half_synced")
     clear(assignment, "peers", "attachments", "snapshots")
     draft.put(key, assignment)
 

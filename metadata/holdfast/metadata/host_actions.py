@@ -100,7 +100,7 @@ class HostActions:
         return follow(self.etcd, keys.HOST_LEASES, stop)
 
     def leave_out(self, volume_uid: str, epoch: int, hosts: Collection[str]) -> bool:
-        """For this and the next eight: see replica_changes, and replica_decisions for `path_move`."""
+        """For this and the next nine: see replica_changes, and replica_decisions for `path_move`."""
         return run(
             self.etcd,
             lambda draft: replica_changes.leave_out(draft, volume_uid, self.host_id, epoch, hosts),
@@ -131,6 +131,9 @@ class HostActions:
             self.etcd,
             lambda draft: replica_changes.resign(draft, volume_uid, self.host_id, epoch, to_host_id),
         )
+
+    def release(self, volume_uid: str, epoch: int) -> bool:
+        return run(self.etcd, lambda draft: replica_changes.release(draft, volume_uid, self.host_id, epoch))
 
     def crash_move(self, volume_uid: str, epoch: int, to_host_id: str) -> bool:
         return run(

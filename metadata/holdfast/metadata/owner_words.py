@@ -27,6 +27,7 @@ WORDS = {
     "WRONG_STORE": _UNUSABLE,
     "WRONG_VOLUME": _UNUSABLE,
     "HALF_SYNCED": _UNUSABLE,
+    "NOT_WHOLE": _UNUSABLE,
     "STALE_EPOCH": _UNUSABLE,
     "REBUILDING": "One of its copies is being made anew.",
     "LISTENING_FAILED": "Its copies cannot reach each other; operators are told where and why.",

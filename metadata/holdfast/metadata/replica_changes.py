@@ -12,6 +12,7 @@ the record, and never done twice. The transaction compares everything that was l
 | take_over | mirror | NOT_IN_SYNC, PRIMARY_LIVES | in_sync is the mirror alone, and it is the primary |
 | hand_over | primary | NOT_IN_SYNC, NOT_LIVE | another member is the primary |
 | resign | primary | NOT_IN_SYNC, NOT_LIVE | the same, and the old one is out |
+| release | primary | | the epoch stays; a mirror may take over although the primary lives |
 | crash_move | primary | as resign; TOO_SOON | the same, though nothing was yielded |
 | cold_start | any member | NOT_IN_SYNC, NOT_LIVE, MEMORY_KEPT | it alone, under its new boot |
 | renounce | any joiner | NOT_ASSIGNED, IN_SYNC | a new epoch, no more: a join that was asked for is refused |
@@ -66,6 +67,7 @@ __all__ = [
     "leave_out",
     "let_go",
     "path_move",
+    "release",
     "renounce",
     "replace",
     "request_switch",
@@ -114,7 +116,9 @@ def join(
 
 
 def take_over(draft: Draft, volume_uid: str, host_id: str, boot_id: str, epoch: int) -> bool:
-    """A mirror becomes the primary, alone: the old one's lease is gone or of another boot (I-3, I-4)."""
+    """A mirror becomes the primary, alone: the old one's lease is gone or of another boot, or it has released
+    the volume (I-3, I-4).
+    """
     replica = at_epoch(draft, volume_uid, epoch)
     if boot_of(replica, host_id) != boot_id or not boot_id or host_id == replica.primary_host_id:
         raise Precondition(
@@ -122,7 +126,7 @@ def take_over(draft: Draft, volume_uid: str, host_id: str, boot_id: str, epoch: 
             f"Host {host_id} in boot {boot_id} is no mirror of volume {volume_uid}: it cannot take over.",
         )
     primary = replica.primary_host_id
-    if live_boot(draft, primary) == boot_of(replica, primary):
+    if live_boot(draft, primary) == boot_of(replica, primary) and replica.released_epoch != epoch:
         raise Precondition(
             "PRIMARY_LIVES", f"The primary of volume {volume_uid}, host {primary}, holds its lease: wait."
         )
@@ -142,6 +146,20 @@ def resign(draft: Draft, volume_uid: str, host_id: str, epoch: int, to_host_id: 
     replica = _to_another(draft, volume_uid, host_id, epoch, to_host_id)
     set_in_sync(replica, [one for one in replica.in_sync if one.host_id != host_id])
     return write(draft, replica)
+
+
+def release(draft: Draft, volume_uid: str, host_id: str, epoch: int) -> bool:
+    """The primary, whose disk failed and which hears from no mirror, lets one that lives take over. False if
+    it has done so.
+
+    It must not name one itself (`resign`): a lease tells of a death late, and then nobody would be left who
+    holds what was acknowledged. The epoch stays, so that whoever takes over still takes over from it.
+    """
+    replica = owned(draft, volume_uid, host_id, epoch)
+    if replica.released_epoch == epoch:
+        return False
+    replica.released_epoch = epoch
+    return write(draft, replica, epoch_rises=False)
 
 
 def crash_move(

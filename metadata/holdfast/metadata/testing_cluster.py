@@ -183,6 +183,7 @@ class Cluster:
         assert own.boot_id == boots.get(own.host_id, "")
         assert own.primary_host_id == replica.primary_host_id
         assert own.yield_to_host_id == (replica.wanted_primary_host_id if is_primary else "")
+        assert own.released_epoch == replica.released_epoch <= replica.epoch
         assert own.cold_epoch == replica.cold_epoch and (is_primary or not own.accept_half_synced)
         assert own.initialized or role == r.ROLE_JOINER or self.volume().state != r.VOLUME_STATE_AVAILABLE
         peers = {one.host_id: one for one in own.peers}

@@ -27,10 +27,24 @@ def check(state: State, epoch: int) -> None:
 
 
 def as_primary(
-    state: State, epoch: int, members: Collection[str], peers: Collection[str], accept_half_synced: bool
+    state: State,
+    epoch: int,
+    members: Collection[str],
+    peers: Collection[str],
+    *,
+    may_be_new: bool,
+    accept_half_synced: bool,
 ) -> Entry:
-    """Raises StaleEpoch, or Precondition HALF_SYNCED for a copy that is no volume of any moment."""
+    """Raises StaleEpoch, or Precondition: HALF_SYNCED for a copy that is no volume of any moment, NOT_WHOLE
+    for one that never held the volume.
+    """
     check(state, epoch)
+    if state.synced_epoch == 0 and not (may_be_new or accept_half_synced):
+        raise Precondition(
+            "NOT_WHOLE",
+            f"the copy of volume {state.uid} here was made anew and has never held it: it is not served. "
+            "Bring a whole copy back.",
+        )
     if not state.consistent and not accept_half_synced:
         raise Precondition(
             "HALF_SYNCED",

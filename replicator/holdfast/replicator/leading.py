@@ -22,7 +22,7 @@ from holdfast.base.errors import HoldfastError, Unavailable
 from holdfast.base.limits import (
     BEACON_INTERVAL_S,
     BEACON_LEASE_S,
-    HOST_LEASE_TTL_S,
+    LINK_LOST_S,
     PATH_AWAY_S,
     SYNC_MAX_BYTES_S,
 )
@@ -94,11 +94,16 @@ class Leading:
     # Epochs.
 
     def enter(self, wanted: Wanted) -> Steps[None]:
-        """Be the primary of this epoch. Raises StaleEpoch, Precondition HALF_SYNCED, OSError."""
+        """Be the primary of this epoch. Raises OSError, and what `epochs.as_primary` does."""
         store = self._local.store
         before = store.state
         entry = epochs.as_primary(
-            before, wanted.epoch, wanted.members, wanted.peers, wanted.accept_half_synced
+            before,
+            wanted.epoch,
+            wanted.members,
+            wanted.peers,
+            may_be_new=wanted.may_be_new,
+            accept_half_synced=wanted.accept_half_synced,
         )
         self._entered = False
         self._refresh()
@@ -405,13 +410,16 @@ class Leading:
         return ready and self.primary.quiet
 
     @property
+    def gives_up(self) -> bool:
+        """It wants to resign and hears from no heir: one that lives says so itself, by taking over."""
+        waited_s = self._loop.now() - self._trouble_s
+        return self._entered and self.wants_resign and not self.yielded and waited_s > LINK_LOST_S
+
+    @property
     def _heir_lives(self) -> bool:
         """Somebody in sync has answered since this host is in trouble. Its lease in etcd would tell of its
-        death much later, when this host, good disk or bad, holds the only copy. Who is out of reach from here
-        and still holds its lease after so long as leases last, lives.
+        death much later, when this host, good disk or bad, holds the only copy.
         """
-        if self._loop.now() - self._trouble_s >= HOST_LEASE_TTL_S:
-            return True
         members = (p for p in self.partners.values() if p.standing is Standing.MEMBER)
         return any(p.link.leased_until_s >= self._trouble_s + BEACON_LEASE_S for p in members)
 

@@ -68,6 +68,7 @@ class ReplicaReport:
     wants_join: str = ""
     wants_join_boot: str = ""
     wants_resign: bool = False
+    gives_up: bool = False
     yielded: bool = False
     may_take_over: bool = False
     standby_io_age_s: float = -1.0
@@ -249,10 +250,10 @@ class Replica:
     # Reporting.
 
     def report(self) -> ReplicaReport:
-        reason, message = self._trouble
         now, leading, following = self._is, self._leading, self._following
         if now is None:
-            return ReplicaReport(None, self._local.store.state.epoch, False, False, reason, message)
+            return self._report_of_none()
+        reason, message = self._trouble
         if leading is None:
             assert following is not None
             frozen = tuple((uid, ()) for uid in sorted(self._local.store.state.views))
@@ -279,6 +280,7 @@ class Replica:
             wants_join=join,
             wants_join_boot=join_boot,
             wants_resign=leading.wants_resign,
+            gives_up=leading.gives_up,
             yielded=leading.yielded,
             standby_io_age_s=leading.standby_io_age_s,
             frozen=tuple(sorted(leading.chores.frozen.items())),
@@ -289,3 +291,14 @@ class Replica:
             hydrate_total_bytes=hydrator.total_bytes if hydrator else 0,
             hydrate_trouble=hydrator.trouble if hydrator else ("", ""),
         )
+
+    def _report_of_none(self) -> ReplicaReport:
+        """A primary whose disk failed it before it could begin its epoch acknowledges nothing in it, and has
+        no session over which it could hear of its heir.
+        """
+        reason, message = self._trouble
+        wanted = self._wanted
+        leads = wanted is not None and wanted.role is Role.PRIMARY and len(wanted.members) > 1
+        stuck = leads and bool(reason and self._local.suspect)
+        epoch = self._local.store.state.epoch
+        return ReplicaReport(None, epoch, False, False, reason, message, wants_resign=stuck, gives_up=stuck)

@@ -23,7 +23,7 @@ class Wanted:
     needs_mirror: bool = False
     """Acknowledge writes only while another host is in sync."""
     may_be_new: bool = False
-    """Mirror: the volume is still being made, so a copy that never was in sync lacks nothing."""
+    """The volume is still being made, so a copy that never was in sync lacks nothing."""
     accept_half_synced: bool = False
     """An operator has accepted a copy that is the volume of no moment."""
     may_sync: bool = True

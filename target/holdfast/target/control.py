@@ -182,6 +182,8 @@ class Observed:
     """Primary: nothing is under way, and nothing will be begun in this epoch."""
     wants_resign: bool = False
     """Primary: this disk failed, and a mirror is in sync."""
+    gives_up: bool = False
+    """Primary: it wants to resign, and cannot tell whether that mirror lives."""
     may_take_over: bool = False
     """Mirror: the last beacon that it answered has expired, with a margin (I-3)."""
     standby_io_age_s: float = -1.0

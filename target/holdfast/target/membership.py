@@ -9,11 +9,12 @@ it again (metadata's replica_changes.py): a decision from old news is refused th
 | primary | crash_move | its worker does not stay (workers.py), and a member lives: resign in its place |
 | primary | leave_out | the worker wants it: members are lost, or a join must be fenced |
 | primary | resign | it has yielded because its disk failed, and a member lives (who is not left out before) |
+| primary | release | it wants to resign and hears from no member, but one holds its lease |
 | primary | hand_over | it has yielded because it was asked to, and that host lives |
 | primary | leave_out | it has yielded to a host that does not live any more: nothing else ends the epoch |
 | primary | join | the worker wants it, and that boot of the joiner lives |
 | primary | path_move | a mirror refused I/O, and no initiator has been logged in here for PATH_AWAY_S |
-| mirror | take_over | its beacon lease has expired (I-3), and the primary's boot does not live |
+| mirror | take_over | its beacon lease has expired (I-3), and the primary does not live, or has released |
 | joiner | renounce | its copy is bad, and is to be thrown away (rebuilding.py) |
 | joiner | cold_start | no member has kept its memory, all are back, and the copy here is whole |
 
@@ -84,7 +85,8 @@ def _as_primary(
         # Before anybody is left out: it may be the one who has the only sound copy.
         return resignation
     if observed.wants_resign and not observed.yielded and _heirs(assignment, leases):
-        return None
+        releases = observed.gives_up and assignment.released_epoch != epoch
+        return say.Release(epoch) if releases else None
     if observed.wants_leave_out:
         return say.LeaveOut(epoch, observed.wants_leave_out)
     if observed.yielded and not observed.wants_resign:
@@ -128,7 +130,8 @@ def _as_mirror(
     assignment: r.Assignment, observed: Observed, now: Circumstances, leases: Leases
 ) -> Change | None:
     primary = peer_of(assignment, assignment.primary_host_id)
-    if primary is None or _keeps_memory(primary, leases):
+    released = assignment.released_epoch == assignment.epoch
+    if primary is None or (_keeps_memory(primary, leases) and not released):
         return None
     if not observed.may_take_over or not observed.store_open or observed.suspect:
         return None

@@ -244,6 +244,14 @@ class Resign:
 
 
 @dataclass(frozen=True)
+class Release:
+    epoch: int
+
+    def send(self, actions: HostActions, volume_uid: str) -> None:
+        actions.release(volume_uid, self.epoch)
+
+
+@dataclass(frozen=True)
 class CrashMove:
     epoch: int
     to_host_id: str
@@ -278,7 +286,9 @@ class PathMove:
         actions.path_move(volume_uid, self.epoch, self.to_host_id)
 
 
-Change = LeaveOut | Join | TakeOver | HandOver | Resign | CrashMove | ColdStart | Renounce | PathMove
+Change = (
+    LeaveOut | Join | TakeOver | HandOver | Resign | Release | CrashMove | ColdStart | Renounce | PathMove
+)
 """A change of who may acknowledge, or where: decided in membership.py, sent ahead of everything else."""
 
 GateReport = GateSays | GateFailed

@@ -213,7 +213,7 @@ class Worker:
         )
 
     def _without_replica(self, desired: Desired, reason: str, message: str) -> Observed:
-        """A primary without its store acknowledges nothing: it resigns, if another is in sync."""
+        """A primary without its store acknowledges nothing: it gives way, if another is in sync."""
         resigns = desired.role == PRIMARY and reason in LOST_STORE and len(desired.members) > 1
         return Observed(
             volume_uid=self._uid,
@@ -222,8 +222,8 @@ class Worker:
             reason=reason,
             message=message,
             ring_open=self._ring.is_open,
-            yielded=resigns,
             wants_resign=resigns,
+            gives_up=resigns,
         )
 
     def _own_trouble(self) -> tuple[str, str]:

@@ -79,14 +79,12 @@ def observed_of(desired: Desired, report: ReplicaReport, state: State, suspect: 
     """What the agent is told, but for the ring, the snapshots, and troubles outside the replica.
 
     While a role is being taken there is none, and nothing is wanted; a failure of that is the role's.
-    A primary whose disk failed it before it could begin its epoch acknowledges nothing in it: it resigns.
     """
     begun = report.role is not None
     role = report.role.value if report.role else (desired.role if report.reason else "")
-    stuck = not begun and suspect != "" and desired.role == Role.PRIMARY.value and len(desired.members) > 1
     return Observed(
         volume_uid=desired.volume_uid,
-        role=desired.role if stuck else role,
+        role=role,
         epoch=report.epoch if begun else desired.epoch,
         store_open=True,
         peer_connected=report.connected,
@@ -101,8 +99,9 @@ def observed_of(desired: Desired, report: ReplicaReport, state: State, suspect: 
         wants_leave_out=report.wants_leave_out,
         wants_join=report.wants_join,
         wants_join_boot=report.wants_join_boot,
-        yielded=report.yielded or stuck,
-        wants_resign=report.wants_resign or stuck,
+        yielded=report.yielded,
+        wants_resign=report.wants_resign,
+        gives_up=report.gives_up,
         may_take_over=report.may_take_over,
         standby_io_age_s=report.standby_io_age_s,
         suspect=suspect != "",

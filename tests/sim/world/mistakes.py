@@ -47,6 +47,7 @@ _SHOWS: dict[str, tuple[str, ...]] = {
     "acknowledge what another host failed to do": ("I-1", *_DIFFER),
     "accept an old epoch": ("I-1", "I-2", "I-4", "not at rest", *_DIFFER, *_STALE),
     "resign to one that may be dead": ("I-4",),
+    "resign to one that was not heard": ("I-4",),
     "join without missing": ("I-1", "verify", *_DIFFER, *_STALE),
     "join without changed": ("I-5", "at rest", "I-8"),
     "answer an abort while the command is on the link": ("I-11",),
@@ -195,7 +196,7 @@ MISTAKES = (
     _mistake(
         "take over while the primary holds its lease",
         _METADATA + "replica_changes",
-        ("    if live_boot(draft, primary) == boot_of(replica, primary):", "    if False:"),
+        ("    if live_boot(draft, primary) == boot_of(replica, primary) and ", "    if False and "),
     ),
     _mistake(
         "no boot in the set",
@@ -235,6 +236,11 @@ MISTAKES = (
         "resign to one that may be dead",
         _REPLICATOR + "leading",
         ("            return self._heir_lives\n", "            return True\n"),
+    ),
+    _mistake(
+        "resign to one that was not heard",
+        _REPLICATOR + "replica",
+        ("wants_resign=stuck, gives_up=stuck", "wants_resign=stuck, yielded=stuck"),
     ),
     _mistake(
         "join without missing",

@@ -56,30 +56,33 @@ class Pipe:
     """One direction of a connection."""
 
     __slots__ = ("_held", "_last", "_net", "_queue", "source", "target")
+    """`_held`: of what is queued, how much no arrival is planned for, because a cut met it."""
 
     def __init__(self, net: Network, source: str, target: str) -> None:
         self._net = net
         self.source = source
         self.target = target
         self._queue: deque[Call] = deque()
-        self._held: deque[Call] = deque()
+        self._held = 0
         self._last = 0.0
 
     def send(self, arrive: Call) -> None:
+        self._queue.append(arrive)
         if self._held or self._net.is_cut(self.source, self.target):
-            self._hold(arrive)
+            self._hold()
         else:
-            self._queue.append(arrive)
             self._plan(self._net.delay_s())
 
     def lose(self) -> None:
         """The connection is gone: a prefix of what is under way still arrives."""
-        self._held.clear()
-        for _ in range(self._net.chance.randrange(len(self._queue) + 1)):
+        on_its_way = len(self._queue) - self._held
+        self._held = 0
+        kept = on_its_way - self._net.chance.randrange(on_its_way + 1)
+        while len(self._queue) > kept:
             self._queue.pop()
 
     def drop(self) -> None:
-        self._held.clear()
+        self._held = 0
         self._queue.clear()
 
     def mended(self) -> None:
@@ -87,10 +90,9 @@ class Pipe:
             if self._held:
                 self._net.hold(self)
             return
-        held, self._held = self._held, deque()
-        self._queue = held + self._queue
+        held, self._held = self._held, 0
         again_s = self._net.chance.random() * _AGAIN_MAX_S
-        for _ in range(len(held)):
+        for _ in range(held):
             self._plan(again_s)
 
     def _plan(self, delay_s: float) -> None:
@@ -100,18 +102,17 @@ class Pipe:
         timeline.at(due, self._arrive)
 
     def _arrive(self) -> None:
-        if not self._queue:
-            return
-        arrive = self._queue.popleft()
+        if len(self._queue) == self._held:
+            return  # What was to arrive now was lost with the connection.
         if self._held or self._net.is_cut(self.source, self.target):
-            self._hold(arrive)
+            self._hold()
         else:
-            arrive()
+            self._queue.popleft()()
 
-    def _hold(self, arrive: Call) -> None:
+    def _hold(self) -> None:
         if not self._held:
             self._net.hold(self)
-        self._held.append(arrive)
+        self._held += 1
 
 
 class Connection:

@@ -676,6 +676,7 @@ class ReplicaRecord(google.protobuf.message.Message):
     FORCED_FIELD_NUMBER: builtins.int
     COLD_EPOCH_FIELD_NUMBER: builtins.int
     CRASH_MOVE_TIME_FIELD_NUMBER: builtins.int
+    RELEASED_EPOCH_FIELD_NUMBER: builtins.int
     volume_uid: builtins.str
     epoch: builtins.int
     primary_host_id: builtins.str
@@ -686,6 +687,10 @@ class ReplicaRecord(google.protobuf.message.Message):
     cold_epoch: builtins.int
     """The newest epoch that began with a copy whose unflushed writes were lost; 0: none has. It stays, and
     only grows: whoever must act on it acts once for each value.
+    """
+    released_epoch: builtins.int
+    """The epoch in which the primary's disk failed it, and it could not tell whether a mirror lives: one that
+    does may take over, although the primary's lease is there. Of an older epoch it means nothing.
     """
     @property
     def in_sync(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___InSync]: ...
@@ -724,9 +729,10 @@ class ReplicaRecord(google.protobuf.message.Message):
         forced: collections.abc.Iterable[global___ForcedStart] | None = ...,
         cold_epoch: builtins.int = ...,
         crash_move_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        released_epoch: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["crash_move_time", b"crash_move_time", "path_move_time", b"path_move_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["cold_epoch", b"cold_epoch", "crash_move_time", b"crash_move_time", "epoch", b"epoch", "forced", b"forced", "host_ids", b"host_ids", "in_sync", b"in_sync", "joining", b"joining", "leaving_host_id", b"leaving_host_id", "path_move_time", b"path_move_time", "primary_host_id", b"primary_host_id", "volume_uid", b"volume_uid", "wanted_primary_host_id", b"wanted_primary_host_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cold_epoch", b"cold_epoch", "crash_move_time", b"crash_move_time", "epoch", b"epoch", "forced", b"forced", "host_ids", b"host_ids", "in_sync", b"in_sync", "joining", b"joining", "leaving_host_id", b"leaving_host_id", "path_move_time", b"path_move_time", "primary_host_id", b"primary_host_id", "released_epoch", b"released_epoch", "volume_uid", b"volume_uid", "wanted_primary_host_id", b"wanted_primary_host_id"]) -> None: ...
 
 global___ReplicaRecord = ReplicaRecord
 
@@ -2422,6 +2428,7 @@ class Assignment(google.protobuf.message.Message):
     VERIFY_REQUEST_FIELD_NUMBER: builtins.int
     VERIFY_RATE_BYTES_S_FIELD_NUMBER: builtins.int
     COLD_EPOCH_FIELD_NUMBER: builtins.int
+    RELEASED_EPOCH_FIELD_NUMBER: builtins.int
     LIMITS_FIELD_NUMBER: builtins.int
     host_id: builtins.str
     volume_uid: builtins.str
@@ -2454,6 +2461,8 @@ class Assignment(google.protobuf.message.Message):
     verify_rate_bytes_s: builtins.int
     cold_epoch: builtins.int
     """As in the ReplicaRecord. Initiators that were logged in before are told, once."""
+    released_epoch: builtins.int
+    """As in the ReplicaRecord."""
     @property
     def attachments(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___AssignedAttachment]: ...
     @property
@@ -2493,9 +2502,10 @@ class Assignment(google.protobuf.message.Message):
         verify_request: builtins.int = ...,
         verify_rate_bytes_s: builtins.int = ...,
         cold_epoch: builtins.int = ...,
+        released_epoch: builtins.int = ...,
         limits: global___VolumeLimits | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["limits", b"limits"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["accept_half_synced", b"accept_half_synced", "attachments", b"attachments", "boot_id", b"boot_id", "cold_epoch", b"cold_epoch", "deleting", b"deleting", "epoch", b"epoch", "host_id", b"host_id", "initialized", b"initialized", "keep_generation", b"keep_generation", "limits", b"limits", "naa", b"naa", "nbd_port", b"nbd_port", "needs_mirror", b"needs_mirror", "origin_snapshot_uid", b"origin_snapshot_uid", "peers", b"peers", "portal_group", b"portal_group", "primary_host_id", b"primary_host_id", "role", b"role", "size_bytes", b"size_bytes", "snapshots", b"snapshots", "target_iqn", b"target_iqn", "verify_rate_bytes_s", b"verify_rate_bytes_s", "verify_request", b"verify_request", "volume_uid", b"volume_uid", "yield_to_host_id", b"yield_to_host_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["accept_half_synced", b"accept_half_synced", "attachments", b"attachments", "boot_id", b"boot_id", "cold_epoch", b"cold_epoch", "deleting", b"deleting", "epoch", b"epoch", "host_id", b"host_id", "initialized", b"initialized", "keep_generation", b"keep_generation", "limits", b"limits", "naa", b"naa", "nbd_port", b"nbd_port", "needs_mirror", b"needs_mirror", "origin_snapshot_uid", b"origin_snapshot_uid", "peers", b"peers", "portal_group", b"portal_group", "primary_host_id", b"primary_host_id", "released_epoch", b"released_epoch", "role", b"role", "size_bytes", b"size_bytes", "snapshots", b"snapshots", "target_iqn", b"target_iqn", "verify_rate_bytes_s", b"verify_rate_bytes_s", "verify_request", b"verify_request", "volume_uid", b"volume_uid", "yield_to_host_id", b"yield_to_host_id"]) -> None: ...
 
 global___Assignment = Assignment
