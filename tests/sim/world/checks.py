@@ -14,6 +14,7 @@ that they judge they share no line but the simulated disk.
                that could not be asked for a while, before anything that overlaps has been answered
     flush      what was flushed is on every member's disk
     forced     what nobody may lose, though all members lose their memory: below
+    cold       nothing is served after a cold start before an initiator was told of it (29/00)
     verify     a comparison of the replicas finds nothing
     rest       at the end, all copies are equal, byte for byte
 
@@ -81,6 +82,7 @@ class Record:
         self.in_sync = {str(one["host_id"]): str(one["boot_id"]) for one in raw.get("in_sync", [])}
         self.host_ids = [str(one) for one in raw.get("host_ids", [])]
         self.forced = len(raw.get("forced", []))
+        self.cold_epoch = int(raw.get("cold_epoch", 0))
 
     def __str__(self) -> str:
         return f"epoch {self.epoch}, primary {self.primary}, in sync {self.in_sync}, hosts {self.host_ids}"
@@ -122,7 +124,8 @@ class Checks:
         self._hellos: dict[str, int] = {}
         self._greeted: dict[int, tuple[int, int]] = {}
         self._served: dict[str, int] = {}
-        self._attentions: dict[str, list[int]] = {}
+        self._untold_epoch = 0
+        """That began without what had not been flushed, and no initiator has been told so yet; 0: none."""
 
     def violated(self, what: str) -> None:
         raise Violation(f"at {self.timeline.now:.3f} s: {what}; the record: {self.record}")
@@ -140,6 +143,8 @@ class Checks:
             return
         old, new = self.record, Record(value)
         self.record = new
+        if old is not None and new.cold_epoch > old.cold_epoch:
+            self._untold_epoch = new.cold_epoch
         self.moment()
         if old is not None:
             self.note(f"etcd: {new}")
@@ -303,6 +308,8 @@ class Checks:
         kind = f"{command.io.op} {status:#x} {completion.sense[2:3].hex()}{completion.sense[12:14].hex()}"
         self.answers[kind] = self.answers.get(kind, 0) + 1
         if status != GOOD:
+            if completion.sense[2:3] == b"\x06" and completion.sense[12:14] == b"\x29\x00":
+                self._untold_epoch = 0
             if command.value:
                 waited = self._waited(host, command, by_reset)
                 self._finished[command.value] = (self.history.tick(), command, host, waited)
@@ -317,6 +324,8 @@ class Checks:
         self._judge_answerer(host, command)
         if record.primary == host:
             self._served[host] = record.epoch
+            if self._untold_epoch:
+                self.violated(f"cold: {host} serves, and nobody was told (29/00) that a cache was lost")
         if aborted:
             return
         self._judge_acknowledged(host, record, command, now)
@@ -461,10 +470,6 @@ class Checks:
             self.violated(
                 f"{host} answered a {command.io.op} with {completion.status} {completion.sense.hex()}"
             )
-
-    def attention(self, host: str, asc: int, ascq: int) -> None:
-        if (asc, ascq) == (0x29, 0x00):
-            self._attentions.setdefault(host, []).append(self.history.tick())
 
     # I-11.
 

@@ -79,7 +79,6 @@ class Judge(Protocol):
     def read(self, command: Try, content: bytes) -> None: ...
     def acknowledged(self, command: Try) -> None: ...
     def failed(self, host: str, command: Try, completion: Completion) -> None: ...
-    def attention(self, host: str, asc: int, ascq: int) -> None: ...
 
 
 class Session:
@@ -338,7 +337,6 @@ class Initiator:
             return 0.02 + self._chance.random() * 0.4
         if key == b"\x06":
             self._nothing_done(command)
-            self._judge.attention(path.host, asc[0], ascq[0])
             return 0.01
         if key == b"\x0e":
             self._nothing_done(command)
