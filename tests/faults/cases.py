@@ -130,6 +130,7 @@ CASES: list[Case] = [
     ),
     *_pair("disk-full", faults.disk_full, (_LEFT_OUT_S, _LEFT_OUT_S), needs_room=True),
     *_pair("disk-broken", faults.disk_broken, (_LEFT_OUT_S, _LEFT_OUT_S)),
+    Case("primary-disk-broken-out-of-reach", faults.disk_broken_out_of_reach, _FENCED_S, moves=True),
     Case("switch-there-and-back", moves.switch, _PLANNED_S, moves=False),
     Case("verify-finds-and-repairs", copies.verify, _PLANNED_S, moves=False),
     Case("drain-refused", moves.drain_refused, _PLANNED_S),

@@ -187,12 +187,31 @@ def disk_broken(side: str) -> Fault:
         break_disk(scene.host(side))
         scene.volume.await_left_out(scene.name(side))
         scene.io_goes_on()
-        if not mend_disk(scene.host(side)):
-            # Its file system has given up: what an operator does after changing the cable.
-            scene.host(side).power_off()
-            scene.stage.start_again(scene.name(side))
+        _mend_disk(scene, side)
 
     return fault
+
+
+def disk_broken_out_of_reach(scene: Scene) -> None:
+    """The mirror lives, and the primary cannot know: it lets go, and the mirror takes over by itself."""
+    switch = scene.stage.lab.switch
+    switch.cut(scene.primary, scene.mirror)
+    break_disk(scene.host("primary"))
+    # Nobody notices before something must be on disk.
+    scene.volume.flush()
+    scene.volume.await_left_out(scene.primary)
+    scene.io_goes_on()
+    if not int(scene.volume.replica().get("released_epoch", 0)):
+        scene.troubles.append("the primary named an heir that it could not hear")
+    switch.mend_all()
+    _mend_disk(scene, "primary")
+
+
+def _mend_disk(scene: Scene, side: str) -> None:
+    if not mend_disk(scene.host(side)):
+        # Its file system has given up: what an operator does after changing the cable.
+        scene.host(side).power_off()
+        scene.stage.start_again(scene.name(side))
 
 
 def mirror_spoilt(scene: Scene) -> None:
