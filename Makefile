@@ -6,7 +6,7 @@ LAB_DIR ?= /run/holdfast-demo
 COMPONENTS := base metadata replicator target snapshotter cli lab
 PACKAGES := $(foreach name,$(COMPONENTS),-p holdfast.$(name))
 
-.PHONY: setup demo test sim sim-mutants sim-groups faults store-faults bench bench-lab bench-many bench-snapshots collection-stories check format protos lock lab-down clean conformance ring-fuzz restarts
+.PHONY: setup demo test sim sim-mutants sim-groups faults store-faults bench bench-lab bench-resync bench-many bench-snapshots collection-stories check format protos lock lab-down clean conformance ring-fuzz restarts
 
 setup: .venv/.ready
 
@@ -53,6 +53,10 @@ bench: setup
 # The same end to end: virtual hosts, a real login and fio, beside fileio, DRBD, tgt and tcmu-runner.
 bench-lab: setup
 	@$(SUDO) $(BIN)/python tests/bench/lab.py $(ARGS)
+
+# Users' writes while a host is brought up to date.
+bench-resync: setup
+	@$(BIN)/python tests/bench/resync.py $(ARGS)
 
 # 1, 8 and 64 volumes on a host.
 bench-many: setup

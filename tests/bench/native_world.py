@@ -90,7 +90,7 @@ class Host:
         self.ring = SharedRing(data_bytes)
         store, run = folder / host_id / "store", folder / host_id / "run"
         for path in (store, run):
-            path.mkdir(parents=True)
+            path.mkdir(parents=True, exist_ok=True)
         fds = self.ring.fds
         profile = os.environ.get("HOLDFAST_BENCH_PROFILES")
         self.process = Process(
@@ -104,20 +104,32 @@ class Host:
         )
         self._link = WorkerLink(loop, run / f"{uid}.sock", lambda: None)
 
-    def apply(self, role: str, others: list["Host"], size_bytes: int = SIZE_BYTES) -> None:
+    def apply(
+        self,
+        role: str,
+        others: list["Host"],
+        size_bytes: int = SIZE_BYTES,
+        epoch: int = 1,
+        members: tuple[str, ...] = (),
+    ) -> None:
+        """`members`: who is in sync; all, if not said."""
+        names = tuple(sorted([self.host_id, *(other.host_id for other in others)]))
         self._until(self._link.connect)
         self._link.apply(
             Desired(
                 volume_uid=self.uid,
                 size_bytes=size_bytes,
                 role=role,
-                epoch=1,
-                members=tuple(sorted([self.host_id, *(other.host_id for other in others)])),
+                epoch=epoch,
+                members=members or names,
                 primary_host_id="host-a",
                 initialized=False,
                 listen_address="127.0.0.1",
                 nbd_port=self.port,
-                peers=tuple(DesiredPeer(one.host_id, "127.0.0.1", one.port, 2, True) for one in others),
+                peers=tuple(
+                    DesiredPeer(one.host_id, "127.0.0.1", one.port, 2, one.host_id in (members or names))
+                    for one in others
+                ),
                 ring=DesiredRing("", ""),
             )
         )
