@@ -97,7 +97,7 @@ class History(Cluster):
             lambda: to("hand_over", c.hand_over, primary, epoch, other),
             lambda: to("resign", c.resign, primary, epoch, other),
             lambda: to("release", c.release, primary, epoch),
-            lambda: to("crash_move", c.crash_move, primary, epoch, other, self.now_s),
+            lambda: to("crash_move", c.crash_move, primary, epoch, self.now_s),
             *[lambda: to("cold_start", c.cold_start, other, self.boot(other), epoch)] * 2,
             lambda: to("renounce", c.renounce, other, epoch),
             lambda: to("path_move", c.path_move, primary, epoch, other, self.now_s),

@@ -176,14 +176,16 @@ def test_path_move(at: Cluster) -> None:
 
 
 def test_what_crashes_everywhere_does_not_go_back_and_forth(at: Cluster) -> None:
-    assert at.do(replica_changes.crash_move, "a", 1, "b", 1000.0)
-    assert where(at) == (2, "b", ["b"]) and at.replica().crash_move_time.seconds == 1000
+    assert at.do(replica_changes.crash_move, "a", 1, 1000.0)
+    assert where(at) == (1, "a", ["a", "b"]) and at.replica().crash_move_time.seconds == 1000
+    assert not at.do(replica_changes.crash_move, "a", 1, 1001.0)
+    assert at.do(replica_changes.take_over, "b", "b.1", 1) and where(at) == (2, "b", ["b"])
     at.do(replica_changes.join, "b", 2, "a", "a.1")
     with pytest.raises(Precondition, match="stays where it is") as refused:
-        at.do(replica_changes.crash_move, "b", 3, "a", 1000.0 + CRASH_MOVE_MIN_S - 1)
-    assert refused.value.reason == "TOO_SOON" and where(at) == (3, "b", ["a", "b"])
-    assert at.do(replica_changes.crash_move, "b", 3, "a", 1000.0 + CRASH_MOVE_MIN_S)
-    assert where(at) == (4, "a", ["a"])
+        at.do(replica_changes.crash_move, "b", 3, 1000.0 + CRASH_MOVE_MIN_S - 1)
+    assert refused.value.reason == "TOO_SOON" and at.assignment("a").released_epoch == 1
+    assert at.do(replica_changes.crash_move, "b", 3, 1000.0 + CRASH_MOVE_MIN_S)
+    assert at.do(replica_changes.take_over, "a", "a.1", 3) and where(at) == (4, "a", ["a"])
 
 
 def test_replace_a_host_that_is_gone(at: Cluster) -> None:
@@ -423,9 +425,8 @@ REFUSALS: dict[str, Refusal] = {
     "switch: to a joiner": ("NOT_IN_SYNC", degrade, c.request_switch, ("b",)),
     "switch: to the dead": ("NOT_LIVE", lambda at: at.go("b"), c.request_switch, ("b",)),
     "switch: being deleted": ("NOT_AVAILABLE", deleted, c.request_switch, ("b",)),
-    "crash move: old epoch": (STALE, degrade, c.crash_move, ("a", 1, "b", 9.0)),
-    "crash move: to a joiner": ("NOT_IN_SYNC", degrade, c.crash_move, ("a", 2, "b", 9.0)),
-    "crash move: to the dead": ("NOT_LIVE", lambda at: at.go("b"), c.crash_move, ("a", 1, "b", 9.0)),
+    "crash move: old epoch": (STALE, degrade, c.crash_move, ("a", 1, 9.0)),
+    "crash move: by a mirror": (STALE, nothing, c.crash_move, ("b", 1, 9.0)),
     "path move: old epoch": (STALE, degrade, c.path_move, ("a", 1, "b", 9.0)),
     "path move: by a mirror": (STALE, nothing, c.path_move, ("b", 1, "a", 9.0)),
     "path move: to a joiner": ("NOT_IN_SYNC", degrade, c.path_move, ("a", 2, "b", 9.0)),

@@ -87,6 +87,7 @@ CASES: list[Case] = [
     Case("mirror-frozen", faults.mirror_frozen, _LEFT_OUT_S, moves=False, long=True),
     Case("primary-worker-killed", faults.worker_killed("primary"), _RESTART_S),
     Case("mirror-worker-killed", faults.worker_killed("mirror"), _RESTART_S),
+    Case("primary-worker-crash-loops", faults.worker_crash_loops, 2 * _RESTART_S, moves=True),
     Case("primary-worker-stopped", faults.worker_stopped("primary"), _RESTART_S, holds_io=True, long=True),
     Case("mirror-worker-stopped", faults.worker_stopped("mirror"), _LEFT_OUT_S),
     *_pair("agent-killed", faults.agent_killed, (_UNNOTICED_S, _UNNOTICED_S)),

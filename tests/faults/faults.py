@@ -110,6 +110,14 @@ def worker_killed(side: str) -> Fault:
     return fault
 
 
+def worker_crash_loops(scene: Scene) -> None:
+    """The primary's does not stay: its host gives the volume up."""
+    while scene.volume.replica()["primary_host_id"] == scene.primary:
+        # The next one may not be there yet.
+        _signal_worker(scene, "primary", "KILL", check=False)
+    scene.io_goes_on()
+
+
 def worker_stopped(side: str) -> Fault:
     def fault(scene: Scene) -> None:
         pid = scene.volume.worker_pid(scene.name(side))
@@ -224,5 +232,5 @@ def mirror_spoilt(scene: Scene) -> None:
     scene.host("mirror").run(["sh", "-c", spoil])
 
 
-def _signal_worker(scene: Scene, side: str, name: str) -> None:
-    scene.host(side).run(["kill", f"-{name}", scene.volume.worker_pid(scene.name(side))])
+def _signal_worker(scene: Scene, side: str, name: str, check: bool = True) -> None:
+    scene.host(side).run(["kill", f"-{name}", scene.volume.worker_pid(scene.name(side))], check=check)

@@ -135,12 +135,10 @@ class HostActions:
     def release(self, volume_uid: str, epoch: int) -> bool:
         return run(self.etcd, lambda draft: replica_changes.release(draft, volume_uid, self.host_id, epoch))
 
-    def crash_move(self, volume_uid: str, epoch: int, to_host_id: str) -> bool:
+    def crash_move(self, volume_uid: str, epoch: int) -> bool:
         return run(
             self.etcd,
-            lambda draft: replica_changes.crash_move(
-                draft, volume_uid, self.host_id, epoch, to_host_id, self._clock()
-            ),
+            lambda draft: replica_changes.crash_move(draft, volume_uid, self.host_id, epoch, self._clock()),
         )
 
     def cold_start(self, volume_uid: str, boot_id: str, epoch: int) -> bool:

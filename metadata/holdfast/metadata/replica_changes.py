@@ -13,7 +13,7 @@ the record, and never done twice. The transaction compares everything that was l
 | hand_over | primary | NOT_IN_SYNC, NOT_LIVE | another member is the primary |
 | resign | primary | NOT_IN_SYNC, NOT_LIVE | the same, and the old one is out |
 | release | primary | | the epoch stays; a mirror may take over although the primary lives |
-| crash_move | primary | as resign; TOO_SOON | the same, though nothing was yielded |
+| crash_move | primary | TOO_SOON | the same |
 | cold_start | any member | NOT_IN_SYNC, NOT_LIVE, MEMORY_KEPT | it alone, under its new boot |
 | renounce | any joiner | NOT_ASSIGNED, IN_SYNC | a new epoch, no more: a join that was asked for is refused |
 
@@ -155,29 +155,29 @@ def release(draft: Draft, volume_uid: str, host_id: str, epoch: int) -> bool:
     It must not name one itself (`resign`): a lease tells of a death late, and then nobody would be left who
     holds what was acknowledged. The epoch stays, so that whoever takes over still takes over from it.
     """
-    replica = owned(draft, volume_uid, host_id, epoch)
-    if replica.released_epoch == epoch:
-        return False
-    replica.released_epoch = epoch
-    return write(draft, replica, epoch_rises=False)
+    return _let_take(draft, owned(draft, volume_uid, host_id, epoch))
 
 
-def crash_move(
-    draft: Draft, volume_uid: str, host_id: str, epoch: int, to_host_id: str, now_s: float
-) -> bool:
-    """The primary's agent, whose worker does not stay: as resign, but seldom.
+def crash_move(draft: Draft, volume_uid: str, host_id: str, epoch: int, now_s: float) -> bool:
+    """The primary's agent, whose worker does not stay: as release, but seldom.
 
     The worker may be running again by now. As at a takeover, that does no harm: what it acknowledges the
-    heir has applied, and the heir serves only when its promise to it is over (I-3).
+    mirror has applied, and that takes over only when its promise to it is over (I-3).
 
     Raises Precondition TOO_SOON within CRASH_MOVE_MIN_S of the last one: what ends the worker may be what it
     is asked to do, and would go back and forth with the volume.
     """
     replica = owned(draft, volume_uid, host_id, epoch)
-    need_rest(replica, "crash_move_time", now_s, CRASH_MOVE_MIN_S, "its process did not stay")
-    # Before the resignation: it writes the record, and this goes with it.
-    draft.put(keys.replica(volume_uid), replica)
-    return resign(draft, volume_uid, host_id, epoch, to_host_id)
+    if replica.released_epoch != epoch:
+        need_rest(replica, "crash_move_time", now_s, CRASH_MOVE_MIN_S, "its process did not stay")
+    return _let_take(draft, replica)
+
+
+def _let_take(draft: Draft, replica: r.ReplicaRecord) -> bool:
+    if replica.released_epoch == replica.epoch:
+        return False
+    replica.released_epoch = replica.epoch
+    return write(draft, replica, epoch_rises=False)
 
 
 def cold_start(draft: Draft, volume_uid: str, host_id: str, boot_id: str, epoch: int) -> bool:

@@ -6,7 +6,7 @@ it again (metadata's replica_changes.py): a decision from old news is refused th
 
 | role here | change | when |
 |---|---|---|
-| primary | crash_move | its worker does not stay (workers.py), and a member lives: resign in its place |
+| primary | crash_move | its worker does not stay (workers.py), and a member holds its lease |
 | primary | leave_out | the worker wants it: members are lost, or a join must be fenced |
 | primary | resign | it has yielded because its disk failed, and a member lives (who is not left out before) |
 | primary | release | it wants to resign and hears from no member, but one holds its lease |
@@ -65,8 +65,8 @@ def decide(
     if assignment is None or assignment.deleting or now.leases is None:
         return None
     role = role_here(assignment, now.boot_id)
-    if role == PRIMARY and now.crash_looping and (heirs := _heirs(assignment, now.leases)):
-        return say.CrashMove(assignment.epoch, heirs[0])
+    if role == PRIMARY and now.crash_looping and _heirs(assignment, now.leases) and not _released(assignment):
+        return say.CrashMove(assignment.epoch)
     if observed is None or (observed.epoch, observed.role) != (assignment.epoch, role):
         return None
     if role == PRIMARY:
@@ -85,8 +85,7 @@ def _as_primary(
         # Before anybody is left out: it may be the one who has the only sound copy.
         return resignation
     if observed.wants_resign and not observed.yielded and _heirs(assignment, leases):
-        releases = observed.gives_up and assignment.released_epoch != epoch
-        return say.Release(epoch) if releases else None
+        return say.Release(epoch) if observed.gives_up and not _released(assignment) else None
     if observed.wants_leave_out:
         return say.LeaveOut(epoch, observed.wants_leave_out)
     if observed.yielded and not observed.wants_resign:
@@ -130,8 +129,7 @@ def _as_mirror(
     assignment: r.Assignment, observed: Observed, now: Circumstances, leases: Leases
 ) -> Change | None:
     primary = peer_of(assignment, assignment.primary_host_id)
-    released = assignment.released_epoch == assignment.epoch
-    if primary is None or (_keeps_memory(primary, leases) and not released):
+    if primary is None or (_keeps_memory(primary, leases) and not _released(assignment)):
         return None
     if not observed.may_take_over or not observed.store_open or observed.suspect:
         return None
@@ -164,6 +162,10 @@ def cold_start_possible(assignment: r.Assignment, boot_id: str, leases: Leases) 
     boots = {peer.host_id: peer.boot_id for peer in assignment.peers if peer.boot_id}
     boots[assignment.host_id] = assignment.boot_id
     return all(leases.get(host_id, "") not in ("", boot) for host_id, boot in boots.items())
+
+
+def _released(assignment: r.Assignment) -> bool:
+    return assignment.released_epoch == assignment.epoch
 
 
 def _heirs(assignment: r.Assignment, leases: Leases) -> list[str]:

@@ -254,10 +254,9 @@ class Release:
 @dataclass(frozen=True)
 class CrashMove:
     epoch: int
-    to_host_id: str
 
     def send(self, actions: HostActions, volume_uid: str) -> None:
-        actions.crash_move(volume_uid, self.epoch, self.to_host_id)
+        actions.crash_move(volume_uid, self.epoch)
 
 
 @dataclass(frozen=True)

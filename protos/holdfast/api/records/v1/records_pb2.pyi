@@ -689,8 +689,8 @@ class ReplicaRecord(google.protobuf.message.Message):
     only grows: whoever must act on it acts once for each value.
     """
     released_epoch: builtins.int
-    """The epoch in which the primary's disk failed it, and it could not tell whether a mirror lives: one that
-    does may take over, although the primary's lease is there. Of an older epoch it means nothing.
+    """The epoch in which the primary cannot serve, and cannot tell whether a mirror lives: one that does may
+    take over, although the primary's lease is there. Of an older epoch it means nothing.
     """
     @property
     def in_sync(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___InSync]: ...
