@@ -38,6 +38,29 @@ def test_a_large_object_in_ranges(store: ObjectStore) -> None:
     assert store.get_range("large", len(data) - 3, 3) == data[-3:]
 
 
+def test_pieces_of_a_range(store: ObjectStore) -> None:
+    data = bytes(range(256)) * (5 << 12)
+    store.put("pieces", data)
+    lengths = [1, 300_000, 65_536, 7]
+    pieces = list(store.get_pieces("pieces", 1_000_001, lengths))
+    assert [len(piece) for piece in pieces] == lengths
+    assert b"".join(pieces) == data[1_000_001:][: sum(lengths)]
+    first = next(store.get_pieces("pieces", 5, [10, 1_000_000]))
+    assert first == data[5:15], "who has enough may stop"
+
+
+def test_pieces_past_the_end_are_loss_and_those_before_are_right(store: ObjectStore) -> None:
+    store.put("cut", b"0123456789" * 1000)
+    pieces: list[bytes] = []
+    with pytest.raises(DataLoss, match="cut") as raised:
+        list(store.get_pieces("cut", 10_000, [1]))
+    assert raised.value.reason == "OBJECT_TRUNCATED"
+    with pytest.raises(DataLoss, match="cut") as raised:
+        pieces.extend(store.get_pieces("cut", 9_950, [50, 100]))
+    assert raised.value.reason == "OBJECT_TRUNCATED"
+    assert pieces == [b"0123456789" * 5]
+
+
 def test_a_range_past_the_end_is_loss(store: ObjectStore) -> None:
     store.put("short", b"12345")
     for offset, length in ((3, 10), (5, 1), (100, 1)):
@@ -50,6 +73,7 @@ def test_what_is_missing_is_named(store: ObjectStore) -> None:
     calls: list[Callable[[], object]] = [
         lambda: store.get("not/there"),
         lambda: store.get_range("not/there", 0, 1),
+        lambda: list(store.get_pieces("not/there", 0, [1])),
         lambda: store.size("not/there"),
     ]
     for call in calls:

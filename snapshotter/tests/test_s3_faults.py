@@ -89,6 +89,16 @@ def test_a_body_that_is_cut_is_asked_for_again(store: ObjectStore, proxy: S3Prox
         store.get(NAME)
 
 
+def test_pieces_of_a_body_that_is_cut_go_on_where_it_ended(store: ObjectStore, proxy: S3Proxy) -> None:
+    store.put(NAME, BODY)
+    lengths = [len(BODY) // 16] * 16
+    proxy.rules.append(Rule("GET", "pack-1", Fault.CUT_ANSWER, times=2))
+    assert b"".join(store.get_pieces(NAME, 0, lengths)) == BODY and len(proxy.done) == 2
+    proxy.rules.append(Rule("GET", "pack-1", Fault.CUT_ANSWER))
+    with pytest.raises(Unavailable):
+        list(store.get_pieces(NAME, 0, lengths))
+
+
 def test_slow_bodies_are_waited_for(store: ObjectStore, proxy: S3Proxy) -> None:
     proxy.rules += [Rule("PUT", "", Fault.SLOW_REQUEST), Rule("GET", "", Fault.SLOW_ANSWER)]
     store.put(NAME, BODY)

@@ -1,11 +1,22 @@
 """Fetching extents: few ranged GETs for many extents, none of them fetched twice at the same time.
 
-Extents that were written together lie together in a pack, so one GET brings many. What has come is
-checked, decompressed and kept in a cache that all readers of a process share.
+Extents that were written together lie together in a pack, so one GET brings many. Each is checked and
+decompressed as it comes: of a GET of 32 MiB, one extent is held at a time.
+
+What is held, by all readers that share a fetcher:
+
+    fetched ahead and not used yet   `ahead_bytes` at most: what there is no room for is not fetched ahead
+    used                             `cache_bytes` at most, those used last
+    asked for by whoever waits       as much as those who wait ask for at a time
+
+What was fetched ahead is apart from what was used, so that neither pushes the other out. Of a sequence
+that was given up it goes when it has lain for ABANDONED_S and others need the room.
 """
 
 import threading
-from collections.abc import Iterable
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -14,18 +25,22 @@ from holdfast.base.limits import EXTENT_BYTES, KIB, MIB
 from holdfast.snapshotter import blob
 from holdfast.snapshotter.blob import Blob
 from holdfast.snapshotter.cache import Cache
-from holdfast.snapshotter.index import get_range
+from holdfast.snapshotter.index import get_pieces
 from holdfast.snapshotter.objects import ObjectStore
 from holdfast.snapshotter.ring import PLAIN, Ring
 from holdfast.snapshotter.shard import Entry
 
 GET_MAX_BYTES = 16 * MIB
-"""Longest ranged GET."""
+"""Longest ranged GET of which all is held at once."""
+PIECES_MAX_BYTES = 48 * MIB
+"""Longest that comes in pieces: a whole pack, which may be longer than its set size."""
 GAP_MAX_BYTES = 64 * KIB
 """Bytes between two wanted extents that are fetched and thrown away rather than asking twice."""
-EXTENTS_CACHE_BYTES = 128 * MIB
+EXTENTS_CACHE_BYTES = 64 * MIB
+AHEAD_BYTES = 96 * MIB
 GETS = 8
 """Ranged GETs under way at once."""
+ABANDONED_S = 5.0
 
 
 class Fetch(NamedTuple):
@@ -36,34 +51,71 @@ class Fetch(NamedTuple):
     end: int
     entries: tuple[Entry, ...]
 
+    def pieces(self) -> list[tuple[Entry | None, int]]:
+        """What comes, in order: extents and what lies between them, with lengths. Entries overlap never."""
+        found: list[tuple[Entry | None, int]] = []
+        at = self.offset
+        for entry in self.entries:
+            if entry.offset > at:
+                found.append((None, entry.offset - at))
+            found.append((entry, entry.stored_bytes))
+            at = entry.offset + entry.stored_bytes
+        return found
 
-def plan_fetches(entries: Iterable[Entry]) -> list[Fetch]:
-    """The GETs that bring `entries`: neighbours in one pack share one, up to GET_MAX_BYTES."""
+
+def plan_fetches(entries: Iterable[Entry], most_bytes: int = GET_MAX_BYTES) -> list[Fetch]:
+    """The GETs that bring `entries`: neighbours in one pack share one, up to `most_bytes`."""
+    wanted = sorted(set(entries), key=lambda one: (one.pack.name, one.offset))
     fetches: list[Fetch] = []
-    for entry in sorted(set(entries), key=lambda one: (one.pack.name, one.offset)):
-        end = entry.offset + entry.stored_bytes
-        last = fetches[-1] if fetches else None
-        if (
-            last
-            and last.pack == entry.pack.name
-            and entry.offset - last.end <= GAP_MAX_BYTES
-            and end - last.offset <= GET_MAX_BYTES
+    first = 0
+    for at, entry in enumerate(wanted):
+        start, last = wanted[first], wanted[at - 1]
+        if at > first and not (
+            last.pack == entry.pack
+            and 0 <= entry.offset - (last.offset + last.stored_bytes) <= GAP_MAX_BYTES
+            and entry.offset + entry.stored_bytes - start.offset <= most_bytes
         ):
-            fetches[-1] = last._replace(end=max(end, last.end), entries=(*last.entries, entry))
-        else:
-            fetches.append(Fetch(entry.pack.name, entry.offset, end, (entry,)))
+            fetches.append(_fetch(wanted[first:at]))
+            first = at
+    if wanted:
+        fetches.append(_fetch(wanted[first:]))
     return fetches
+
+
+def _fetch(entries: Sequence[Entry]) -> Fetch:
+    first, last = entries[0], entries[-1]
+    return Fetch(first.pack.name, first.offset, last.offset + last.stored_bytes, tuple(entries))
 
 
 class Fetcher:
     """Plain extents by their entries; for many threads. `close` ends its own."""
 
-    def __init__(self, store: ObjectStore, cache_bytes: int = EXTENTS_CACHE_BYTES, gets: int = GETS) -> None:
+    def __init__(
+        self,
+        store: ObjectStore,
+        cache_bytes: int = EXTENTS_CACHE_BYTES,
+        gets: int = GETS,
+        ahead_bytes: int = AHEAD_BYTES,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._store = store
         self._cache: Cache[Entry, bytes] = Cache(cache_bytes)
+        self._ahead_extents = ahead_bytes // EXTENT_BYTES
+        self._clock = clock
         self._lock = threading.Lock()
         self._coming: dict[Entry, Future[bytes]] = {}
+        self._ahead: OrderedDict[Entry, float] = OrderedDict()
+        """Asked for ahead and not used yet, since when; the oldest first."""
+        self._ready: dict[Entry, bytes] = {}
+        """Those of them that have come."""
         self._pool = ThreadPoolExecutor(gets, thread_name_prefix="fetch")
+
+    @property
+    def held_bytes(self) -> int:
+        """Of plain extents that are here or on their way."""
+        with self._lock:
+            extents = len(self._ready) + len(self._coming)
+            return extents * EXTENT_BYTES + self._cache.kept_bytes
 
     def start(self, entries: Iterable[Entry], keys: Ring = PLAIN) -> dict[Entry, "Future[bytes]"]:
         """The extents at `entries`, each as a future: there already, on its way, or asked for now.
@@ -77,6 +129,7 @@ class Fetcher:
         absent: list[Entry] = []
         with self._lock:
             for entry in entries:
+                self._used(entry)
                 plain = self._cache.peek(entry)
                 if plain is not None:
                     answers[entry] = _done(plain)
@@ -85,9 +138,27 @@ class Fetcher:
                 else:
                     answers[entry] = self._coming[entry] = Future()
                     absent.append(entry)
-        for fetch in plan_fetches(absent):
-            self._pool.submit(self._run, fetch, keys)
+        self._submit(absent, keys)
         return answers
+
+    def ahead(self, entries: Sequence[Entry], keys: Ring = PLAIN) -> int:
+        """Ask for `entries`, which nobody waits for yet, as far as there is room: so many of them, from the
+        first on, are here or on their way.
+        """
+        absent: list[Entry] = []
+        asked = 0
+        with self._lock:
+            self._forget_abandoned(len(self._ahead) + len(entries) - self._ahead_extents)
+            for entry in entries:
+                if not (entry in self._coming or entry in self._ready or self._cache.peek(entry) is not None):
+                    if len(self._ahead) >= self._ahead_extents:
+                        break
+                    self._ahead[entry] = self._clock()
+                    self._coming[entry] = Future()
+                    absent.append(entry)
+                asked += 1
+        self._submit(absent, keys)
+        return asked
 
     def close(self) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
@@ -95,28 +166,49 @@ class Fetcher:
             for future in self._coming.values():
                 future.cancel()
 
+    def _used(self, entry: Entry) -> None:
+        """With the lock: somebody waits for it, so it is no longer ahead."""
+        self._ahead.pop(entry, None)
+        plain = self._ready.pop(entry, None)
+        if plain is not None:
+            self._cache.put(entry, plain, EXTENT_BYTES)
+
+    def _forget_abandoned(self, count: int) -> None:
+        """With the lock: up to `count` of those that nobody came for."""
+        before_s = self._clock() - ABANDONED_S
+        while count > 0 and self._ahead and next(iter(self._ahead.values())) < before_s:
+            entry, _ = self._ahead.popitem(last=False)
+            self._ready.pop(entry, None)
+            count -= 1
+
+    def _submit(self, entries: Iterable[Entry], keys: Ring) -> None:
+        for fetch in plan_fetches(entries, PIECES_MAX_BYTES):
+            self._pool.submit(self._run, fetch, keys)
+
     def _run(self, fetch: Fetch, keys: Ring, last_try: bool = False) -> None:
+        pieces = fetch.pieces()
+        waiting = list(reversed(fetch.entries))
+        doubtful: list[Entry] = []
         try:
-            data = memoryview(get_range(self._store, fetch.pack, fetch.offset, fetch.end - fetch.offset))
+            coming = get_pieces(self._store, fetch.pack, fetch.offset, [length for _, length in pieces])
+            for (entry, _), stored in zip(pieces, coming, strict=True):
+                if entry is None:
+                    continue
+                waiting.pop()
+                plain = _decoded(entry, stored, keys)
+                if isinstance(plain, DataLoss) and not last_try:
+                    doubtful.append(entry)  # It may have been the transfer: look again, once.
+                else:
+                    self._end(entry, plain)
         except DataLoss as error:
             if len(fetch.entries) == 1:
                 self._end(fetch.entries[0], error)
             else:  # The pack is cut: perhaps only the last of them is lost.
-                self._one_by_one(fetch.entries, keys, last_try)
-            return
+                self._one_by_one(reversed(waiting), keys, last_try)
         except Exception as error:
-            for entry in fetch.entries:
+            for entry in waiting:
                 self._end(entry, error)
-            return
-        damaged = []
-        for entry in fetch.entries:
-            at = entry.offset - fetch.offset
-            plain = _decoded(entry, data[at : at + entry.stored_bytes], keys)
-            if isinstance(plain, DataLoss) and not last_try:
-                damaged.append(entry)  # It may have been the transfer: look again, once.
-            else:
-                self._end(entry, plain)
-        self._one_by_one(damaged, keys, last_try=True)
+        self._one_by_one(doubtful, keys, last_try=True)
 
     def _one_by_one(self, entries: Iterable[Entry], keys: Ring, last_try: bool) -> None:
         for entry in entries:
@@ -125,7 +217,11 @@ class Fetcher:
     def _end(self, entry: Entry, outcome: bytes | Exception) -> None:
         with self._lock:
             future = self._coming.pop(entry)
-            if isinstance(outcome, bytes):
+            if not isinstance(outcome, bytes):
+                self._ahead.pop(entry, None)
+            elif entry in self._ahead:
+                self._ready[entry] = outcome
+            else:
                 self._cache.put(entry, outcome, EXTENT_BYTES)
         if isinstance(outcome, bytes):
             future.set_result(outcome)
@@ -133,7 +229,7 @@ class Fetcher:
             future.set_exception(outcome)
 
 
-def _decoded(entry: Entry, stored: memoryview, keys: Ring) -> bytes | Exception:
+def _decoded(entry: Entry, stored: bytes, keys: Ring) -> bytes | Exception:
     name = entry.pack.name
     try:
         return blob.decode(Blob(stored, entry.coding, entry.digest), name, entry.offset, keys.of(name))

@@ -3,7 +3,7 @@
 Used by readers, and by uploads for the snapshot that they are incremental from. Safe for many threads.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 from holdfast.base.errors import DataLoss, NotFound
 from holdfast.snapshotter import manifest as manifests
@@ -107,5 +107,13 @@ def get_range(store: ObjectStore, name: str, offset: int, length: int) -> bytes:
     """A part of an object that must be there: a missing one is DataLoss."""
     try:
         return store.get_range(name, offset, length)
+    except NotFound as error:
+        raise DataLoss("OBJECT_MISSING", error.message) from error
+
+
+def get_pieces(store: ObjectStore, name: str, offset: int, lengths: Sequence[int]) -> Iterator[bytes]:
+    """As `get_range`, in pieces."""
+    try:
+        yield from store.get_pieces(name, offset, lengths)
     except NotFound as error:
         raise DataLoss("OBJECT_MISSING", error.message) from error

@@ -8,7 +8,7 @@ Three rules keep it true on servers that promise less than Amazon's:
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -47,6 +47,12 @@ class ObjectStore(Protocol):
 
     def get_range(self, name: str, offset: int, length: int) -> bytes:
         """Exactly `length` (at least 1) bytes. Raises NotFound OBJECT_MISSING, DataLoss OBJECT_TRUNCATED."""
+        ...
+
+    def get_pieces(self, name: str, offset: int, lengths: Sequence[int]) -> Iterator[bytes]:
+        """The bytes from `offset` on in pieces of these lengths (each at least 1), with one request; each
+        piece as it comes, so that nobody holds all of them. Raises, before any piece, as `get_range`.
+        """
         ...
 
     def size(self, name: str) -> int:

@@ -8,7 +8,7 @@ import contextlib
 import errno
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from holdfast.base.errors import AlreadyExists, HoldfastError
@@ -64,6 +64,11 @@ class DirectoryStore:
         if len(data) != length:
             raise truncated(name, offset, length, len(data))
         return data
+
+    def get_pieces(self, name: str, offset: int, lengths: Sequence[int]) -> Iterator[bytes]:
+        for length in lengths:
+            yield self.get_range(name, offset, length)
+            offset += length
 
     def size(self, name: str) -> int:
         path = self._path(name)

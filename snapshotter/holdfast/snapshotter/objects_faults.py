@@ -5,7 +5,7 @@ store.rules.append(Rule("put", "pack-", after=3, times=2, fault=Fault.LOST_ANSWE
 """
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -74,6 +74,12 @@ class FaultyStore:
     def get_range(self, name: str, offset: int, length: int) -> bytes:
         fault = self._fault("get_range", name)
         return _flipped(self._store.get_range(name, offset, length), fault)
+
+    def get_pieces(self, name: str, offset: int, lengths: Sequence[int]) -> Iterator[bytes]:
+        """For the rules it is a `get_range`."""
+        fault = self._fault("get_range", name)
+        for number, piece in enumerate(self._store.get_pieces(name, offset, lengths)):
+            yield _flipped(piece, fault if number == len(lengths) // 2 else None)
 
     def size(self, name: str) -> int:
         self._fault("size", name)

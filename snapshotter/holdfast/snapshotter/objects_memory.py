@@ -1,7 +1,7 @@
 """Objects in memory, for tests: with a clock of their own, as every real store has."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from holdfast.base.errors import AlreadyExists
 from holdfast.snapshotter.objects import ObjectInfo, check_name, missing, truncated
@@ -42,6 +42,11 @@ class MemoryObjects:
         if len(data) != length:
             raise truncated(name, offset, length, len(data))
         return data
+
+    def get_pieces(self, name: str, offset: int, lengths: Sequence[int]) -> Iterator[bytes]:
+        for length in lengths:
+            yield self.get_range(name, offset, length)
+            offset += length
 
     def size(self, name: str) -> int:
         return len(self.get(name))

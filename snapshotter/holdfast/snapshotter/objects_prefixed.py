@@ -1,6 +1,6 @@
 """A part of a store as a store of its own: all names begin with a prefix that those who use it do not see."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from holdfast.snapshotter.objects import ObjectInfo, ObjectStore, check_name
 
@@ -25,6 +25,9 @@ class PrefixedStore:
 
     def get_range(self, name: str, offset: int, length: int) -> bytes:
         return self._store.get_range(self._prefix + name, offset, length)
+
+    def get_pieces(self, name: str, offset: int, lengths: Sequence[int]) -> Iterator[bytes]:
+        return self._store.get_pieces(self._prefix + name, offset, lengths)
 
     def size(self, name: str) -> int:
         return self._store.size(self._prefix + name)

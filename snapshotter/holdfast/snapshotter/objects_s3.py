@@ -6,7 +6,8 @@ do not do; Holdfast checks every byte that it reads against checksums of its own
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, cast
 
@@ -80,6 +81,34 @@ class S3Store:
         if len(data) != length:
             raise truncated(name, offset, length, len(data))
         return data
+
+    def get_pieces(self, name: str, offset: int, lengths: Sequence[int]) -> Iterator[bytes]:
+        """A body that is cut off is asked for again from where it ended."""
+        end, todo, attempt = offset + sum(lengths), deque(lengths), 1
+        while todo:
+            try:
+                for piece in self._pieces(name, offset, end, todo):
+                    offset += len(piece)
+                    yield piece
+            except Unavailable:
+                if attempt == BODY_ATTEMPTS:
+                    raise
+                attempt += 1
+
+    def _pieces(self, name: str, offset: int, end: int, todo: deque[int]) -> Iterator[bytes]:
+        """The pieces that are `todo`, each taken away when it is here. Raises Unavailable in the middle."""
+        byte_range = f"bytes={offset}-{end - 1}"
+        with self._errors(name, byte_range):
+            stream = self._open(name, byte_range)
+        with contextlib.closing(stream):
+            while todo:
+                with self._errors(name, byte_range):
+                    piece = stream.read(todo[0])
+                if len(piece) != todo[0]:
+                    raise truncated(name, offset, end - offset, len(piece))
+                todo.popleft()
+                offset += len(piece)
+                yield piece
 
     def size(self, name: str) -> int:
         with self._errors(name):

@@ -5,7 +5,7 @@ to a limit, and `stop` ends them at once.
 """
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 from holdfast.base.errors import HoldfastError, NotFound, Unavailable
@@ -63,6 +63,11 @@ class PatientStore:
 
     def get_range(self, name: str, offset: int, length: int) -> bytes:
         return self._patiently(lambda: self._store.get_range(name, offset, length))
+
+    def get_pieces(self, name: str, offset: int, lengths: Sequence[int]) -> Iterator[bytes]:
+        for length in lengths:
+            yield self.get_range(name, offset, length)
+            offset += length
 
     def size(self, name: str) -> int:
         return self._patiently(lambda: self._store.size(name))

@@ -1,23 +1,17 @@
 """Reading a snapshot: bytes by offset, every one of them checked against the checksums of its upload.
 
-How much is fetched ahead follows from how the reads come. A random read fetches what it needs. Reads that
-follow each other fetch ever more beyond what they need, from AHEAD_FIRST_EXTENTS to AHEAD_MAX_EXTENTS: each
-GET costs a server as much as some MiB do, so a long sequence is best fetched in long ones.
+A random read fetches what it needs; of reads that follow each other, what comes next is fetched ahead (see
+ahead.py), as far as the fetcher has room for it.
 """
 
 from holdfast.base.extents import covering, runs
 from holdfast.base.limits import EXTENT_BYTES, MIB
+from holdfast.snapshotter.ahead import Sequences, whole_packs
 from holdfast.snapshotter.blob import ZERO_EXTENT
 from holdfast.snapshotter.fetch import Fetcher
 from holdfast.snapshotter.index import Index
-from holdfast.snapshotter.shard import SHARD_EXTENTS, Entry
+from holdfast.snapshotter.shard import SHARD_EXTENTS
 
-AHEAD_FIRST_EXTENTS = 16
-"""2 MiB; doubled each time that half of what was fetched ahead has been used."""
-AHEAD_MAX_EXTENTS = 256
-"""32 MiB: two of the longest GETs, so that one is on its way while the other is used."""
-NEAR_EXTENTS = 8
-"""A read that starts so near the end of the last one goes on from it."""
 SHARDS_CACHE_BYTES = 64 * MIB
 FLAGS_DATA = 0
 FLAGS_HOLE = 3
@@ -30,10 +24,7 @@ class SnapshotReader:
     def __init__(self, index: Index, fetcher: Fetcher) -> None:
         self.index = index
         self._fetcher = fetcher
-        # A hint, and changed without a lock: at worst something is fetched too early or too late.
-        self._expected = -1000
-        self._ahead_to = 0
-        self._ahead = AHEAD_FIRST_EXTENTS
+        self._sequences = Sequences()
 
     @property
     def size_bytes(self) -> int:
@@ -99,28 +90,16 @@ class SnapshotReader:
         entries = [self.index.get(extent) for extent in wanted]
         coming = self._fetcher.start((entry for entry in entries if entry), self.index.keys)
         # Apart, and after: what is waited for must not wait for what comes with it.
-        self._fetcher.start(self._ahead_of(wanted), self.index.keys)
+        self._fetch_ahead(wanted)
         return [coming[entry].result() if entry else ZERO_EXTENT for entry in entries]
 
-    def _ahead_of(self, wanted: range) -> list[Entry]:
-        """What to fetch beyond `wanted`, if it goes on where the last read ended."""
-        if not wanted:
-            return []
-        # Several threads share a sequence, so it comes a little out of order.
-        if abs(wanted.start - self._expected) > NEAR_EXTENTS:
-            self._expected = self._ahead_to = wanted.stop
-            self._ahead = AHEAD_FIRST_EXTENTS
-            return []
-        if wanted.stop <= self._expected:
-            return []
-        self._expected = wanted.stop
-        # Not past this shard: a damaged one further on must not fail a read that does not need it.
-        shard_end = ((wanted.stop - 1) // SHARD_EXTENTS + 1) * SHARD_EXTENTS
-        end = min(wanted.stop + self._ahead, shard_end)
-        first = max(wanted.stop, self._ahead_to)
-        if first > wanted.stop + self._ahead // 2 or first >= end:
-            return []
-        self._ahead_to = end
-        self._ahead = min(2 * self._ahead, AHEAD_MAX_EXTENTS)
-        entries = (self.index.get(extent) for extent in range(first, end))
-        return [entry for entry in entries if entry]
+    def _fetch_ahead(self, wanted: range) -> None:
+        sequence = self._sequences.follow(wanted) if wanted else None
+        if sequence is None:
+            return
+        first, end = sequence.due()
+        placed = [(extent, entry) for extent in range(first, end) if (entry := self.index.get(extent))]
+        entries = [entry for _, entry in placed]
+        most = whole_packs(entries)
+        asked = self._fetcher.ahead(entries[:most], self.index.keys)
+        sequence.asked(placed[asked][0] if asked < len(placed) else end)

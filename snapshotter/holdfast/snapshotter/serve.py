@@ -25,6 +25,7 @@ from holdfast.snapshotter.unlock import Unlocker
 
 _LOG = logging.getLogger(__name__)
 MANIFESTS_CACHE_BYTES = 32 * MIB
+READ_STEP_BYTES = 2 * MIB
 _READER_BYTES = 4096
 _REF_BYTES = 256
 """A decoded reference in memory, about."""
@@ -126,16 +127,25 @@ class SnapshotExport:
         done(Outcome.INVALID, b"")
 
     def _read(self, request: Request) -> None:
+        """A long request in steps: what it holds beside its own buffer is bounded."""
+        at, end = request.offset, request.offset + request.length
+        rest = request.buffers
+        while at < end:
+            length = min(READ_STEP_BYTES, end - at)
+            step, rest = _cut(rest, length)
+            fill(step, self._pieces(at, length))
+            at += length
+
+    def _pieces(self, offset: int, length: int) -> list[memoryview]:
         try:
-            pieces = self._reader().read_pieces(request.offset, request.length)
+            return self._reader().read_pieces(offset, length)
         except DataLoss as error:
             uid = self._snapshot.snapshot_uid
             if not self._is_replaced():
                 self._readers.on_lost(uid)
                 raise
             _LOG.info("snapshot %s has another manifest by now: %s", uid, error.message)
-            pieces = self._reader().read_pieces(request.offset, request.length)
-        fill(request.buffers, pieces)
+            return self._reader().read_pieces(offset, length)
 
     def _is_replaced(self) -> bool:
         """Whether there is another manifest by now, which is used from now on."""
@@ -154,3 +164,14 @@ class SnapshotExport:
             _LOG.error("snapshot %s cannot be read: %s", self._snapshot.snapshot_uid, error.message)
             return Outcome.MEDIUM_ERROR if isinstance(error, DataLoss) else Outcome.BUSY
         raise error
+
+
+def _cut(buffers: list[memoryview], length: int) -> tuple[list[memoryview], list[memoryview]]:
+    """The first `length` bytes of buffers, and the rest."""
+    first: list[memoryview] = []
+    for number, buffer in enumerate(buffers):
+        if length <= len(buffer):
+            return [*first, buffer[:length]], [buffer[length:], *buffers[number + 1 :]]
+        first.append(buffer)
+        length -= len(buffer)
+    return first, []

@@ -80,6 +80,9 @@ class SteppedObjects:
     def get_range(self, name: str, offset: int, length: int) -> bytes:
         return self._below.get_range(name, offset, length)
 
+    def get_pieces(self, name: str, offset: int, lengths: Sequence[int]) -> Iterator[bytes]:
+        return self._below.get_pieces(name, offset, lengths)
+
     def size(self, name: str) -> int:
         return self._below.size(name)
 
