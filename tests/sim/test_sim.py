@@ -45,19 +45,6 @@ def test_some_runs_violate_nothing() -> None:
     assert "300 runs, " in told.stdout and ", 0 violations" in told.stdout
 
 
-@pytest.mark.parametrize(
-    ("seed", "story"),
-    [
-        (6107, "a host is replaced before the mirror has heard of the volume, and the primary restarts"),
-        (3016364, "a primary with a bad disk begins anew, and its mirror has died within its lease"),
-        (7000673, "a primary with a full disk lost its mirror, whose lease a new leader counts afresh"),
-    ],
-)
-def test_what_once_went_wrong_does_not(seed: int, story: str) -> None:
-    told = run("--seeds", "1", "--first", str(seed), "--jobs", "1")
-    assert told.returncode == 0, story + told.stdout + told.stderr
-
-
 def test_every_mistake_can_be_planted() -> None:
     """They are pieces of source, which move: `make sim-mutants` must not find that out."""
     mutants = RUN.with_name("mutants.py")

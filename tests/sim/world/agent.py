@@ -19,6 +19,7 @@ from holdfast.target import reconcile as planning
 from holdfast.target import reports as say
 from holdfast.target.control import Desired, Observed
 from holdfast.target.lio_export import Present
+from holdfast.target.workers import Backoff
 
 from . import codec
 from .etcd import Decision, Etcd
@@ -26,6 +27,8 @@ from .process import Process
 
 TICK_S = 1.0
 RETRY_S = 1.0
+START_MAX_S = 0.5
+"""Until a process that was started can be seen."""
 _MARK = "listed"
 _SENT = (say.Available, say.StoreRemoved, say.Frozen, say.FreezeFailed, say.ViewLost)
 
@@ -83,7 +86,9 @@ class Agent:
         self._asked: object = None
         self._renounced_epoch = 0
         self._not_before_s = 0.0
-        self._restart_not_before_s = 0.0
+        self._backoff = Backoff()
+        self._worker_ran = False
+        self._starts_until_s = 0.0
         self._unattached_since_s = loop.now()
         self._cold_since_s: float | None = None
         self._soon = False
@@ -206,6 +211,9 @@ class Agent:
         alive = host.worker_alive()
         if not alive:
             self._observed = self._told = None
+            if self._worker_ran:
+                self._backoff.ended(now_s)
+        self._worker_ran = alive
         if not rebuilding.is_bad(assignment, self._observed):
             self._renounced_epoch, self._asked = 0, None
         circumstances = membership.Circumstances(
@@ -214,6 +222,7 @@ class Agent:
             cold_possible_s=now_s - self._cold_since_s if self._cold_since_s is not None else 0.0,
             path_cut_s=now_s - self._unattached_since_s,
             renounced_epoch=self._renounced_epoch,
+            crash_looping=self._backoff.crash_looping(now_s),
         )
         change = membership.decide(assignment, host.name, self._observed, circumstances)
         if change is not None and not self._sending and now_s >= self._not_before_s:
@@ -271,8 +280,9 @@ class Agent:
                 host.remove_store()
                 self.reconcile_soon()
         elif not alive:
-            if now_s >= self._restart_not_before_s:
-                self._restart_not_before_s = now_s + 1.0
+            if now_s >= max(self._backoff.not_before_s, self._starts_until_s):
+                self._starts_until_s = now_s + START_MAX_S
+                self._backoff.started(now_s)
                 host.start_worker()
         elif plan.desired is not None:
             observed = self._observed

@@ -4,8 +4,8 @@ that they judge they share no line but the simulated disk.
     history    what is read, and what each member holds when a write is acknowledged (history.py)
     I-1        a write is on every member when it is acknowledged; on disk, if only one is in sync
     I-2        who answers an initiator was the primary while the command was under way, or nobody is yet
-    I-3        a takeover finds the primary's lease gone; reads are not stale (history), and show nothing that
-               another member does not hold
+    I-3        a takeover finds the primary's lease gone, or the epoch released by it; reads are not stale
+               (history), and show nothing that another member does not hold
     I-4, I-5   only moves of the record that the design knows; a joiner has it all at that moment
     I-6        nothing of an older session is applied after a newer one has greeted, or its host has served
     I-7        where two copies of one history differ, a bitmap says so that survives a crash
@@ -83,6 +83,7 @@ class Record:
         self.host_ids = [str(one) for one in raw.get("host_ids", [])]
         self.forced = len(raw.get("forced", []))
         self.cold_epoch = int(raw.get("cold_epoch", 0))
+        self.released = int(raw.get("released_epoch", 0)) == self.epoch
 
     def __str__(self) -> str:
         return f"epoch {self.epoch}, primary {self.primary}, in sync {self.in_sync}, hosts {self.host_ids}"
@@ -216,7 +217,8 @@ class Checks:
             self.violated("I-4: a host became the primary that was not in sync")
         self._to_keep = len(new.in_sync) == 1
         gone = set(old.in_sync) - set(new.in_sync)
-        if old.primary in gone and old.primary in new.host_ids and not self.disk_faults:
+        resigned = bool(self.disk_faults)
+        if old.primary in gone and old.primary in new.host_ids and not (resigned or old.released):
             self._judge_lease(old)
         others = gone - {old.primary}
         if others and old.primary in new.in_sync:

@@ -18,6 +18,7 @@ from .initiator import Initiator
 _Fault = Callable[[], None]
 _SHORT = (0.02, 0.3, 1.0)
 _LONG = (0.3, 1.5, 3.0, 4.5, 7.0, 13.0)
+_ENDS, _ENDS_EVERY_S = 12, 0.5
 
 
 class Faults:
@@ -52,6 +53,7 @@ class Faults:
             (4, self._switch),
             (3, self._isolate),
             (3, self._forsake),
+            (2, self._crash_loop),
         ]
         self._weights = [weight for weight, _fault in self._table]
         self._acts = [fault for _weight, fault in self._table]
@@ -138,6 +140,18 @@ class Faults:
         host = self._host()
         self._note(f"the worker of {host.name} is killed")
         host.kill_worker()
+
+    def _crash_loop(self) -> None:
+        """What it is asked to do ends it, again and again."""
+        host = self._host()
+        self._note(f"the worker of {host.name} does not stay")
+        for number in range(_ENDS):
+            at_s = _ENDS_EVERY_S * (number + self._chance.random())
+            self._around.timeline.after(at_s, partial(self._end_worker, host))
+
+    def _end_worker(self, host: Host) -> None:
+        if not self._over:
+            host.kill_worker()
 
     def _stop_worker(self) -> None:
         host = self._host()
