@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 LAB_DIR ?= /run/holdfast-demo
+TWINS := hatch_build.py base/holdfast/base/slots.h $(wildcard */holdfast/*/*.c */holdfast/*/*/*.c)
 COMPONENTS := base metadata replicator target snapshotter cli lab
 PACKAGES := $(foreach name,$(COMPONENTS),-p holdfast.$(name))
 
@@ -10,7 +11,7 @@ PACKAGES := $(foreach name,$(COMPONENTS),-p holdfast.$(name))
 
 setup: .venv/.ready
 
-.venv/.ready: requirements.lock pyproject.toml
+.venv/.ready: requirements.lock pyproject.toml $(TWINS)
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq python3-venv; }
 	@echo "making the virtual environment in .venv"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv

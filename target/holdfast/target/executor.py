@@ -17,22 +17,25 @@ from functools import partial
 from holdfast.base.device import Device, LookRequest, Op, Outcome, Request
 from holdfast.base.loop import EDGE, READABLE, Loop
 from holdfast.target.meter import Meter
-from holdfast.target.ring import Command, Ring
+from holdfast.target.ring import Command, Plain, Ring
 from holdfast.target.scsi import commands
 from holdfast.target.scsi.plan import Answer, Look, Step, Steps, Transfer, good
 from holdfast.target.scsi.status import BUSY, CHECK_CONDITION, GOOD, WRONG_LENGTH, bad_field, of_outcome
-from holdfast.target.scsi.transfer import COMPARED_BLOCKS_AT
+from holdfast.target.scsi.transfer import COMPARED_BLOCKS_AT, TRANSFER_MAX_BLOCKS
 from holdfast.target.scsi.unit import Unit
 from holdfast.target.uio import UioLike
 
 log = logging.getLogger(__name__)
 
 
-_OK, _READ, _COMPARE = Outcome.OK, Op.READ, Op.COMPARE_AND_WRITE
+_OK, _READ, _WRITE, _COMPARE = Outcome.OK, Op.READ, Op.WRITE, Op.COMPARE_AND_WRITE
 
 
 class _Whole(Request):
-    """A READ or WRITE of all of a command's buffers: one object for what nearly every command needs."""
+    """A READ or WRITE of all of a command's buffers: one object for what nearly every command needs.
+
+    Made by _ring.c too, which knows these slots and Request's.
+    """
 
     __slots__ = ("cmd_id", "server")
 
@@ -120,7 +123,10 @@ class RingServer:
             return
         decide, unit, submit, requests = commands.plan, self.unit, self.device.submit, self._requests
         self.came_s = self._loop.now()
-        for command in self._ring.drain():
+        for command in self._ring.drain(self._plain(unit)):
+            if not isinstance(command, Command):
+                submit(command)
+                continue
             plan = decide(command.cdb, unit, command.content)
             if type(plan) is Transfer:
                 if command.length == plan.length and plan.op is not _COMPARE:
@@ -138,6 +144,13 @@ class RingServer:
             log.info("initiator's %s for commands %s", notice.name, notice.command_ids)
         self._ring.notices.clear()
         self._signal_soon()
+
+    def _plain(self, unit: Unit) -> Plain | None:
+        """For READs and WRITEs that scsi/commands.py would only pass on; None while it has more to say."""
+        if unit.attentions.waiting or unit.path_sense or unit.read_only:
+            return None
+        shared = (self, self.came_s, _READ, _WRITE)
+        return Plain(_Whole, (unit.blocks, TRANSFER_MAX_BLOCKS), shared, self._requests)
 
     def _transfer(self, command: Command, plan: Transfer) -> None:
         cmd_id = command.id

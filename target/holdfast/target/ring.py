@@ -13,13 +13,21 @@ Invariants: an id is open from its drain to its completion, once. cmd_tail is st
 Programme order is enough on x86; elsewhere the system call of the signal orders it for the kernel.
 
 Everything read from the mapping is checked before use; what cannot be right raises RingBroken.
+
+Plain READs and WRITEs, and completions that are GOOD, have a twin in C (_ring.c). It takes only what is
+wholly plain, and leaves everything else, and every complaint, to the code here.
 """
 
 from collections import deque
 from mmap import mmap
+from typing import Any, NamedTuple
 
+from holdfast.base.device import Request
 from holdfast.base.errors import HoldfastError
+from holdfast.base.twins import twin
 from holdfast.target import ring_layout as at
+
+_quick = twin("holdfast.target._ring")
 
 
 class RingBroken(HoldfastError):
@@ -59,6 +67,19 @@ class Notice:
         self.command_ids = command_ids
 
 
+class Plain(NamedTuple):
+    """What plain READs and WRITEs become without a Command between, where there is the twin for it."""
+
+    kind: type[Request]
+    """The class of executor.py, whose slots the twin fills."""
+    blocks: tuple[int, int]
+    """How many the volume has; how many one command may move."""
+    shared: tuple[Any, ...]
+    """What is the same for all: see the twin."""
+    requests: dict[int, Request]
+    """Where they are entered by their commands' ids."""
+
+
 class Ring:
     """One device's ring. `signal_needed` after completions: tell the kernel, then set it False.
 
@@ -96,14 +117,20 @@ class Ring:
         """Commands drained and not completed."""
         return len(self._open)
 
-    def drain(self) -> list[Command]:
-        """Every command that came since the last call; notices are appended to `notices`."""
-        commands: list[Command] = []
+    def drain(self, plain: Plain | None = None) -> list[Command | Request]:
+        """Every command that came since the last call; notices are appended to `notices`.
+
+        Args:
+            plain: makes requests of plain READs and WRITEs, if it is given and the twin is there.
+        """
+        commands: list[Command | Request] = []
         words = self._words
+        if _quick is None:
+            plain = None
         while self._next != (head := words[at.HEAD_WORD]):
             if head >= self._size or head % at.ALIGN_BYTES:
                 raise RingBroken(f"cmd_head is {head} in a ring of {self._size} bytes.")
-            self._take_entries(head, commands)
+            self._take_entries(head, commands, plain)
         if self._slots and self._slots[0][0] < 0:
             self._give_back_silent()
         return commands
@@ -134,6 +161,9 @@ class Ring:
         """End open commands with GOOD, all of their buffers filled or stored."""
         opened, slots, pack, data = self._open, self._slots, self._pack_response, self._bytes
         tail = -1
+        if _quick is not None:
+            tail = _quick.give_back(data, cmd_ids, opened, slots)
+            cmd_ids = []
         for cmd_id in cmd_ids:
             try:
                 opened.remove(cmd_id)
@@ -160,10 +190,12 @@ class Ring:
             self._words[at.TAIL_WORD] = self._slots.popleft()[1]
             self.signal_needed = True
 
-    def _take_entries(self, head: int, commands: list[Command]) -> None:
+    def _take_entries(self, head: int, commands: list[Command | Request], plain: Plain | None) -> None:
         base, size, headers, slots = self._base, self._size, self._headers, self._slots
         here = self._next
         while here != head:
+            if plain is not None and (here := self._take_plain(here, head, commands, plain)) == head:
+                break
             len_op = headers[here >> 2]
             length = len_op & ~at.OP_MASK
             end = here + length
@@ -185,6 +217,16 @@ class Ring:
             else:
                 raise RingBroken(f"The entry at {entry - base} has operation {op}.")
         self._next = here
+
+    def _take_plain(self, here: int, head: int, commands: list[Command | Request], plain: Plain) -> int:
+        """Where what is not plain begins, if anything."""
+        assert _quick is not None
+        place = (self._base, self._size, self._data_start)
+        stopped: int = _quick.take(
+            plain.kind, self._bytes, place, here, head, plain.blocks, plain.shared,
+            self._open, self._slots, plain.requests, commands,
+        )  # fmt: skip
+        return stopped
 
     def _command(self, entry: int, end: int) -> Command:
         data = self._bytes

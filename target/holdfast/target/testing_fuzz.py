@@ -51,7 +51,7 @@ class Bench:
         self.loop.close()
 
 
-def _queue_something(bench: Bench) -> None:
+def queue_something(bench: Bench) -> None:
     chance, kernel = bench.chance, bench.kernel
     lba, blocks = chance.randrange(SIZE // 512), chance.randrange(1, 24)
     kind = chance.randrange(6)
@@ -75,7 +75,7 @@ def _fields(kernel: FakeKernel, entry: int) -> list[tuple[int, str]]:
     return [*fixed, *iovecs, (entry + 8, "B"), (entry + 12, "I"), (4 * at.HEAD_WORD, "I")]
 
 
-def _spoil(bench: Bench, entries: list[int]) -> None:
+def spoil(bench: Bench, entries: list[int]) -> None:
     chance, memory = bench.chance, bench.kernel.memory
     where, form = chance.choice(_fields(bench.kernel, chance.choice(entries)))
     if where + struct.calcsize(form) > CMDR_OFF + RING_BYTES:
@@ -99,26 +99,26 @@ def play(seed: int) -> str:
     bench = Bench(chance)
     try:
         for _ in range(chance.randrange(0, 12)):  # so that the ring has gone round
-            _round(bench, spoil=False)
-        broken = _round(bench, spoil=True)
+            _round(bench, spoilt=False)
+        broken = _round(bench, spoilt=True)
     finally:
         bench.close()
     return "broken" if broken else "served"
 
 
-def _round(bench: Bench, spoil: bool) -> bool:
+def _round(bench: Bench, spoilt: bool) -> bool:
     chance, kernel = bench.chance, bench.kernel
     entries = []
     for _ in range(chance.randrange(1, 5)):
         entries.append(CMDR_OFF + kernel.head)
         try:
-            _queue_something(bench)
+            queue_something(bench)
         except RingFull:
             break
-    if spoil:
+    if spoilt:
         bench.uio.signal = lambda: None  # type: ignore[method-assign]  # the real one would find it broken
         for _ in range(chance.randrange(1, 4)):
-            _spoil(bench, entries)
+            spoil(bench, entries)
     mailbox = bytes(kernel.memory[:64])
     before = bytes(bench.device.data)
     bench.requests.clear()
@@ -129,7 +129,7 @@ def _round(bench: Bench, spoil: bool) -> bool:
         broken = True
     assert bytes(kernel.memory[:64]) == mailbox, "the mailbox was written to"
     _check_device(bench, before)
-    if not spoil:
+    if not spoilt:
         assert not broken, "broken, though nothing was spoilt"
         bench.loop.run_once(0)
     return broken

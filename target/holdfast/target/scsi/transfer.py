@@ -24,7 +24,7 @@ from holdfast.target.scsi.unit import (
 )
 
 CHUNK_BYTES = MIB
-_TRANSFER_MAX_BLOCKS = TRANSFER_MAX_BYTES // LOGICAL_BLOCK_BYTES
+TRANSFER_MAX_BLOCKS = TRANSFER_MAX_BYTES // LOGICAL_BLOCK_BYTES
 _PROTECT, PROTECT_BIT = 0xE0, 7
 _FUA = 0x08
 _BYTCHK, _BYTCHK_BIT = 0x06, 2
@@ -64,7 +64,7 @@ def transfer(op: Op, fields: Struct) -> Planner:
 
     def plan(cdb: bytes, unit: Unit) -> Plan:
         flags, lba, blocks, control = unpack(cdb)
-        plain = not (flags or control) and 0 < blocks <= _TRANSFER_MAX_BLOCKS and lba + blocks <= unit.blocks
+        plain = not (flags or control) and 0 < blocks <= TRANSFER_MAX_BLOCKS and lba + blocks <= unit.blocks
         if plain and not (writing and unit.read_only):
             return Transfer(op, lba * LOGICAL_BLOCK_BYTES, blocks * LOGICAL_BLOCK_BYTES)
         return refuse_control(cdb, control_at) or _transfer(op, flags, lba, blocks, unit, blocks_at)
@@ -77,7 +77,7 @@ def _transfer(op: Op, flags: int, lba: int, blocks: int, unit: Unit, blocks_at: 
         return refused(LBA_OUT_OF_RANGE)
     if flags & _PROTECT:
         return refused(bad_field(1, PROTECT_BIT))
-    if blocks > _TRANSFER_MAX_BLOCKS:
+    if blocks > TRANSFER_MAX_BLOCKS:
         return refused(bad_field(blocks_at))
     if op is Op.WRITE and unit.read_only:
         return refused(WRITE_PROTECTED)
@@ -132,7 +132,7 @@ def write_and_verify(fields: Struct, cdb: bytes, unit: Unit, content: bytes) -> 
         return refused(bad_field(1, PROTECT_BIT))
     if flags & _BYTCHK not in (0, _COMPARE):
         return refused(bad_field(1, _BYTCHK_BIT))
-    if blocks > _TRANSFER_MAX_BLOCKS:
+    if blocks > TRANSFER_MAX_BLOCKS:
         return refused(bad_field(_BLOCKS_AT[fields]))
     if unit.read_only:
         return refused(WRITE_PROTECTED)
