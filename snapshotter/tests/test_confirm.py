@@ -1,5 +1,9 @@
 """COMPLETED is said only of what is there: objects that were acknowledged and are lost are uploaded again."""
 
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+
 import pytest
 
 from holdfast.base.errors import Unavailable
@@ -7,9 +11,11 @@ from holdfast.base.limits import EXTENT_BYTES, GIB, MIB
 from holdfast.lab.snapshotters import volume_of
 from holdfast.snapshotter.cipher import DataKey
 from holdfast.snapshotter.names import snapshot_of
+from holdfast.snapshotter.objects import ObjectInfo
 from holdfast.snapshotter.objects_directory import DirectoryStore
 from holdfast.snapshotter.objects_faults import Fault, FaultyStore, Killed, Rule
 from holdfast.snapshotter.testing import (
+    SMALL,
     ModelVolume,
     differing_extents,
     index_of,
@@ -20,6 +26,8 @@ from holdfast.snapshotter.upload import Reports
 
 UIDS = [f"{number:024x}" for number in range(20)]
 KEY = DataKey(b"k" * 32)
+ONCE = replace(SMALL, checkpoint_every_s=1e9)
+"""Without checkpoints, which are objects too."""
 
 
 def objects_of(store: DirectoryStore, manifest: str, key: DataKey | None = None) -> set[str]:
@@ -27,6 +35,45 @@ def objects_of(store: DirectoryStore, manifest: str, key: DataKey | None = None)
     index = index_of(store, manifest, key=key)
     found = {ref.where.name for ref in index.manifest.shards}
     return found | {pack.name for ref in index.manifest.shards for pack in index.load(ref).packs}
+
+
+def requests_of(faulty: FaultyStore) -> Counter[str]:
+    return Counter(operation for operation, _ in faulty.calls)
+
+
+def test_all_is_confirmed_with_two_requests_more(directory: DirectoryStore) -> None:
+    faulty = FaultyStore(directory)
+    view = volume_of(7, 30).freeze()
+    result = new_upload(faulty, UIDS[1], GIB, settings=ONCE).run(view)
+    packs = sum("pack-" in name for name in objects_of(directory, result.manifest))
+    assert packs > 20
+    assert requests_of(faulty) == {"put": packs + 2, "list": 1, "size": 1}
+    listed = next(at for at, call in enumerate(faulty.calls) if call[0] == "list")
+    assert all("manifest" in name for _, name in faulty.calls[listed + 1 :]), "before the manifest is put"
+
+
+def test_without_a_listing_each_is_asked_for(directory: DirectoryStore) -> None:
+    faulty = FaultyStore(directory)
+    faulty.rules.append(Rule("list", "", Fault.UNREACHABLE))
+    faulty.rules.append(Rule("put", "pack-", Fault.FORGET, times=1))
+    view = volume_of(7, 30).freeze()
+    result = new_upload(faulty, UIDS[1], GIB, settings=ONCE).run(view)
+    assert differing_extents(directory, result.manifest, view) == []
+    asked = {name for operation, name in faulty.calls if operation == "size"}
+    assert objects_of(directory, result.manifest) <= asked
+
+
+def test_a_listing_that_lags_behind_is_not_believed(directory: DirectoryStore) -> None:
+    class Lagging(FaultyStore):
+        def list(self, prefix: str) -> Iterator[ObjectInfo]:
+            return (one for one in [*super().list(prefix)][::2])
+
+    faulty = Lagging(directory)
+    view = volume_of(7, 30).freeze()
+    result = new_upload(faulty, UIDS[1], GIB, settings=ONCE).run(view)
+    requests = requests_of(faulty)
+    assert requests["put"] == len(objects_of(directory, result.manifest)) + 1, "nothing is put twice"
+    assert 10 < requests["size"] < requests["put"]
 
 
 @pytest.mark.parametrize("part", ["pack-", "index-"])

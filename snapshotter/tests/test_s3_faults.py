@@ -126,6 +126,22 @@ def test_what_vanishes_later_is_missing(store: ObjectStore, proxy: S3Proxy) -> N
     assert store.get(NAME) == BODY
 
 
+@pytest.mark.parametrize("fault", [Fault.LATE, Fault.VANISHED_LATER, Fault.VANISHED])
+def test_what_is_not_to_be_found_is_not_listed(store: ObjectStore, proxy: S3Proxy, fault: Fault) -> None:
+    proxy.rules.append(Rule("PUT", "pack-1", fault, times=1))
+    store.put("snapshots/one/pack-0", BODY)
+    store.put(NAME, BODY)
+    looks = [NAME in {one.name for one in store.list("snapshots/one/")} for _ in range(4)]
+    assert (
+        looks
+        == {
+            Fault.LATE: [False, False, True, True],
+            Fault.VANISHED_LATER: [True, False, False, False],
+            Fault.VANISHED: [False] * 4,
+        }[fault]
+    )
+
+
 def test_what_is_cut_at_rest_is_told(store: ObjectStore) -> None:
     store.put(NAME, BODY[:100])
     with pytest.raises(DataLoss):

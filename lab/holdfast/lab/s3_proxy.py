@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
+from xml.sax.saxutils import unescape
 
 CHUNK_BYTES = 64 * 1024
 SLOW_CHUNKS = 16
@@ -27,6 +28,7 @@ LATE_LOOKS = 2
 """So many times is an object that appears late looked for in vain."""
 _NOT_PASSED_ON = {"connection", "keep-alive", "transfer-encoding", "expect", "content-length"}
 _OURS = re.compile(r"snapshots/.*")
+_LISTED = re.compile(rb"<Contents>.*?<Key>(.*?)</Key>.*?</Contents>", re.DOTALL)
 
 
 class Fault(Enum):
@@ -175,6 +177,15 @@ class S3Proxy:
                 self._hidden[asked.name] = 1 << 60
             return left > 0
 
+    def listing(self, body: bytes) -> bytes:
+        """A listing without what is not to be found now; for each object in it, it is a look."""
+
+        def kept(found: "re.Match[bytes]") -> bytes:
+            name = _OURS.search(unescape(found[1].decode()))
+            return b"" if name and self.is_hidden(Asked("GET", name[0])) else found[0]
+
+        return _LISTED.sub(kept, body)
+
     def stored(self, name: str, fault: Fault | None) -> None:
         """A PUT has been done."""
         with self._lock:
@@ -243,6 +254,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         answer = self._ask(body, fault)
         if asked.method == "PUT" and answer.status < 300:
             proxy.stored(asked.name, fault)
+        if asked.method == "GET" and b"<ListBucketResult" in answer.body[:300]:
+            answer = answer._replace(body=proxy.listing(answer.body))
         if fault is Fault.LOST_ANSWER:
             answer = _error(500, "Internal Server Error", "InternalError")
         elif fault is Fault.LOST_LINK:

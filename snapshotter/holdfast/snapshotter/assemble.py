@@ -172,7 +172,7 @@ class Assembly:
     def _confirm(self) -> None:
         """What was put hours ago, by others too, must be there now. Nobody could put it again."""
         with ThreadPoolExecutor(self._settings.uploads, "confirm") as threads:
-            lost = lost_objects(self._store, self._job.snapshot_uid, self._draft.refs(), threads)
+            lost = lost_objects(self._store, self._job.snapshot_uid, self._draft.refs(), threads, {})
         if lost:
             raise NotWhatWasSaid(
                 "BLOCKS_LOST", f"{len(lost)} objects that were put are lost, e.g. object {min(lost)}."

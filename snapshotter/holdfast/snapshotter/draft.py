@@ -7,6 +7,7 @@ wait to be stored together, and 64 bytes a shard of references.
 
 import hashlib
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 from holdfast.snapshotter import shard as shards
@@ -50,6 +51,7 @@ class Draft:
         self._load = load
         self._done: dict[int, ShardRef] = {}
         self._waiting: list[_Waiting] = []
+        self._stored: dict[ShardRef, bytes] = {}
         self._open = -1
         self._entries: dict[int, Entry] = {}
         self._before: dict[int, Entry] = {}
@@ -84,11 +86,20 @@ class Draft:
     def stored(self, where: StoredObject) -> None:
         """`waiting_object` is there now, as `where`."""
         offset = 0
+        self._stored.clear()
         for one in self._waiting:
             digest = hashlib.sha256(one.data).digest()
-            self._done[one.shard] = ShardRef(one.shard, where, offset, len(one.data), one.entries, digest)
+            ref = ShardRef(one.shard, where, offset, len(one.data), one.entries, digest)
+            self._done[one.shard] = ref
+            self._stored[ref] = one.data
             offset += len(one.data)
         self._waiting.clear()
+
+    def take_packs(self, most: int) -> dict[ShardRef, list[StoredObject]]:
+        """The packs that each of the shards names that were `stored` last; of `most` shards."""
+        stored, self._stored = self._stored, {}
+        taken = islice(stored.items(), max(0, most))
+        return {ref: shards.decode(data, ref.where.name).packs for ref, data in taken}
 
     def refs(self) -> tuple[ShardRef, ...]:
         """Of every shard that is done and stored, ascending."""

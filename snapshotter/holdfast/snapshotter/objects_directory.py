@@ -82,7 +82,7 @@ class DirectoryStore:
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         names = []
-        for folder, _, files in os.walk(self._root):
+        for folder, _, files in os.walk(self._root / prefix.rpartition("/")[0]):
             for file in files:
                 name = (Path(folder) / file).relative_to(self._root).as_posix()
                 if name.startswith(prefix) and not file.startswith("."):

@@ -42,6 +42,9 @@ from holdfast.snapshotter.shard import Shard
 
 _LOG = logging.getLogger(__name__)
 _SHARDS_CACHE_BYTES = 8 * MIB
+SHARDS_KNOWN_MAX = 4096
+"""Of so many shards that were put, 2 TiB, it is remembered which packs they lead to: some 16 MB of names.
+Others are read again when all is confirmed."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +134,8 @@ class Upload:
         self._before_bytes = 0
         """Dealt with in rounds before this one."""
         self._total_bytes = 0
+        self._written: dict[ShardRef, list[StoredObject]] = {}
+        """Shards that this process has put, and the packs that they name."""
         self._checkpoint = ""
         self._checkpoint_at_s = self._reports.clock()
         self._checkpoint_bytes = 0
@@ -216,7 +221,8 @@ class Upload:
     def _lost(self) -> set[str]:
         """What this snapshot has put, now or by another process, and is not there."""
         with ThreadPoolExecutor(self._settings.uploads, "confirm") as threads:
-            return lost_objects(self._store, self._job.snapshot_uid, self._draft.refs(), threads)
+            uid, refs = self._job.snapshot_uid, self._draft.refs()
+            return lost_objects(self._store, uid, refs, threads, self._written)
 
     def _start_again_for(self, lost: set[str]) -> None:
         """Begin another round: what was made so far is its base, without what is lost."""
@@ -263,6 +269,7 @@ class Upload:
             name = self._namer.index()
         self._store.put(name, data)
         self._draft.stored(StoredObject(name, len(data)))
+        self._written.update(self._draft.take_packs(SHARDS_KNOWN_MAX - len(self._written)))
         self._counters = replace(self._counters, stored_bytes=self._counters.stored_bytes + len(data))
 
     def _write_checkpoint(self) -> None:
