@@ -12,6 +12,7 @@ from holdfast.target import lio
 from holdfast.target.lio import Lio, NoLio
 from holdfast.target.lio_export import Acl, Export, Present, backstore_path, group_path, target_path
 from holdfast.target.lio_plan import Kind, Step, reconcile_export
+from holdfast.target.lio_reservations import Reservations, Tenure, read_reservations
 from holdfast.target.lio_sessions import logged_in
 
 UID = "0123456789abcdef01234567"
@@ -44,7 +45,7 @@ class FakeLio(Lio):
             self._populate(path)
         elif step.kind is Kind.WRITE:
             assert path.is_file(), f"{step}: no such file"
-            if path.parent.name == "attrib" and path.parent.parent == backstore:
+            if path.parent.name == "attrib" and path.parent.parent == backstore and path.name != "emulate_pr":
                 assert (backstore / "enable").read_text() == "0", f"{step}: set before enabling"
             if path == backstore / "control" and step.value.startswith("dev_size="):
                 (backstore / "attrib/dev_size").write_text(step.value[9:])
@@ -54,8 +55,15 @@ class FakeLio(Lio):
             path.symlink_to(self.root / step.value)
         elif step.kind is Kind.UNLINK:
             path.unlink()
+            if path.parent.parent.parent.name == "acls":
+                self.register("")
         else:
             self._remove(path)
+
+    def register(self, registered: str) -> None:
+        """As an initiator that registers; nobody is registered any more where it is empty."""
+        text = f"SPC-3 PR Registrations:\n{registered or 'None'}\n"
+        (self.root / backstore_path(UID) / "pr/res_pr_registered_i_pts").write_text(text)
 
     def _populate(self, path: Path) -> None:
         names: tuple[str, ...] = ()
@@ -68,7 +76,7 @@ class FakeLio(Lio):
                 "wwn/vpd_unit_serial",
             )
             names += tuple(f"attrib/{n}" for n in ("cmd_time_out", "qfull_time_out", "emulate_write_cache"))
-            names += ("attrib/emulate_pr", "enable")
+            names += ("attrib/emulate_pr", "enable", *lio.RESERVATION_FILES[1:])
         elif path.name.startswith("tpgt_"):
             names = (*(f"attrib/{name}" for name in lio.GROUP_ATTRIBUTES), "enable", "param/TargetAlias")
             for folder in ("np", "lun", "acls"):
@@ -154,6 +162,72 @@ def test_after_a_cold_start_every_session_ends_once(fake: FakeLio) -> None:
     assert fake.steps(dataclasses.replace(cold, serve=False), worker=False) == []
 
 
+REGISTERED = (
+    "iSCSI Node: iqn.2026-01.com.example:alice,i,0x00023d000001 Key: 0x0000000000abc123 PRgen: 0x00000000"
+)
+RESERVING = dataclasses.replace(SERVED, reserving_epoch=5)
+
+
+def _values(steps: list[Step]) -> list[str]:
+    return [f"{step.path.rpartition('/')[2]}={step.value}" for step in steps]
+
+
+def test_only_a_primary_keeps_reservations_and_only_its_own(fake: FakeLio) -> None:
+    fake.converge(UID, SERVED, True)
+    mark = "alias=holdfast reservations since epoch {} seen in epoch {}".format
+    assert _values(fake.steps(RESERVING)) == [mark(5, 5), "emulate_pr=1"]
+    fake.converge(UID, RESERVING, True)
+    fake.register(REGISTERED)
+    assert fake.steps(RESERVING) == []
+    # The next epoch: nobody else can have been the primary in between.
+    assert _values(fake.steps(dataclasses.replace(RESERVING, reserving_epoch=6))) == [mark(5, 6)]
+    # Not the primary any more: they bind no more at once, whoever serves, and are gone before the next time.
+    assert _values(fake.steps(dataclasses.replace(SERVED, serve=False), worker=False)) == ["emulate_pr=0"]
+    link = f"{group_path(UID, 1)}/acls/{ALICE.initiator}/lun_0/holdfast"
+    off, *wipe = fake.steps(SERVED)
+    assert off.value == "0" and off.path.endswith("emulate_pr")
+    assert [step.kind for step in wipe] == [Kind.WRITE, Kind.UNLINK, Kind.LINK, Kind.WRITE]
+    assert [step.path for step in wipe[1:3]] == [link, link] and (wipe[0].value, wipe[3].value) == ("0", "1")
+    # An agent that was away for two changes of the epoch does not know whose they are.
+    later = fake.steps(dataclasses.replace(RESERVING, reserving_epoch=7))
+    assert later[:-2] + later[-1:] == wipe and _values(later)[-2] == mark(7, 7)
+    fake.converge(UID, SERVED, True)
+    assert fake.steps(SERVED) == [] and fake.steps(RESERVING) != []
+    assert not lio.read(fake.root, UID).reservations.found
+
+
+def test_what_the_kernel_says_of_reservations() -> None:
+    none = ("SPC-3 PR Registrations:\nNone\n", "No SPC-3 Reservation holder\n")
+    assert read_reservations("0\n", "\n", *none) == Reservations() == read_reservations("", "", "", "")
+    held = ("", "", none[0], "SPC-2 Reservation: iSCSI Initiator: iqn.2026-01.com.example:alice\n")
+    assert read_reservations(*held) == Reservations(found=True)
+    mark = Tenure(3, 9).mark + "\n"
+    assert read_reservations("1\n", mark, REGISTERED, none[1]) == Reservations(True, True, Tenure(3, 9))
+    assert read_reservations("1\n", "somebody's own words\n", *none).tenure == Tenure(0, 0)
+
+
+@pytest.mark.parametrize(
+    ("epoch", "since"), [(9, 3), (10, 3), (11, 11), (8, 8), (1, 1)]
+)  # fmt: skip
+def test_a_tenure_goes_on_from_one_epoch_to_the_next(epoch: int, since: int) -> None:
+    assert Reservations(True, True, Tenure(3, 9)).in_epoch(epoch) == Tenure(since, epoch)
+    assert Reservations().in_epoch(epoch) == Tenure(epoch, epoch), "the first one begins where it begins"
+    assert Reservations(True, True, Tenure(3, 9)).stale(epoch) == (since != 3)
+
+
+def test_what_the_kernel_wrote_of_a_volume_goes_with_it(fake: FakeLio, tmp_path: Path) -> None:
+    written = tmp_path / "dbroot-folder"
+    (written / "pr").mkdir(parents=True)
+    (fake.root / "dbroot").write_text(f"{written}\n")
+    fake.converge(UID, RESERVING, True)
+    file = written / f"pr/aptpl_{UID}"
+    file.touch()
+    fake.converge(UID, None, True)
+    assert file.exists()
+    fake.converge(UID, None, False)
+    assert not file.exists()
+
+
 LOGGED_IN = """InitiatorName: iqn.2026-01.com.example:alice
 InitiatorAlias: compute
 LIO Session ID: 1   ISID: 0x00 02 3d 00 00 00  TSIH: 1  SessionType: Normal
@@ -220,10 +294,12 @@ STATES: list[Export | None] = [
     dataclasses.replace(SERVED, portal="10.0.0.2:3260"),
     dataclasses.replace(SERVED, group=2),
     dataclasses.replace(SERVED, size_bytes=2 << 30),
+    dataclasses.replace(SERVED, reserving_epoch=5),
+    dataclasses.replace(SERVED, reserving_epoch=8),
 ]
 
 
-MOVES = [(0, 2), (2, 0), (2, 3), (2, 4), (4, 5), (5, 6), (6, 7), (2, 8), (8, 9)]
+MOVES = [(0, 2), (2, 0), (2, 3), (2, 4), (4, 5), (5, 6), (6, 7), (2, 8), (8, 9), (10, 2), (10, 11)]
 
 
 @pytest.mark.parametrize(
@@ -238,6 +314,8 @@ def test_stopped_after_any_step_it_arrives_all_the_same(
     while True:
         fake.worker, fake.fail_after = True, None
         fake.converge(UID, STATES[before], True)
+        if STATES[before]:
+            fake.register(REGISTERED)
         fake.worker, fake.fail_after = worker, stop_after
         try:
             fake.converge(UID, STATES[after], worker)
@@ -247,6 +325,8 @@ def test_stopped_after_any_step_it_arrives_all_the_same(
         fake.worker, fake.fail_after = True, None
         fake.converge(UID, STATES[after], True)
         assert fake.steps(STATES[after]) == []
+        stays = worker and STATES[after] is not None and before in (2, 10)
+        assert not (stays and lio.read(fake.root, UID).reservations.stale(STATES[after].reserving_epoch))
 
 
 def test_without_a_worker_nothing_is_exported_but_who_must_go_goes(fake: FakeLio) -> None:

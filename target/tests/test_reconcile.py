@@ -22,6 +22,7 @@ from holdfast.target.control import (
     encode,
 )
 from holdfast.target.lio_export import Backstore, Present, PresentAcl
+from holdfast.target.lio_reservations import Reservations, Tenure
 from holdfast.target.reconcile import Host, Plan, Situation, decide, frozen_so_far
 
 UID = "0123456789abcdef01234567"
@@ -173,15 +174,37 @@ def test_every_host_exports_under_its_own_tag() -> None:
     assert export is not None and export.group == 3
 
 
-def test_a_promotion_changes_nothing_of_the_export() -> None:
+def test_a_promotion_changes_of_the_export_only_who_keeps_reservations() -> None:
     ring = dataclasses.replace(SERVING, ring_open=True)
     before = plan(
         assigned(role=r.ROLE_MIRROR, primary_host_id="b", attachments=[attachment()]),
         present=EXPORTED, observed=dataclasses.replace(ring, role="mirror"),
     )  # fmt: skip
     after = plan(assigned(epoch=4, peers=[AWAY], attachments=[attachment()]), present=EXPORTED, observed=ring)
-    assert before.export == after.export and before.desired and after.desired
+    assert before.export and after.export and before.desired and after.desired
+    assert before.export.reserving_epoch == 0
+    assert dataclasses.replace(before.export, reserving_epoch=4) == after.export
     assert before.desired.ring == after.desired.ring is not None
+
+
+def test_one_initiator_may_reserve_at_the_primary() -> None:
+    ring = dataclasses.replace(SERVING, ring_open=True)
+    kept = Reservations(True, True, Tenure(2, 3))
+    present = dataclasses.replace(EXPORTED, reservations=kept)
+
+    def found(present: Present = present, **fields: object) -> tuple[int, int]:
+        made = plan(assigned(**{"attachments": [attachment()], **fields}), present=present, observed=ring)
+        assert made.export is not None and made.desired is not None
+        return made.export.reserving_epoch, made.desired.reserved_since
+
+    assert found() == (3, 2)
+    assert found(epoch=4) == (4, 0), "its kernel has not been told of this epoch yet"
+    assert found(dataclasses.replace(EXPORTED, reservations=dataclasses.replace(kept, kept=False))) == (3, 0)
+    assert found(role=r.ROLE_MIRROR, primary_host_id="b") == found(boot_id="boot-0") == (0, 0)
+    assert found(multi_attach=True) == (0, 0)
+    going = attachment("t0", "iqn.2026-01.com.example:gone", detaching=True)
+    assert found(attachments=[going, attachment()]) == (3, 2)
+    assert found(attachments=[attachment("t0", "iqn.2026-01.com.example:other"), attachment()]) == (0, 0)
 
 
 def test_sessions_from_before_a_cold_start_end_once_on_every_path() -> None:

@@ -458,6 +458,16 @@ def test_supported_operation_codes() -> None:
     assert refusal("a30c022800000000ffff0000") == BAD_FIELD
 
 
+def test_what_the_kernel_answers_is_listed_where_it_does() -> None:
+    assert refusal("a30c025f00010000ffff0000") == BAD_FIELD
+    reservable = unit(reservable=True)
+    assert data("a30c025f00010000ffff0000", of=reservable).hex() == "0003000a5f01ff0000ffffffff00"
+    assert data("a30c025e00040000ffff0000", of=reservable).hex() == "00010000"
+    listed = data("a30c000000000000ffff0000", of=reservable)
+    assert len(listed) == 4 + 8 * (len(commands.ENTRIES) + len(commands.OF_THE_KERNEL))
+    assert all(len(one.usage) == {0: 12, 2: 20}[one.opcode >> 5] for one in commands.OF_THE_KERNEL)
+
+
 @pytest.mark.parametrize(
     ("cdb", "parameters", "wanted"),
     [

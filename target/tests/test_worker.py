@@ -247,6 +247,29 @@ def test_a_cold_start_of_long_ago_is_not_told_again(bench: Bench) -> None:
     assert [sense(bench.one(TUR)) for _ in range(2)] == ["06/2a/06", "0"]
 
 
+def test_reservations_that_are_gone_are_told(bench: Bench) -> None:
+    """By the path that serves, once for each time as primary that the kernel keeps them in."""
+
+    def said() -> list[str]:
+        return [sense(bench.one(TUR)) for _ in range(3)]
+
+    def listed() -> bool:
+        return bench.one(bytes.fromhex("a30c025f0001000000ff0000"), 255).data[1] == 3
+
+    bench.worker.apply(bench.desired("mirror", 1, ring=RING))
+    bench.worker.apply(bench.desired("primary", 2, ring=RING))
+    assert said() == ["06/2a/06", "0", "0"] and not listed(), "the kernel keeps none yet"
+    bench.worker.apply(bench.desired("primary", 2, ring=RING, reserved_since=2))
+    assert said() == ["06/2a/03", "0", "0"] and listed()
+    for known in (0, 2):
+        bench.worker.apply(bench.desired("primary", 3, ring=RING, reserved_since=known))
+        assert said()[0] == "0" and listed()
+    bench.worker.apply(bench.desired("mirror", 4, ring=RING))
+    assert bench.one(TUR).status == 2 and not listed()
+    bench.worker.apply(bench.desired("primary", 5, ring=RING, reserved_since=5))
+    assert said() == ["06/2a/06", "06/2a/03", "0"]
+
+
 def test_what_a_replica_is_told(bench: Bench) -> None:
     bench.worker.apply(
         bench.desired(

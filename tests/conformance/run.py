@@ -1,7 +1,7 @@
 """Volumes judged by what others wrote: iscsi-test-cu, sg3-utils, file systems.
 
     python tests/conformance/run.py                  everything
-    python tests/conformance/run.py --only GLOB      some of: suite, sg3, ext4, xfs, btrfs
+    python tests/conformance/run.py --only GLOB      some of: suite, sg3, reservations, ext4, xfs, btrfs
     python tests/conformance/run.py --no-peer        without LIO's fileio beside the suite
 
 As root, after `holdfast-lab install`. docs/conformance.md says what may be skipped, and why.
@@ -17,6 +17,7 @@ from fileio import export_fileio
 from filesystems import KINDS, judge
 from hosts import Volume, World
 from reasons import TABLE, read_reasons, reason_for
+from reservations import judge as judge_reservations
 from sg3 import run_checks
 from suite import FAILED, PASSED, SKIPPED, Verdict, run_suite
 
@@ -83,6 +84,13 @@ def sg3(world: World, report: Report) -> None:
     volume.remove()
 
 
+def reservations(world: World, report: Report) -> None:
+    volume = Volume(world, "reserved", f"{SG3_MIB}MiB")
+    for verdict in judge_reservations(world, volume):
+        report.add(verdict)
+    volume.remove()
+
+
 def file_system(world: World, report: Report, kind: str) -> None:
     volume = Volume(world, kind, f"{FILESYSTEM_MIB}MiB")
     for verdict in judge(world, volume, kind):
@@ -94,6 +102,7 @@ def chosen(options: argparse.Namespace) -> dict[str, Callable[[World, Report], N
     parts: dict[str, Callable[[World, Report], None]] = {
         "suite": lambda world, report: iscsi_test_cu(world, report, not options.no_peer),
         "sg3": sg3,
+        "reservations": reservations,
     }
     for kind in KINDS:
         parts[kind] = lambda world, report, kind=kind: file_system(world, report, kind)

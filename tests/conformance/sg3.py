@@ -9,7 +9,7 @@ from suite import FAILED, PASSED, Verdict
 from holdfast.lab.guest import Guest
 
 _LIMIT_S = 120
-_INVALID, _OPCODE_UNKNOWN, _OUT_OF_RANGE = 5, 9, 22
+_INVALID, _OPCODE_UNKNOWN, _OUT_OF_RANGE, _CONFLICT = 5, 9, 22, 24
 """Exit statuses of sg3-utils for kinds of sense."""
 
 
@@ -63,11 +63,36 @@ def _what_it_does(blocks: int) -> Iterator[Check]:
     yield Check("sg_raw.beyond", beyond, ("out of range",), _OUT_OF_RANGE)
     last = f"sg_dd if=$D bs=512 skip={blocks - 1} count=1 of=/dev/null 2>&1"
     yield Check("sg_dd.last", last, (r"1\+0 records in",))
-    # Reservations and third-party copies are refused as commands that there are not.
-    keys = "sg_persist --in --read-keys $D 2>&1"
-    yield Check("sg_persist", keys, ("nvalid opcode|not supported|llegal",), _OPCODE_UNKNOWN)
+    # Third-party copies are refused as commands that there are not.
     copy = "sg_raw -s 16 -i /dev/zero $D 83 00 00 00 00 00 00 00 00 00 00 00 00 10 00 00 2>&1"
     yield Check("sg_raw.extended-copy", copy, ("nvalid command operation code",), _OPCODE_UNKNOWN)
+
+
+def _reservations() -> Iterator[Check]:
+    out, read = "sg_persist --no-inquiry --out $D", "sg_persist --no-inquiry --in $D"
+    key, new = "--param-rk=0xabc1", "--param-sark=0xabc2"
+    state = f"{read} --read-keys; {read} --read-reservation"
+    yield Check("sg_persist.report-capabilities", f"{read} --report-capabilities", ("Exclusive Access: 1",))
+    register = f"{out} --register --param-sark=0xabc1 && {state}"
+    yield Check("sg_persist.register", register, ("0xabc1", "NO reservation held"))
+    yield Check(
+        "sg_persist.reserve", f"{out} --reserve {key} --prout-type=1 && {state}", ("Write Exclusive",)
+    )
+    write = "dd if=/dev/zero of=$D oflag=direct bs=4096 count=1 status=none"
+    yield Check("sg_persist.holder-writes", write)
+    wrong = f"{out} --clear --param-rk=0xbad 2>&1"
+    yield Check("sg_persist.wrong-key", wrong, ("Reservation conflict",), _CONFLICT)
+    full = f"{read} --read-full-status"
+    yield Check("sg_persist.read-full-status", full, ("Key=0xabc1", "iqn.2026-11", "Write Exclusive"))
+    yield Check("sg_persist.change-key", f"{out} --register {key} {new} && {state}", ("0xabc2", "Write Ex"))
+    yield Check(
+        "sg_persist.release", f"{out} --release --param-rk=0xabc2 --prout-type=1 && {state}", ("NO res",)
+    )
+    yield Check("sg_persist.clear", f"{out} --clear --param-rk=0xabc2 && {state}", ("NO registered",))
+    listed = "sg_opcodes $D"
+    yield Check(
+        "sg_opcodes.reservations", listed, ("Persistent reserve in, read keys", "reserve out, preempt")
+    )
 
 
 _NOISE = (
@@ -108,8 +133,15 @@ def _what_it_changes() -> Iterator[Check]:
 
 
 def run_checks(guest: Guest, disk: str, uid: str, naa: str, blocks: int) -> Iterator[Verdict]:
-    for check in (*_what_it_is(uid, naa, blocks), *_what_it_does(blocks), *_what_it_changes()):
+    for check in _checks(uid, naa, blocks):
         yield _run(guest, disk, check)
+
+
+def _checks(uid: str, naa: str, blocks: int) -> Iterator[Check]:
+    yield from _what_it_is(uid, naa, blocks)
+    yield from _what_it_does(blocks)
+    yield from _reservations()
+    yield from _what_it_changes()
 
 
 def _run(guest: Guest, disk: str, check: Check) -> Verdict:

@@ -180,6 +180,7 @@ def _assign(draft: Draft, volume: r.VolumeRecord, hosts: list[r.HostRecord]) -> 
             naa=volume.naa,
             origin_snapshot_uid=volume.origin_snapshot_uid,
             needs_mirror=volume.needs_mirror,
+            multi_attach=volume.multi_attach,
         )
         draft.put(keys.assignment(host.host_id, volume.uid), assignment)
     write(draft, replica)

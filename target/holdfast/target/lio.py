@@ -20,13 +20,18 @@ from holdfast.base.errors import HoldfastError, Unavailable
 from holdfast.target import lio_export as at
 from holdfast.target.lio_export import Backstore, Export, Present, PresentAcl
 from holdfast.target.lio_plan import GROUP_ATTRIBUTES, Kind, Step, reconcile_export
+from holdfast.target.lio_reservations import read_reservations
 from holdfast.target.lio_sessions import logged_in
 
 log = logging.getLogger(__name__)
 
 CONFIGFS = Path("/sys/kernel/config")
+DBROOT = "/var/target"
+"""The kernel's own folder, unless it says another."""
 MODULES = ("target_core_mod", "target_core_user", "iscsi_target_mod")
 MODPROBE_LIMIT_S = 30
+RESERVATION_FILES = ("attrib/emulate_pr", "alias", "pr/res_pr_registered_i_pts", "pr/res_holder")
+"""Of a backstore; in the order that `read_reservations` takes them."""
 
 
 class NoLio(HoldfastError):
@@ -58,6 +63,14 @@ class Lio:
             raise NoLio(f"{error.filename or self.root}: {os.strerror(error.errno or errno.EIO)}") from error
         if not (self.root / at.ISCSI / "lio_version").exists():
             raise NoLio("the iSCSI target is not there")
+        try:
+            (self._written_reservations()).mkdir(exist_ok=True)
+        except OSError as error:
+            log.warning("no volume of this host can be reserved: %s", error)
+
+    def _written_reservations(self) -> Path:
+        """At each change of reservations the kernel writes a file there, or refuses the change."""
+        return Path(_text(self.root / "dbroot") or DBROOT) / "pr"
 
     def volumes(self) -> set[str]:
         """Uids of volumes of which the kernel has anything."""
@@ -86,7 +99,12 @@ class Lio:
                 _do(self.root, step)
             except OSError as error:
                 raise Unavailable("LIO_FAILED", f"The kernel refused to {step}: {error.strerror}.") from error
-        return read(self.root, volume_uid) if steps else present
+        if not steps:
+            return present
+        present = read(self.root, volume_uid)
+        if present.nothing:
+            (self._written_reservations() / f"aptpl_{volume_uid}").unlink(missing_ok=True)
+        return present
 
     def logged_in(self, volume_uid: str) -> frozenset[str]:
         """Initiators that have a session to the volume here. Raises Unavailable LIO_FAILED."""
@@ -109,13 +127,15 @@ class Lio:
 
 def read(root: Path, volume_uid: str) -> Present:
     """What the kernel has of a volume."""
-    backstore, size_bytes = _read_backstore(root / at.backstore_path(volume_uid))
+    core = root / at.backstore_path(volume_uid)
+    backstore, size_bytes = _read_backstore(core)
+    reservations = read_reservations(*(_text(core / name) for name in RESERVATION_FILES))
     target = root / at.target_path(volume_uid)
     if not target.is_dir():
-        return Present(backstore, size_bytes)
+        return Present(backstore, size_bytes, reservations=reservations)
     groups = tuple(sorted(int(name[5:]) for name in _names(target) if name.startswith("tpgt_")))
     if not groups:
-        return Present(backstore, size_bytes, target=True)
+        return Present(backstore, size_bytes, target=True, reservations=reservations)
     # One group is all that is ever made here; more are only taken away, one in each call.
     group = target / f"tpgt_{groups[0]}"
     lun = group / "lun" / "lun_0"
@@ -131,6 +151,7 @@ def read(root: Path, volume_uid: str) -> Present:
         linked=(lun / at.LINK).is_symlink(),
         acls=tuple(_read_acl(group / "acls" / name) for name in sorted(_names(group / "acls"))),
         alias=_text(group / "param" / "TargetAlias"),
+        reservations=reservations,
     )
 
 

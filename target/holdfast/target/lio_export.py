@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from holdfast.base import ids
+from holdfast.target.lio_reservations import NO_RESERVATIONS, Reservations
 
 HBA = 4868
 CORE = f"core/user_{HBA}"
@@ -57,6 +58,9 @@ class Export:
     try it here again, for minutes.)
     """
 
+    reserving_epoch: int = 0
+    """This host is the primary, in this epoch, and its initiator may reserve the volume; 0: nobody may."""
+
     @property
     def alias(self) -> str:
         """What the portal group's TargetAlias says once that is done; empty if nothing need be."""
@@ -96,6 +100,7 @@ class Present:
     linked: bool = False
     acls: tuple[PresentAcl, ...] = ()
     alias: str = ""
+    reservations: Reservations = NO_RESERVATIONS
 
     @property
     def nothing(self) -> bool:

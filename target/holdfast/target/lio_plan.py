@@ -9,6 +9,8 @@ Order, and what each breach would cost:
 - After a cold start the portal group is disabled, which ends every session, marked, and enabled again: no
   initiator goes on in a session in which it was promised what is lost. Without the mark a restarted agent
   would end them again; with it written first, one that dies in between never would.
+- Reservations of another time as primary are gone, and the mark of this one stands, before the kernel keeps
+  any (lio_reservations.py): nobody takes an old one for his.
 - Away in the opposite order: ACLs (which ends sessions), group off, portal, LUN, target, backstore. The
   kernel waits in each of these for commands in flight, so a worker must be serving them; where none is,
   the backstore is blocked and its ring reset first, which answers them all.
@@ -29,6 +31,7 @@ from holdfast.target.lio_export import (
     group_path,
     target_path,
 )
+from holdfast.target.lio_reservations import Reservations
 from holdfast.target.lio_sessions import NOPIN_RESPONSE_S, NOPIN_S
 from holdfast.target.scsi.unit import LOGICAL_BLOCK_BYTES, TRANSFER_MAX_BYTES
 
@@ -92,6 +95,8 @@ def reconcile_export(
         present = Present()
     if present.backstore is Backstore.ABSENT:
         steps += _make_backstore(wanted)
+    if present.reservations.kept and not wanted.reserving_epoch:
+        steps.append(_keep_reservations(volume_uid, False))
     if not wanted.acls:
         removal = _remove_target(volume_uid, present)
         if removal and not worker_serves:
@@ -121,7 +126,6 @@ def _make_backstore(wanted: Export) -> list[Step]:
         "cmd_time_out": 0,
         "qfull_time_out": QUEUE_FULL_S,
         "emulate_write_cache": int(wanted.write_cache),
-        # Reservations live in one host's kernel and would be lost by a failover.
         "emulate_pr": 0,
     }
     return [
@@ -143,7 +147,9 @@ def _make_target(wanted: Export, present: Present) -> list[Step]:
         for step in _remove_group(uid, group, present)
     ]
     if wanted.group not in present.groups:
-        present = Present(present.backstore, present.size_bytes, present.target)
+        present = Present(
+            present.backstore, present.size_bytes, present.target, reservations=present.reservations
+        )
     if not present.target:
         steps.append(Step(Kind.MKDIR, target_path(uid)))
     if wanted.group not in present.groups:
@@ -162,12 +168,24 @@ def _make_target(wanted: Export, present: Present) -> list[Step]:
     steps += [Step(Kind.RMDIR, f"{at}/np/{portal}") for portal in present.portals if portal != wanted.portal]
     if wanted.portal not in present.portals:
         steps.append(Step(Kind.MKDIR, f"{at}/np/{wanted.portal}"))
+    return steps + _open(at, wanted, present)
+
+
+def _open(at: str, wanted: Export, present: Present) -> list[Step]:
+    """The portal group as it shall be, open or not; closed first where sessions must end."""
+    steps: list[Step] = []
     enabled = present.enabled
-    if wanted.alias and wanted.alias != present.alias:
-        if enabled:
-            steps.append(Step(Kind.WRITE, f"{at}/enable", "0"))
-            enabled = False
+    cold = wanted.alias not in ("", present.alias)
+    stale = present.reservations.stale(wanted.reserving_epoch)
+    if enabled and (cold or stale):
+        steps.append(Step(Kind.WRITE, f"{at}/enable", "0"))
+        enabled = False
+    if cold:
         steps.append(Step(Kind.WRITE, f"{at}/param/TargetAlias", wanted.alias))
+    if stale:
+        steps += _forget_reservations(at, wanted.acls, present.acls)
+    if wanted.reserving_epoch:
+        steps += _reserve(wanted.volume_uid, present.reservations, wanted.reserving_epoch)
     if enabled and wanted.fenced:
         steps.append(Step(Kind.WRITE, f"{at}/enable", "0"))
     elif not enabled and not wanted.fenced:
@@ -199,6 +217,32 @@ def _reconcile_acls(group: str, wanted: tuple[Acl, ...], present: tuple[PresentA
             steps.append(Step(Kind.MKDIR, f"{at}/lun_{acl.lun}"))
             steps.append(Step(Kind.LINK, f"{at}/lun_{acl.lun}/{LINK}", f"{group}/lun/lun_0"))
     return steps
+
+
+def _forget_reservations(group: str, wanted: tuple[Acl, ...], present: tuple[PresentAcl, ...]) -> list[Step]:
+    """By taking the LUN from each ACL that stays, and giving it back. Nobody may be logged in."""
+    luns = {acl.initiator: ((acl.lun, True),) for acl in wanted}
+    steps: list[Step] = []
+    for found in present:
+        if found.luns == luns.get(found.initiator):
+            link = f"{group}/acls/{found.initiator}/lun_{found.luns[0][0]}/{LINK}"
+            steps += [Step(Kind.UNLINK, link), Step(Kind.LINK, link, f"{group}/lun/lun_0")]
+    return steps
+
+
+def _reserve(uid: str, present: Reservations, epoch: int) -> list[Step]:
+    """The mark first: what is registered under an older one would be taken for stale."""
+    steps: list[Step] = []
+    tenure = present.in_epoch(epoch)
+    if tenure != present.tenure:
+        steps.append(Step(Kind.WRITE, f"{backstore_path(uid)}/alias", tenure.mark))
+    if not present.kept:
+        steps.append(_keep_reservations(uid, True))
+    return steps
+
+
+def _keep_reservations(uid: str, keep: bool) -> Step:
+    return Step(Kind.WRITE, f"{backstore_path(uid)}/attrib/emulate_pr", str(int(keep)))
 
 
 def _write_secret(at: str, acl: Acl) -> list[Step]:

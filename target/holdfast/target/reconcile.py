@@ -24,6 +24,7 @@ from holdfast.target.control import (
 )
 from holdfast.target.gates import STEPS, gate_says
 from holdfast.target.lio_export import Acl, Backstore, Export, Present, uio_name
+from holdfast.target.lio_reservations import NO_RESERVATIONS
 from holdfast.target.membership import Leases
 from holdfast.target.rebuilding import may_throw_away
 from holdfast.target.reports import GateReport, Report
@@ -205,6 +206,7 @@ def _desired(assignment: r.Assignment, host: Host, now: Situation) -> Desired:
         keep_generation=assignment.keep_generation,
         origin_snapshot_uid=assignment.origin_snapshot_uid,
         snapshotters=host.snapshotters,
+        reserved_since=_reserved_since(assignment, host, now),
     )
 
 
@@ -236,7 +238,22 @@ def _export(assignment: r.Assignment, host: Host, now: Situation) -> Export | No
         acls=acls,
         cold_epoch=assignment.cold_epoch,
         fenced=_fenced(assignment, host, now),
+        reserving_epoch=_reserving_epoch(assignment, host),
     )
+
+
+def _reserving_epoch(assignment: r.Assignment, host: Host) -> int:
+    """Reservations are for the primary's kernel, and for volumes of one initiator (lio_reservations.py)."""
+    several = assignment.multi_attach or sum(not one.detaching for one in assignment.attachments) > 1
+    if several or role_here(assignment, host.boot_id) != PRIMARY:
+        return 0
+    return assignment.epoch
+
+
+def _reserved_since(assignment: r.Assignment, host: Host, now: Situation) -> int:
+    epoch = _reserving_epoch(assignment, host)
+    found = now.present.reservations if now.present is not None else NO_RESERVATIONS
+    return found.tenure.since if epoch and found.kept and found.tenure.seen == epoch else 0
 
 
 def _fenced(assignment: r.Assignment, host: Host, now: Situation) -> bool:

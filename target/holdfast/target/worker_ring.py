@@ -10,6 +10,7 @@ it waits until no copy of them can be applied any more (I-11; replicator's endin
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 
 from holdfast.base.device import Device, Outcome, Request
 from holdfast.base.errors import HoldfastError
@@ -19,7 +20,14 @@ from holdfast.target.executor import RingServer
 from holdfast.target.meter import Meter
 from holdfast.target.paths import port_groups
 from holdfast.target.role_names import PRIMARY
-from holdfast.target.scsi.unit import POWER_ON, STANDBY, UNAVAILABLE, PortGroup, Unit
+from holdfast.target.scsi.unit import (
+    POWER_ON,
+    RESERVATIONS_PREEMPTED,
+    STANDBY,
+    UNAVAILABLE,
+    PortGroup,
+    Unit,
+)
 from holdfast.target.uio import UioLike, open_uio
 
 log = logging.getLogger(__name__)
@@ -56,6 +64,7 @@ class Ring:
         self._unit: Unit | None = None
         self._active = False
         self._cold_epoch = 0
+        self._reserved_since = 0
         self._served: DesiredRing | None = None
         self.waits = False
         """It is to be opened, and may not be yet."""
@@ -120,6 +129,7 @@ class Ring:
         else:
             self._unit = self._unit.with_groups(groups, here)
         self._tell_cold(desired, self._unit)
+        self._unit = self._tell_reservations(desired, self._unit)
         if self._server is not None:
             self._server.unit = self._unit
 
@@ -130,6 +140,16 @@ class Ring:
         if desired.role == PRIMARY and desired.cold_epoch > self._cold_epoch:
             unit.attentions.establish(*POWER_ON)
         self._cold_epoch = desired.cold_epoch
+
+    def _tell_reservations(self, desired: Desired, unit: Unit) -> Unit:
+        """That there are none from before. A new process cannot know what the one before has told, and tells
+        it again: that costs an initiator a look, while one that is not told would rely on what is gone.
+        """
+        if self._active and desired.reserved_since > self._reserved_since:
+            unit.attentions.establish(*RESERVATIONS_PREEMPTED)
+            self._reserved_since = desired.reserved_since
+        reservable = self._active and (unit.reservable or desired.reserved_since > 0)
+        return unit if reservable == unit.reservable else replace(unit, reservable=reservable)
 
     def close(self) -> None:
         self.trouble = ""

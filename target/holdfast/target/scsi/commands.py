@@ -58,21 +58,22 @@ _NO_TIMEOUTS = bytes([0, 10]) + bytes(10)
 """A command timeouts descriptor that names none (SPC-4 6.35.4)."""
 
 
-def _report_supported(cdb: bytes, _unit: Unit) -> Plan:
+def _report_supported(cdb: bytes, unit: Unit) -> Plan:
     """SPC-4 6.35: all commands, or one."""
+    entries = (*ENTRIES, *OF_THE_KERNEL) if unit.reservable else ENTRIES
     options, opcode = cdb[2] & 0x07, cdb[3]
     allocated = int.from_bytes(cdb[6:10], "big")
     timeouts = _NO_TIMEOUTS if cdb[2] & _RCTD else b""
     if options == 0:
-        listed = b"".join(_descriptor(entry, timeouts) for entry in ENTRIES)
+        listed = b"".join(_descriptor(entry, timeouts) for entry in entries)
         return good((len(listed).to_bytes(4, "big") + listed)[:allocated])
-    has_actions = any(e.opcode == opcode and e.service_action is not None for e in ENTRIES)
+    has_actions = any(e.opcode == opcode and e.service_action is not None for e in entries)
     if options > 3:
         return refused(bad_field(2, 2))
     if (options == 1 and has_actions) or (options == 2 and not has_actions):
         return refused(bad_field(3))
     wanted = int.from_bytes(cdb[4:6], "big") if has_actions else None
-    found = next((e for e in ENTRIES if e.opcode == opcode and e.service_action == wanted), None)
+    found = next((e for e in entries if e.opcode == opcode and e.service_action == wanted), None)
     if found is None:
         return good(bytes([0, 1, 0, 0])[:allocated])  # not supported
     usage = bytes.fromhex(found.usage)
@@ -123,6 +124,20 @@ ENTRIES = (
     Entry(0xAE, "aef6ffffffffffffffff0004", None, partial(transfer.write_and_verify, _12)),
     Entry(0xAF, "aff6ffffffffffffffff0004", None, partial(transfer.verify, _12)),
 )
+
+
+OF_THE_KERNEL = (
+    Entry(0x16, "160000000000"),
+    Entry(0x17, "170000000000"),
+    Entry(0x56, "56000000000000000000"),
+    Entry(0x57, "57000000000000000000"),
+    *(Entry(0x5E, f"5e{action:02x}0000000000ffff00", service_action=action) for action in range(4)),
+    *(Entry(0x5F, f"5f{action:02x}{used}0000ffffffff00", service_action=action)
+      for action, used in enumerate(("00", "ff", "ff", "00", "ff", "ff", "00", "00"))),
+)  # fmt: skip
+"""RESERVE, RELEASE, PERSISTENT RESERVE IN and OUT (SPC-4 6.15, 6.16): the kernel answers them, here they are
+only listed. It looks at no control byte.
+"""
 
 
 def _careful(entry: Entry) -> Entry:

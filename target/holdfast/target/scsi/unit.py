@@ -31,6 +31,8 @@ STANDBY = 0x2
 UNAVAILABLE = 0x3
 STATES_CHANGED = (0x2A, 0x06)
 """ASYMMETRIC ACCESS STATE CHANGED."""
+RESERVATIONS_PREEMPTED = (0x2A, 0x03)
+"""All registrations and reservations are gone, not by this initiator's doing."""
 POWER_ON = (0x29, 0x00)
 """POWER ON, RESET, OR BUS DEVICE RESET OCCURRED: what was not flushed may be lost."""
 
@@ -85,6 +87,8 @@ class Unit:
     read_only: bool = False
     groups: tuple[PortGroup, ...] = (PortGroup(1, 1),)
     here: int = 0
+    reservable: bool = False
+    """The kernel carries out commands about reservations; here it is only said that there are such."""
     attentions: UnitAttentions = field(default_factory=UnitAttentions)
     blocks: int = field(init=False)
     """Logical blocks. Here, not a property: every command asks."""

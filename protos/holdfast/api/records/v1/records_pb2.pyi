@@ -2430,6 +2430,7 @@ class Assignment(google.protobuf.message.Message):
     COLD_EPOCH_FIELD_NUMBER: builtins.int
     RELEASED_EPOCH_FIELD_NUMBER: builtins.int
     LIMITS_FIELD_NUMBER: builtins.int
+    MULTI_ATTACH_FIELD_NUMBER: builtins.int
     host_id: builtins.str
     volume_uid: builtins.str
     size_bytes: builtins.int
@@ -2463,6 +2464,8 @@ class Assignment(google.protobuf.message.Message):
     """As in the ReplicaRecord. Initiators that were logged in before are told, once."""
     released_epoch: builtins.int
     """As in the ReplicaRecord."""
+    multi_attach: builtins.bool
+    """As in the VolumeRecord: nobody may reserve such a volume."""
     @property
     def attachments(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___AssignedAttachment]: ...
     @property
@@ -2504,8 +2507,9 @@ class Assignment(google.protobuf.message.Message):
         cold_epoch: builtins.int = ...,
         released_epoch: builtins.int = ...,
         limits: global___VolumeLimits | None = ...,
+        multi_attach: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["limits", b"limits"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["accept_half_synced", b"accept_half_synced", "attachments", b"attachments", "boot_id", b"boot_id", "cold_epoch", b"cold_epoch", "deleting", b"deleting", "epoch", b"epoch", "host_id", b"host_id", "initialized", b"initialized", "keep_generation", b"keep_generation", "limits", b"limits", "naa", b"naa", "nbd_port", b"nbd_port", "needs_mirror", b"needs_mirror", "origin_snapshot_uid", b"origin_snapshot_uid", "peers", b"peers", "portal_group", b"portal_group", "primary_host_id", b"primary_host_id", "released_epoch", b"released_epoch", "role", b"role", "size_bytes", b"size_bytes", "snapshots", b"snapshots", "target_iqn", b"target_iqn", "verify_rate_bytes_s", b"verify_rate_bytes_s", "verify_request", b"verify_request", "volume_uid", b"volume_uid", "yield_to_host_id", b"yield_to_host_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["accept_half_synced", b"accept_half_synced", "attachments", b"attachments", "boot_id", b"boot_id", "cold_epoch", b"cold_epoch", "deleting", b"deleting", "epoch", b"epoch", "host_id", b"host_id", "initialized", b"initialized", "keep_generation", b"keep_generation", "limits", b"limits", "multi_attach", b"multi_attach", "naa", b"naa", "nbd_port", b"nbd_port", "needs_mirror", b"needs_mirror", "origin_snapshot_uid", b"origin_snapshot_uid", "peers", b"peers", "portal_group", b"portal_group", "primary_host_id", b"primary_host_id", "released_epoch", b"released_epoch", "role", b"role", "size_bytes", b"size_bytes", "snapshots", b"snapshots", "target_iqn", b"target_iqn", "verify_rate_bytes_s", b"verify_rate_bytes_s", "verify_request", b"verify_request", "volume_uid", b"volume_uid", "yield_to_host_id", b"yield_to_host_id"]) -> None: ...
 
 global___Assignment = Assignment
