@@ -13,6 +13,7 @@ from holdfast.base.limits import (
     LINK_LOST_S,
     REGION_BYTES,
 )
+from holdfast.replicator.chores import Snapshots
 from holdfast.replicator.following import Role
 from holdfast.replicator.testing import FakeSource, Host, Pair
 from holdfast.replicator.testing_disk import Disk
@@ -479,3 +480,20 @@ def test_a_primary_whose_copy_is_new_serves_only_while_its_volume_is(rig: Rig) -
     assert not replica.report().serving and not replica.report().gives_up
     pair.tell("b", Role.PRIMARY, 3, "b", may_be_new=False, accept_half_synced=True)
     pair.until(lambda: replica.report().serving)
+
+
+def test_who_has_left_the_set_vouches_for_no_view_when_it_is_back(rig: Rig) -> None:
+    """Its boot is another one, or its copy was made equal: views that it had are dropped."""
+    pair = rig.pair
+    pair.tell("a", Role.PRIMARY, 1, "ab", snapshots=Snapshots(freeze=("s1",)))
+    chores = pair.leading.chores
+    pair.until(lambda: chores.frozen == {"s1": ("b",)})
+    pair.kill("b")
+    pair.until(lambda: pair.leading.wants_leave_out == ("b",))
+    pair.tell("a", Role.PRIMARY, 2, "a", snapshots=Snapshots(freeze=("s1",)))
+    pair.start("b", Role.JOINER, 2, "a")
+    pair.until(lambda: pair.leading.wants_join[0] == "b")
+    pair.tell("b", Role.MIRROR, 3, "ab")
+    pair.tell("a", Role.PRIMARY, 3, "ab", snapshots=Snapshots(freeze=("s1",)))
+    pair.until(lambda: pair.primary.writes)
+    assert chores.frozen == {"s1": ()} and "s1" not in pair.b.store.state.views

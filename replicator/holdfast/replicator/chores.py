@@ -2,7 +2,7 @@
 
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,6 +76,11 @@ class Chores:
 
     def _gate(self, wanted: GateWanted) -> Gate:
         return Gate(self._loop, wanted, secrets.token_hex(8), self._on_change)
+
+    def only_on(self, members: Collection[str]) -> None:
+        """Who has left the set has lost its views, also if it comes back before anybody was told of them."""
+        for uid, hosts in self.frozen.items():
+            self.frozen[uid] = tuple(host for host in hosts if host in members)
 
     def give_up_gates(self, why: str) -> None:
         """Whatever waits for other volumes waits no longer."""

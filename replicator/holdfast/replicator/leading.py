@@ -108,6 +108,7 @@ class Leading:
         self._entered = False
         self._refresh()
         self.chores.give_up_gates("another epoch of its volume began.")
+        self.chores.only_on(wanted.members)
         for partner in self.partners.values():
             partner.link.pause("another epoch begins")
         made: dict[str, Bitmap] = {}
