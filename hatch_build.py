@@ -14,7 +14,11 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-TWINS = ("target/holdfast/target/_ring.c",)
+TWINS = (
+    "base/holdfast/base/nbd/_wire.c",
+    "replicator/holdfast/replicator/_files.c",
+    "target/holdfast/target/_ring.c",
+)
 HEADERS = "base/holdfast/base"
 
 

@@ -46,6 +46,10 @@ class Yes:
             self._loop.call_soon(self._answer)
         self._answers.append(done)
 
+    def write_all(self, requests: list[Request], dones: list[Done]) -> None:
+        for request, done in zip(requests, dones, strict=True):
+            self.write(request.offset, request.buffers, request.fua, done)
+
     def zero(self, offset: int, length: int, fua: bool, done: Done) -> None:
         self.write(offset, [], fua, done)
 

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import pytest
 
-from holdfast.base.device import Device, Op, Outcome, Request
+from holdfast.base.device import Device, Op, Outcome, Request, submit_each
 from holdfast.base.errors import StaleEpoch
 from holdfast.base.limits import MIB
 from holdfast.base.loop import Loop
@@ -66,6 +66,9 @@ class FakeFront:
         self.active = False
         self.refused = 0
         self.held: list[Request] = []
+
+    def submit_all(self, requests: list[Request]) -> None:
+        submit_each(self, requests)
 
     def submit(self, request: Request) -> None:
         if self.active:

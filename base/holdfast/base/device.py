@@ -91,11 +91,21 @@ class LookRequest(Request):
         self.runs: Runs = []
 
 
+def submit_each(device: "Device", requests: list[Request]) -> None:
+    """`submit_all` of a device that does nothing together."""
+    for request in requests:
+        device.submit(request)
+
+
 class Device(Protocol):
     @property
     def size_bytes(self) -> int: ...
 
     def submit(self, request: Request) -> None: ...
+
+    def submit_all(self, requests: list[Request]) -> None:
+        """As `submit` of each, one after the other: they came together."""
+        ...
 
 
 def fill(buffers: Iterable[memoryview], pieces: Iterable[bytes | bytearray | memoryview]) -> None:

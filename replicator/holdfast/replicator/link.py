@@ -49,10 +49,13 @@ class Sent:
 
     def confirmed(self, outcome: Outcome) -> None:
         """What the session at hand says of it."""
+        link = self._link
         if outcome is _OK:
-            self._link.confirm(self)
+            link._heard_of = True
+            if link._unconfirmed.pop(self, self) is None:
+                self.done(_OK)
         else:
-            self._link.refuse(self, outcome)
+            link.refuse(self, outcome)
 
 
 class Link:
@@ -162,6 +165,14 @@ class Link:
             talk.transmit(request, sent.confirmed)
         return sent
 
+    def send_all(self, requests: list[Request], dones: list[Done]) -> list[Sent]:
+        """As `send` of each of these WRITEs, in their order."""
+        sents = [Sent(self, request, done) for request, done in zip(requests, dones, strict=True)]
+        self._unconfirmed.update(dict.fromkeys(sents))
+        if self._sending is not None:
+            self._sending.write_all(requests, [sent.confirmed for sent in sents])
+        return sents
+
     def holds(self, sent: Sent) -> bool:
         """It is not confirmed, and was not taken back."""
         return sent in self._unconfirmed
@@ -192,12 +203,6 @@ class Link:
         self._sending = talk = self.talk()
         for sent in list(self._unconfirmed):
             talk.transmit(sent.request, sent.confirmed)
-
-    def confirm(self, sent: Sent) -> None:
-        """That host has done it."""
-        self._heard_of = True
-        if self._unconfirmed.pop(sent, sent) is None:
-            sent.done(_OK)
 
     def refuse(self, sent: Sent, outcome: Outcome) -> None:
         """That host has answered otherwise."""

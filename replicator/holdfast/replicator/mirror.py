@@ -106,7 +106,7 @@ class Host(Protocol):
         """Raises StaleEpoch if a session of `epoch` is not to be served."""
 
 
-_READ, _FLUSH = Op.READ, Op.FLUSH
+_READ, _WRITE, _FLUSH = Op.READ, Op.WRITE, Op.FLUSH
 
 
 class _Served(Turn):
@@ -194,6 +194,28 @@ class MirrorExport:
         elif self._local.order.enter(served):
             self.begin(served)
 
+    def submit_all(self, requests: list[Request]) -> None:
+        """`submit` of each, one after the other; WRITEs of which no step has to wait are applied together."""
+        local, enter, together = self._local, self._local.order.enter, list[_Served]()
+        for request in requests:
+            plain = request.op is _WRITE and not (request.fua or self._ended or local.store.missing.left)
+            if not (plain and self._greeted):
+                self._apply_all(together)
+                together = []
+                self.submit(request)
+                continue
+            self._one_more()
+            served = _Served(self, request)
+            if not enter(served):
+                continue
+            if local.is_prepared(request.offset, request.length):
+                together.append(served)
+            else:
+                self._apply_all(together)
+                together = []
+                self.begin(served)
+        self._apply_all(together)
+
     def block_status(self, context: str, offset: int, length: int, done: StatusDone) -> None:
         done(Outcome.INVALID)
 
@@ -246,6 +268,10 @@ class MirrorExport:
             local.prepare(
                 request.offset, request.length, partial(self._apply, request, served.ended), served.ended
             )
+
+    def _apply_all(self, together: list[_Served]) -> None:
+        if together:
+            self._local.apply_all([one.request for one in together], [one.ended for one in together])
 
     def _apply(self, request: Request, end: Done) -> None:
         if self._ended:

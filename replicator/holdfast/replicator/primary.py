@@ -191,18 +191,41 @@ class Primary:
             request.done(Outcome.OK)
         elif request.op is _WRITE and self._plain and not self.local.store.missing.left:
             # The way of nearly every write, as `_admit`, `begin` and `_prepare` have it step by step.
-            job = Job(self, request, self._swept_s)
-            self._jobs[job] = None
-            job.counted = True
-            self._writing += 1
-            if self._order.enter(job):
-                job.holds = True
-                if self.local.is_prepared(request.offset, request.length):
-                    self._replicate(job)
-                else:
-                    self._prepare(job)
+            job = self._enter(request)
+            if job.holds:
+                self._prepare(job)
         else:
             self._take_on(Job(self, request, self._swept_s))
+
+    def submit_all(self, requests: list[Request]) -> None:
+        """`submit` of each, one after the other. WRITEs of which no step has to wait go on together: sent to
+        the others in one go, before any is applied here, so that all hosts are at work at once.
+        """
+        local, together = self.local, list[Job]()
+        for request in requests:
+            offset, length = request.offset, request.length
+            plain = request.op is _WRITE and self._plain and not (request.fua or local.store.missing.left)
+            job = self._enter(request) if plain and 0 <= offset < offset + length <= self.size_bytes else None
+            if job is not None and job.holds and local.is_prepared(offset, length):
+                together.append(job)
+            elif job is None or job.holds:
+                # Whatever this one brings about, those before it have begun.
+                self._replicate_all(together)
+                together = []
+                if job is not None:
+                    self._prepare(job)
+                else:
+                    self.submit(request)
+        self._replicate_all(together)
+
+    def _enter(self, request: Request) -> Job:
+        """The job of a WRITE that is admitted; it holds its turn, or waits for it."""
+        job = Job(self, request, self._swept_s)
+        self._jobs[job] = None
+        job.counted = True
+        self._writing += 1
+        job.holds = self._order.enter(job)
+        return job
 
     def fill(self, request: Request) -> None:
         """Write what the origin has, unless the extents were overwritten meanwhile (hydrate.py)."""
@@ -394,6 +417,22 @@ class Primary:
                 job.waiting += 1
                 job.sent = (*job.sent, (partner, partner.link.send(request, job.there)))
         local.apply(request, job.here, not job.fill)
+
+    def _replicate_all(self, jobs: list[Job]) -> None:
+        """`_replicate` of WRITEs without FUA that are prepared, just now."""
+        partners = self.partners
+        if len(jobs) < 2 or self.local.suspect or not all(partner.required for partner in partners):
+            for job in jobs:
+                self._replicate(job)
+            return
+        requests = [job.request for job in jobs]
+        for job in jobs:
+            job.waiting = 1 + len(partners)
+        for partner in partners:
+            sents = partner.link.send_all(requests, [job.there for job in jobs])
+            for job, sent in zip(jobs, sents, strict=True):
+                job.sent = (*job.sent, (partner, sent))
+        self.local.apply_all(requests, [job.here for job in jobs])
 
     def _flush(self, job: Job) -> None:
         job.waiting, job.hard = 1, True

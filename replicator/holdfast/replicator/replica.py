@@ -52,6 +52,14 @@ class Front:
             self._refused_at_s = self._loop.now()
             request.done(Outcome.STANDBY)
 
+    def submit_all(self, requests: list[Request]) -> None:
+        """`submit` of each, one after the other."""
+        if self.leading is not None:
+            self.leading.primary.submit_all(requests)
+        else:
+            for request in requests:
+                self.submit(request)
+
 
 @dataclass(frozen=True)
 class ReplicaReport:

@@ -24,6 +24,7 @@ class Session(Protocol):
     """
 
     def write(self, offset: int, buffers: list[memoryview], fua: bool, done: Done) -> None: ...
+    def write_all(self, requests: list[Request], dones: list[Done]) -> None: ...
     def zero(self, offset: int, length: int, fua: bool, done: Done) -> None: ...
     def flush(self, done: Done) -> None: ...
     def control(self, payload: bytes, done: Callable[[Outcome, bytes], None]) -> None: ...
@@ -40,6 +41,8 @@ class Talk:
         self._session = session
         self.write = session.write
         """As `transmit`, of a WRITE."""
+        self.write_all = session.write_all
+        """Of WRITEs that come together; they leave at once, if they can."""
         self._heard = heard
         self._broken = broken
         self._asking: dict[int, Resume] = {}

@@ -143,6 +143,10 @@ class FakeSession:
 
         self._queue(copy)
 
+    def write_all(self, requests: list[Request], dones: list[Done]) -> None:
+        for request, done in zip(requests, dones, strict=True):
+            self.write(request.offset, request.buffers, request.fua, done)
+
     def zero(self, offset: int, length: int, fua: bool, done: Done) -> None:
         self._queue(lambda: partial(self._deliver, Op.ZERO, offset, length, bytearray(), fua, done))
 

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from random import Random
 
-from holdfast.replicator.files import BitsFile, DataFile, Files
+from holdfast.base.device import Request
+from holdfast.replicator.files import BitsFile, DataFile, Files, one_by_one
 
 SECTOR_BYTES = 512
 PAGE_BYTES = 4096
@@ -325,6 +326,9 @@ class _DiskData(DataFile):
         assert len(content) == length
         self._inode.content.write(offset, content)
         self._disk.on_data(self._name, offset, content)
+
+    def write_all(self, requests: list[Request]) -> tuple[int, OSError | None]:
+        return one_by_one(self.write, requests)
 
     def zero(self, offset: int, length: int) -> None:
         assert self._open, f"{self._name} is closed"

@@ -121,25 +121,32 @@ class RingServer:
     def _serve(self) -> None:
         if self.closed:
             return
-        decide, unit, submit, requests = commands.plan, self.unit, self.device.submit, self._requests
+        decide, unit, requests = commands.plan, self.unit, self._requests
+        together: list[Request] = []
+        """READs and WRITEs that follow each other."""
         self.came_s = self._loop.now()
         for command in self._ring.drain(self._plain(unit)):
             if not isinstance(command, Command):
-                submit(command)
+                together.append(command)
                 continue
             plan = decide(command.cdb, unit, command.content)
+            if type(plan) is Transfer and command.length == plan.length and plan.op is not _COMPARE:
+                requests[command.id] = request = _Whole(self, command, plan)
+                together.append(request)
+                continue
+            if together:
+                self.device.submit_all(together)
+                together = []
             if type(plan) is Transfer:
-                if command.length == plan.length and plan.op is not _COMPARE:
-                    requests[command.id] = request = _Whole(self, command, plan)
-                    submit(request)
-                else:
-                    self._transfer(command, plan)
+                self._transfer(command, plan)
             elif type(plan) is Answer:
                 self._answer(command, plan)
             elif type(plan) is Steps:
                 _Run(self, command.id, plan).next()
             elif type(plan) is Look:
                 self._look(command, plan)
+        if together:
+            self.device.submit_all(together)
         for notice in self._ring.notices:
             log.info("initiator's %s for commands %s", notice.name, notice.command_ids)
         self._ring.notices.clear()

@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Callable
 from mmap import mmap
 
-from holdfast.base.device import LookRequest, Op, Outcome, Request
+from holdfast.base.device import LookRequest, Op, Outcome, Request, submit_each
 
 
 class BufferDevice:
@@ -30,6 +30,9 @@ class BufferDevice:
             self.held.append(request)
         else:
             self._end(request)
+
+    def submit_all(self, requests: list[Request]) -> None:
+        submit_each(self, requests)
 
     def release(self, index: int = 0) -> None:
         """End the held request at `index`."""

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 
-from holdfast.base.device import Device, Outcome, Request
+from holdfast.base.device import Device, Outcome, Request, submit_each
 from holdfast.base.errors import HoldfastError
 from holdfast.base.loop import Loop
 from holdfast.target.control import Desired, DesiredRing
@@ -43,6 +43,9 @@ class NoReplica:
 
     def submit(self, request: Request) -> None:
         request.done(Outcome.STANDBY)
+
+    def submit_all(self, requests: list[Request]) -> None:
+        submit_each(self, requests)
 
 
 class Ring:

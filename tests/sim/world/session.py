@@ -11,8 +11,9 @@ from typing import Protocol
 
 from holdfast.base.device import Done, Op, Outcome, Request
 from holdfast.base.errors import HoldfastError
-from holdfast.base.nbd.export import ControlDone, Export
+from holdfast.base.nbd.export import ControlDone
 from holdfast.base.tls import PeerIdentity
+from holdfast.replicator.mirror import MirrorExport
 
 from .net import Connection, Network
 from .process import Process
@@ -30,7 +31,7 @@ class Listener(Protocol):
 
     loop: Process
 
-    def open_export(self, peer_host_id: str, epoch: int) -> Export: ...
+    def open_export(self, peer_host_id: str, epoch: int) -> MirrorExport: ...
 
 
 class Watcher(Protocol):
@@ -94,7 +95,7 @@ class ClientSession:
         """What it serves was thrown away: what it still does there is nobody's."""
         self._client = client
         self._server: Process | None = None
-        self._export: Export | None = None
+        self._export: MirrorExport | None = None
         self._find = find
         self._watcher = watcher
         self._on_ready = on_ready
@@ -110,6 +111,12 @@ class ClientSession:
     def write(self, offset: int, buffers: list[memoryview], fua: bool, done: Done) -> None:
         length = sum(len(buffer) for buffer in buffers)
         self._queue(Sending(Op.WRITE, offset, length, done, buffers, fua))
+
+    def write_all(self, requests: list[Request], dones: list[Done]) -> None:
+        """They leave at once: before the primary has applied them."""
+        for request, done in zip(requests, dones, strict=True):
+            self.write(request.offset, request.buffers, request.fua, done)
+        self._send()
 
     def zero(self, offset: int, length: int, fua: bool, done: Done) -> None:
         self._queue(Sending(Op.ZERO, offset, length, done, None, fua))
@@ -195,14 +202,22 @@ class ClientSession:
             self._server.deliver(partial(self._take, messages))
 
     def _take(self, messages: list[Sending]) -> None:
+        together: list[Request] = []
         for message in messages:
             if self._export is None or not self.connection.server_open:
                 return
+            if message.op is Op.WRITE:
+                together.append(self._request(message, message.op))
+                continue
+            self._export.submit_all(together)
+            together = []
             if message.op is None:
                 self._watcher.session_heard(self, message.payload)
                 self._export.control(message.payload, self._said(message))
             else:
                 self._export.submit(self._request(message, message.op))
+        if self._export is not None and self.connection.server_open:
+            self._export.submit_all(together)
 
     def _said(self, message: Sending) -> ControlDone:
         def said(outcome: Outcome, payload: bytes) -> None:

@@ -34,7 +34,11 @@ class Served(Protocol):
 
 
 class Export(Protocol):
-    """One named range of bytes. All of it runs on the server's loop; every `done` is called exactly once."""
+    """One named range of bytes. All of it runs on the server's loop; every `done` is called exactly once.
+
+    One that has `submit_all(requests)` too is given WRITEs that came together by that, all of them, even if
+    the connection ends with the first.
+    """
 
     @property
     def size_bytes(self) -> int: ...

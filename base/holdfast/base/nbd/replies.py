@@ -5,9 +5,20 @@ from collections.abc import Callable
 from holdfast.base.device import Outcome
 from holdfast.base.nbd import wire
 from holdfast.base.nbd.stream import Stream
+from holdfast.base.twins import twin
 
 _MAGIC = wire.SIMPLE_REPLY_MAGIC
 _pack_simple = wire.SIMPLE_REPLY.pack
+
+
+_quick = twin("holdfast.base.nbd._wire")
+
+
+def _pack_good(cookies: list[int]) -> bytes:
+    if _quick is not None:
+        packed: bytes = _quick.replies(cookies)
+        return packed
+    return b"".join([_pack_simple(_MAGIC, 0, cookie) for cookie in cookies])
 
 
 class Replies:
@@ -22,6 +33,7 @@ class Replies:
     def __init__(self, stream: Stream, structured: bool, schedule: Callable[[], None]) -> None:
         self._stream = stream
         self._out = stream.out
+        self._good: list[int] = []
         self._structured = structured
         self._schedule = schedule
         self._scheduled = False
@@ -31,7 +43,15 @@ class Replies:
 
     def simple(self, cookie: int, error: int) -> None:
         """Header only: any reply but one to READ or BLOCK_STATUS."""
+        if self._good:
+            self._pack_good()
         self._out.append(_pack_simple(_MAGIC, error, cookie))
+        if not self._scheduled:
+            self._wake()
+
+    def good(self, cookie: int) -> None:
+        """As `simple` without an error; many are packed at once."""
+        self._good.append(cookie)
         if not self._scheduled:
             self._wake()
 
@@ -66,6 +86,8 @@ class Replies:
     def send(self) -> bool:
         """Send what can be sent; True if nothing is left. Raises Lost."""
         self._scheduled = False
+        if self._good:
+            self._pack_good()
         done = self._stream.flush()
         self.backlog_bytes = 0 if done else sum(map(len, self._out))
         return done
@@ -74,14 +96,21 @@ class Replies:
         """The connection is over: what comes from now on goes nowhere."""
         self._closed = self._scheduled = True
         self._out = []
+        self._good = []
 
     def _add(self, *pieces: bytes | memoryview) -> None:
+        if self._good:
+            self._pack_good()
         self._out.extend(pieces)
         self.backlog_bytes += sum(map(len, pieces))
         if not self._scheduled:
             self._wake()
         elif self._closed:
             self._out.clear()
+
+    def _pack_good(self) -> None:
+        self._out.append(_pack_good(self._good))
+        self._good = []
 
     def _wake(self) -> None:
         self._scheduled = True

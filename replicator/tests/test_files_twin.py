@@ -1,0 +1,88 @@
+"""Many writes at once, in C and in Python: the same requests, the same file and the same answer."""
+
+import errno
+import random
+import resource
+from pathlib import Path
+
+import pytest
+
+from holdfast.base.device import Op, Outcome, Request
+from holdfast.replicator import files
+from holdfast.replicator.files import DataFile, Files, one_by_one
+
+SIZE = 1 << 20
+STORIES = 60
+quick = files._quick
+
+pytestmark = pytest.mark.skipif(quick is None, reason="built without a compiler")
+
+
+def _ignored(_outcome: Outcome) -> None: ...
+
+
+def _requests(chance: random.Random) -> list[Request]:
+    """WRITEs that do not overlap; many follow the one before, some have several buffers, or very many."""
+    found, at = [], chance.randrange(4096)
+    while at < SIZE - 20_000 and len(found) < 40:
+        sizes = [chance.randrange(1, 2000) for _ in range(chance.choice((1, 1, 1, 2, 5)))]
+        if chance.random() < 0.05:
+            sizes = [1] * 300
+        content = [memoryview(chance.randbytes(size)) for size in sizes]
+        found.append(Request(Op.WRITE, at, sum(sizes), _ignored, content))
+        at += sum(sizes) + chance.choice((0, 0, 0, 1, 4096, 30_000))
+    if chance.random() < 0.5:
+        chance.shuffle(found)
+    return found
+
+
+def _write(data: DataFile, requests: list[Request]) -> None:
+    """As LocalReplica.apply_all goes on."""
+    count, error = data.write_all(requests)
+    assert error is None
+    for request in requests[count:]:
+        data.write(request.buffers, request.offset, request.length)
+
+
+def test_files_are_written_alike(directory: Path) -> None:
+    whole = 0
+    for seed in range(STORIES):
+        one = Files(directory).data(f"one-{seed}", SIZE, make=True)
+        two = Files(directory).data(f"two-{seed}", SIZE, make=True)
+        requests = _requests(random.Random(seed))
+        whole += one.write_all(requests) == (len(requests), None)
+        _write(one, requests)
+        assert one_by_one(two.write, requests) == (len(requests), None)
+        assert one.read(0, SIZE) == two.read(0, SIZE), f"seed {seed}"
+        one.close()
+        two.close()
+    assert whole
+
+
+def test_an_error_is_told_with_what_came_before_it(directory: Path) -> None:
+    data = Files(directory).data("data", SIZE, make=True)
+    requests = [Request(Op.WRITE, at, 512, _ignored, [memoryview(b"x" * 512)]) for at in (0, 4096, 8192)]
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        in_c = data.write_all(requests)
+        in_python = one_by_one(data.write, requests)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    for count, error in (in_c, in_python):
+        assert count == 1 and error is not None and error.errno == errno.EFBIG
+    data.close()
+    count, error = data.write_all(requests)
+    assert count == 0 and error is not None and error.errno == errno.EBADF
+
+
+def test_what_is_cut_short_is_left_to_be_written_again(directory: Path) -> None:
+    data = Files(directory).data("data", SIZE, make=True)
+    requests = [Request(Op.WRITE, at, 512, _ignored, [memoryview(b"x" * 512)]) for at in (0, 512, 1024)]
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (700, hard))
+    try:
+        assert data.write_all(requests) == (0, None)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    data.close()
