@@ -45,10 +45,12 @@ class _Wire:
 class _End:
     """A server's end of one connection, and what it says."""
 
-    def __init__(self, export: MemoryExport, agreed: Agreed | None = None) -> None:
+    def __init__(
+        self, export: MemoryExport, agreed: Agreed | None = None, budget_bytes: int = BUDGET_BYTES
+    ) -> None:
         self.wire = _Wire()
         self.replies = Replies(self.wire, bool(agreed and agreed.structured), lambda: None)
-        self.transmission = Transmission(export, agreed or Agreed(), ChunkPool(), self.replies)
+        self.transmission = Transmission(export, agreed or Agreed(), ChunkPool(), self.replies, budget_bytes)
 
     def feed(self, data: bytes, sizes: Callable[[], int] = lambda: 1 << 30) -> None:
         """Let `data` arrive in pieces of `sizes()` bytes, as a connection would."""
@@ -325,15 +327,16 @@ def test_nothing_is_taken_past_the_request_limit() -> None:
     assert end.simple_replies() == [(0, cookie) for cookie in range(REQUESTS_MAX + 100)]
 
 
-def test_nothing_is_taken_past_the_memory_budget() -> None:
+@pytest.mark.parametrize("budget_bytes", [BUDGET_BYTES, 4 * MIB])
+def test_nothing_is_taken_past_the_memory_budget(budget_bytes: int) -> None:
     export = MemoryExport(4 * MIB)
     export.hold = True
-    end = _End(export)
+    end = _End(export, budget_bytes=budget_bytes)
     taken = 0
     while not end.transmission.over_budget:
         end.feed(_write(taken, 0, bytes(1 * MIB)))
         taken += 1
-    assert taken + 2 >= BUDGET_BYTES // MIB and end.transmission._held_bytes <= BUDGET_BYTES + 2 * MIB
+    assert taken + 2 >= budget_bytes // MIB and end.transmission._held_bytes <= budget_bytes + 2 * MIB
     export.release()
     assert not end.transmission.over_budget and end.transmission._held_bytes == CHUNK_BYTES
 

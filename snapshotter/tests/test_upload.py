@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from holdfast.base.errors import DataLoss, Precondition
 from holdfast.base.limits import EXTENT_BYTES, GIB, MIB, TIB
+from holdfast.snapshotter.buffers import PackBuffers
 from holdfast.snapshotter.frozen import ViewLost
 from holdfast.snapshotter.objects import ObjectStore
 from holdfast.snapshotter.objects_directory import DirectoryStore
@@ -408,3 +410,50 @@ def test_memory_does_not_grow_with_the_volume(directory: DirectoryStore, tmp_pat
     held = (SMALL.uploads + 1) * 2 * 2 * SMALL.pack_bytes + (SMALL.batches_ahead + 4) * 3 * EXTENT_BYTES * 2
     assert peak_bytes < held + 8 * MIB < stored
     assert directory_names(tmp_path)
+
+
+# Memory.
+
+
+def test_uploads_share_what_packs_are_made_in(directory: DirectoryStore) -> None:
+    """Three at once, on a store that takes nothing for a while: so many packs are held, and no more."""
+    gate, held = threading.Event(), []
+
+    class Counted(PackBuffers):
+        def take(self, stop: threading.Event) -> bytearray:
+            buffer = super().take(stop)
+            held.append(self.taken)
+            if self.taken == 4:
+                gate.set()
+            return buffer
+
+    class Slow(FaultyStore):
+        def put(self, name: str, data: bytes | bytearray) -> None:
+            assert gate.wait(60), "all are taken by then"
+            super().put(name, data)
+
+    buffers, store, stop = Counted(4), Slow(directory), threading.Event()
+    views = [scribbled(seed, GIB, 20).freeze() for seed in (31, 32, 33)]
+
+    def run(number: int) -> str:
+        job = Job(UIDS[number], "a" * 24, GIB, 0)
+        patient = PatientStore(store, stop, lambda _: None)
+        return Upload(job, patient, stop, SMALL, buffers=buffers).run(views[number]).manifest
+
+    with ThreadPoolExecutor(3) as threads:
+        manifests = list(threads.map(run, range(3)))
+    for manifest, view in zip(manifests, views, strict=True):
+        assert differing_extents(directory, manifest, view) == []
+    assert max(held) == 4 and buffers.taken == 0
+    assert buffers.made == 0, "nothing is kept when nobody uploads"
+
+
+def test_an_upload_that_ends_gives_its_packs_back(directory: DirectoryStore) -> None:
+    buffers, stop = PackBuffers(3), threading.Event()
+    faulty = FaultyStore(directory)
+    faulty.rules.append(Rule("put", "pack-", Fault.UNREACHABLE, after=1))
+    job = Job(UIDS[3], "a" * 24, GIB, 0)
+    patient = PatientStore(faulty, stop, lambda _: stop.set())
+    with pytest.raises(Stopped):
+        Upload(job, patient, stop, SMALL, buffers=buffers).run(scribbled(34, GIB, 60).freeze())
+    assert buffers.taken == 0

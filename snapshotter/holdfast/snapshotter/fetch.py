@@ -36,8 +36,9 @@ PIECES_MAX_BYTES = 48 * MIB
 """Longest that comes in pieces: a whole pack, which may be longer than its set size."""
 GAP_MAX_BYTES = 64 * KIB
 """Bytes between two wanted extents that are fetched and thrown away rather than asking twice."""
-EXTENTS_CACHE_BYTES = 64 * MIB
-AHEAD_BYTES = 96 * MIB
+EXTENTS_CACHE_BYTES = 32 * MIB
+AHEAD_BYTES = 72 * MIB
+"""Two sequences' longest, and something for a third."""
 GETS = 8
 """Ranged GETs under way at once."""
 ABANDONED_S = 5.0

@@ -16,6 +16,8 @@ ALLOCATION = "base:allocation"
 CHANGED = "holdfast:changed"
 READ_MAX_BYTES = 512 * KIB
 """One read's data: small enough that several are under way, large enough that their number is no cost."""
+READERS = 2
+"""So many threads read one view."""
 FLAG_ZERO = 2
 FLAG_CHANGED = 1
 

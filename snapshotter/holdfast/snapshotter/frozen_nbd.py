@@ -1,14 +1,18 @@
-"""A frozen view over NBD: two connections to the host that has it, one for maps and one for bytes."""
+"""A frozen view over NBD: connections to the host that has it, one for maps and some for bytes.
 
+Bytes come over more than one, since each waits between two calls of `read_many`, and the host meanwhile.
+"""
+
+import queue
 import ssl
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from holdfast.base.errors import HoldfastError
 from holdfast.base.nbd.client import Client
 from holdfast.base.tls import PeerIdentity
-from holdfast.snapshotter.frozen import ALLOCATION, CHANGED, ViewLost
+from holdfast.snapshotter.frozen import ALLOCATION, CHANGED, READERS, ViewLost
 
 DEPTH = 8
 """Requests under way: with those of READ_MAX_BYTES, 4 MiB."""
@@ -39,10 +43,19 @@ class NbdView:
         def connect(wanted: tuple[str, ...]) -> Client:
             return Client(address, name, contexts=wanted, tls=tls, expected=expected)
 
-        with _lost():
-            self._maps = connect(contexts)
-            self._bytes = _opened_after(self._maps, lambda: connect(()))
-        self._maps_lock, self._bytes_lock = threading.Lock(), threading.Lock()
+        self._opened: list[Client] = []
+        self._idle: queue.SimpleQueue[Client] = queue.SimpleQueue()
+        self._maps_lock = threading.Lock()
+        try:
+            with _lost():
+                self._maps = connect(contexts)
+                self._opened.append(self._maps)
+                for _ in range(READERS):
+                    self._opened.append(connect(()))
+                    self._idle.put(self._opened[-1])
+        except HoldfastError:
+            self.close()
+            raise
         lacking = set(contexts) - set(self._maps.contexts)
         if lacking:
             self.close()
@@ -53,24 +66,20 @@ class NbdView:
         return self._maps.size_bytes
 
     def read_many(self, ranges: Sequence[tuple[int, int]]) -> list[bytearray]:
-        with self._bytes_lock, _lost():
-            return [data for _, data in self._bytes.read_many(ranges, DEPTH)]
+        client = self._idle.get()
+        try:
+            with _lost():
+                return [data for _, data in client.read_many(ranges, DEPTH)]
+        finally:
+            self._idle.put(client)
 
     def block_status(self, context: str, offset: int, length: int) -> list[tuple[int, int, int]]:
         with self._maps_lock, _lost():
             return self._maps.block_status(context, offset, length)
 
     def close(self) -> None:
-        self._maps.close()
-        self._bytes.close()
-
-
-def _opened_after(first: Client, connect: Callable[[], Client]) -> Client:
-    try:
-        return connect()
-    except HoldfastError:
-        first.close()
-        raise
+        for client in self._opened:
+            client.close()
 
 
 @contextmanager

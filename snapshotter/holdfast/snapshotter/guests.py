@@ -26,7 +26,7 @@ CONNECTIONS_MAX = 256
 """Of all users together: a quarter of the server's."""
 THREADS = 4
 GETS = 4
-CACHE_BYTES = 64 * MIB
+CACHE_BYTES = 32 * MIB
 
 
 class Guests:

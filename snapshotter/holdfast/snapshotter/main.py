@@ -20,6 +20,7 @@ from holdfast.base.tls import TlsFiles, client_context, server_context
 from holdfast.metadata.etcd import Etcd
 from holdfast.metadata.health import HealthKeeper
 from holdfast.metadata.snapshotter_actions import SNAPSHOTTER_LEASE_TTL_S, SnapshotterActions
+from holdfast.snapshotter import allocator
 from holdfast.snapshotter.access import Access
 from holdfast.snapshotter.block_tokens import key_from
 from holdfast.snapshotter.blocks_api import BlockServicer
@@ -49,6 +50,8 @@ REGISTERED_WAIT_S = 5.0
 STOP_GRACE_S = 5.0
 """For an end in good order."""
 NBD_CONNECTIONS_MAX = 1024
+NBD_CONNECTION_BYTES = 16 * MIB
+"""What one connection may have asked for: as much as nbdcopy's does."""
 
 
 @click.command(context_settings={"show_default": True, "auto_envvar_prefix": "HOLDFAST_SNAPSHOTTER"})
@@ -131,6 +134,7 @@ def main(
     from the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY). SIGTERM ends it at once and gives its
     work back; what it has uploaded is used by the next.
     """
+    allocator.settle()
     logging.basicConfig(
         level=log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
@@ -195,7 +199,9 @@ class Process:
         self._readers = Readers(self._store, keys=self._keys)
         self._guests = Guests(self._store, keys=self._keys)
         exports = open_export(self._loop, Access(self._etcd_for_access), self._readers, self._guests)
-        self._nbd = Server(self._loop, exports, connections_max=NBD_CONNECTIONS_MAX)
+        self._nbd = Server(
+            self._loop, exports, connections_max=NBD_CONNECTIONS_MAX, budget_bytes=NBD_CONNECTION_BYTES
+        )
         self.nbd_port = self._nbd.listen_tcp(*split_address(listen_nbd), tls=server_context(tls))
         self._health = HealthKeeper(self._etcd, SERVICES)
         self._stagers = Stagers(self._etcd_for_access, self._store)

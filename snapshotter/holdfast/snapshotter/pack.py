@@ -40,12 +40,11 @@ class PackBuilder:
     """Collects extents until the caller finds it full.
 
     Args:
-        buffer: what the pack is made in, to be used again afterwards: memory that was just given back and
-            taken again costs the kernel as much as the checksums. It grows where it is too short.
+        buffer: what the pack is made in, to be used again afterwards. It grows where it is too short.
     """
 
     def __init__(self, buffer: bytearray | None = None) -> None:
-        self._buffer = bytearray() if buffer is None else buffer
+        self.buffer = bytearray() if buffer is None else buffer
         self._rows: list[PackRow] = []
         self._end = HEADER.size
 
@@ -72,14 +71,14 @@ class PackBuilder:
         size_bytes = self.size_bytes
         self._place(0, head)
         self._place(self._end, b"".join([table, trailer, digest]))
-        del self._buffer[size_bytes:]
-        return self._buffer
+        del self.buffer[size_bytes:]
+        return self.buffer
 
     def _place(self, at: int, data: Plain) -> None:
-        lacking = at + len(data) - len(self._buffer)
+        lacking = at + len(data) - len(self.buffer)
         if lacking > 0:
-            self._buffer.extend(bytes(max(lacking, _GROW_BYTES)))
-        with memoryview(self._buffer) as view:
+            self.buffer.extend(bytes(max(lacking, _GROW_BYTES)))
+        with memoryview(self.buffer) as view:
             view[at : at + len(data)] = data
 
 

@@ -2,15 +2,17 @@
 
 Packs are put by a few threads and may arrive in any order; they are handed on in the order of the volume,
 so that "everything below this extent is stored" is one number. At most `uploads` packs are on their way
-and one is being filled: that bounds the memory, which is used again and again.
+and one is being filled, and of all uploads together as many as there are buffers.
 """
 
+import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 from holdfast.snapshotter.blob import Blob
+from holdfast.snapshotter.buffers import PackBuffers
 from holdfast.snapshotter.draft import Outcome, Segment
 from holdfast.snapshotter.envelope import StoredObject
 from holdfast.snapshotter.pack import PackBuilder, PackRow
@@ -48,6 +50,8 @@ class Packing:
         threads: ThreadPoolExecutor,
         pack_bytes: int,
         uploads: int,
+        buffers: PackBuffers,
+        stop: threading.Event,
     ) -> None:
         self._put = put
         self._commit = commit
@@ -56,12 +60,16 @@ class Packing:
         self._uploads = uploads
         self._sent: deque[_Sent] = deque()
         self._end = 0
-        self._buffers: list[bytearray] = []
-        """Of packs that are stored."""
-        self._start_over()
+        self._buffers = buffers
+        self._stop = stop
+        self._builder: PackBuilder | None = None
+        self._outcomes: list[Outcome] = []
+        self._dealt = 0
 
     def blob(self, extent: int, blob: Blob) -> None:
-        """The extent is to be stored."""
+        """The extent is to be stored. May wait for a pack, of any upload, to be stored. Raises Stopped."""
+        if self._builder is None:
+            self._builder = PackBuilder(self._buffers.take(self._stop))
         self._builder.add(extent, blob)
 
     def zeros(self, first: int, end: int) -> None:
@@ -77,14 +85,15 @@ class Packing:
         """
         self._end = end
         self._dealt += dealt_extents
-        if self._builder.size_bytes >= self._pack_bytes or len(self._outcomes) >= self._OUTCOMES_MAX:
+        is_full = self._builder is not None and self._builder.size_bytes >= self._pack_bytes
+        if is_full or len(self._outcomes) >= self._OUTCOMES_MAX:
             self._send()
         while self._sent and (len(self._sent) >= self._uploads or self._is_stored(self._sent[0])):
             self._commit_first()
 
     def flush(self) -> None:
         """Send what there is, and wait until all is committed."""
-        if self._dealt or self._outcomes or self._builder.rows:
+        if self._dealt or self._outcomes or self._builder is not None:
             self._send()
         self.drain()
 
@@ -96,25 +105,25 @@ class Packing:
     _OUTCOMES_MAX = 65_536
     """Runs of zeros kept before a segment is cut without a pack being full."""
 
-    def _start_over(self) -> None:
-        self._builder = PackBuilder(self._buffers.pop() if self._buffers else None)
-        self._outcomes: list[Outcome] = []
-        self._dealt = 0
+    def close(self) -> None:
+        """Give back what is not sent; what is on its way ends by itself."""
+        if self._builder is not None:
+            self._buffers.give_back(self._builder.buffer)
+            self._builder = None
 
     def _send(self) -> None:
-        builder = self._builder
-        pack = None
-        if builder.rows:
+        builder, pack = self._builder, None
+        rows = list(builder.rows) if builder else []
+        if builder is not None:
             pack = self._threads.submit(self._build_and_put, builder)
-        self._sent.append(_Sent(self._outcomes, list(builder.rows), self._dealt, self._end, pack))
-        self._start_over()
+        self._sent.append(_Sent(self._outcomes, rows, self._dealt, self._end, pack))
+        self._builder, self._outcomes, self._dealt = None, [], 0
 
     def _build_and_put(self, builder: PackBuilder) -> StoredObject:
-        data = builder.build()
         try:
-            return self._put(data)
+            return self._put(builder.build())
         finally:
-            self._buffers.append(data)
+            self._buffers.give_back(builder.buffer)
 
     @staticmethod
     def _is_stored(sent: _Sent) -> bool:

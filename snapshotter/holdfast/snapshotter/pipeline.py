@@ -1,6 +1,6 @@
 """From a frozen view to blobs, in the order of the volume: read, compare, compress.
 
-One thread reads, some threads hash and compress (both leave the interpreter lock), and the caller's
+Some threads read, others hash and compress (both leave the interpreter lock), and the caller's
 thread puts the results in order into packs. At most `batches_ahead` batches are between the two ends.
 """
 
@@ -15,7 +15,7 @@ from holdfast.snapshotter import blob, frozen, plan
 from holdfast.snapshotter.base import Base
 from holdfast.snapshotter.blob import Blob, Plain, is_zero
 from holdfast.snapshotter.cipher import DataKey
-from holdfast.snapshotter.frozen import READ_MAX_BYTES, FrozenView
+from holdfast.snapshotter.frozen import READ_MAX_BYTES, READERS, FrozenView
 from holdfast.snapshotter.manifest import extents_of
 from holdfast.snapshotter.packing import Packing
 from holdfast.snapshotter.patient import Stopped
@@ -57,7 +57,7 @@ class Pipeline:
         self._batch_extents = batch_extents
         self._batches_ahead = batches_ahead
         self._busy: list[tuple[int, int]] | None = None
-        self._reader = ThreadPoolExecutor(1, "read")
+        self._reader = ThreadPoolExecutor(READERS, "read")
         self._workers = ThreadPoolExecutor(workers, "work")
 
     def total_bytes(self) -> int:

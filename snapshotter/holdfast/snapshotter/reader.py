@@ -12,7 +12,7 @@ from holdfast.snapshotter.fetch import Fetcher
 from holdfast.snapshotter.index import Index
 from holdfast.snapshotter.shard import SHARD_EXTENTS
 
-SHARDS_CACHE_BYTES = 64 * MIB
+SHARDS_CACHE_BYTES = 32 * MIB
 FLAGS_DATA = 0
 FLAGS_HOLE = 3
 """NBD's base:allocation: a hole, which reads as zeros."""

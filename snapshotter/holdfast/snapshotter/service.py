@@ -14,6 +14,7 @@ from holdfast.metadata.follow import follow
 from holdfast.metadata.records import decode
 from holdfast.metadata.snapshot_changes import Claimant
 from holdfast.metadata.snapshotter_actions import SnapshotterActions
+from holdfast.snapshotter.buffers import PackBuffers
 from holdfast.snapshotter.key_errors import KeyUnavailable
 from holdfast.snapshotter.keys import NO_KEYS, KeyService
 from holdfast.snapshotter.objects import ObjectStore
@@ -53,6 +54,7 @@ class Service:
         self._open_view = open_view
         self._settings = settings
         self._uploads = uploads
+        self._buffers = PackBuffers(settings.uploads + uploads)
         self._key_service = key_service
         self._stop = threading.Event()
         self._lock = threading.Lock()
@@ -138,6 +140,7 @@ class Service:
             stop,
             self._key_service,
             self.scrubber.suspect,
+            self._buffers,
         )
         try:
             task.run()

@@ -22,6 +22,7 @@ from holdfast.metadata.snapshotter_actions import SnapshotterActions
 from holdfast.snapshotter import keys
 from holdfast.snapshotter.assemble import Assembly, NotWhatWasSaid
 from holdfast.snapshotter.base import Base, writers_of
+from holdfast.snapshotter.buffers import PackBuffers
 from holdfast.snapshotter.cipher import DataKey
 from holdfast.snapshotter.frozen import FrozenView, ViewLost
 from holdfast.snapshotter.frozen_nbd import NbdView, export_name
@@ -76,6 +77,8 @@ class Task:
     key_service: KeyService = NO_KEYS
     on_lost: Callable[[str], None] = lambda snapshot_uid: None
     """Told of a base of which something cannot be read."""
+    buffers: PackBuffers | None = None
+    """Those of the process."""
 
     def run(self) -> bool:
         """Whether the snapshot is COMPLETED by this. Raises Stopped, Precondition or NotFound (nothing is
@@ -125,6 +128,7 @@ class Task:
                 self.stop,
                 self.settings,
                 Reports(reporter.progress, reporter.checkpoint, time.monotonic),
+                buffers=self.buffers,
             )
             for name in reversed(record.checkpoints):
                 if upload.resume(name):

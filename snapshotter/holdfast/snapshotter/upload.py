@@ -1,6 +1,6 @@
 """The upload of one snapshot: from a frozen view to a manifest in the object store.
 
-    plan a window → read batches (one thread) → zeros? as in the base? else compress (some threads)
+    plan a window → read batches (some threads) → zeros? as in the base? else compress (some threads)
     → fill a pack → put packs (some threads) → commit in order → checkpoint now and then
     → index objects → confirm all that was put; upload again what is lost → manifest, last
 
@@ -9,7 +9,8 @@ manifest or a checkpoint names it; all of them are confirmed to be there before 
 before the caller records COMPLETED. A breach would make a snapshot that says COMPLETED and cannot be read;
 the other way round costs only garbage.
 
-Memory: `batches_ahead` batches, `uploads` + 1 packs, a few shards, and 64 bytes a shard of the volume.
+Memory: `batches_ahead` batches, a few shards, and 64 bytes a shard of the volume; and packs: `uploads` + 1,
+and of all uploads of a process as many as there are `buffers`.
 """
 
 import hashlib
@@ -25,6 +26,7 @@ from holdfast.base.errors import DataLoss, Unavailable
 from holdfast.base.limits import EXTENT_BYTES, MIB
 from holdfast.snapshotter import checkpoint, manifest, ring
 from holdfast.snapshotter.base import Base
+from holdfast.snapshotter.buffers import PackBuffers
 from holdfast.snapshotter.checkpoint import Counters
 from holdfast.snapshotter.cipher import DataKey
 from holdfast.snapshotter.confirm import lost_objects
@@ -120,6 +122,7 @@ class Upload:
         settings: Settings | None = None,
         reports: Reports | None = None,
         namer: Namer | None = None,
+        buffers: PackBuffers | None = None,
     ) -> None:
         self._job = job
         self._store = store
@@ -127,6 +130,7 @@ class Upload:
         self._settings = settings or Settings()
         self._reports = reports or Reports()
         self._namer = namer or Namer(job.snapshot_uid)
+        self._buffers = buffers or PackBuffers(self._settings.uploads + 1)
         self._names = threading.Lock()
         self._base = job.base
         self._draft = new_draft(job.base)
@@ -201,7 +205,15 @@ class Upload:
             settings.batches_ahead,
             job.key,
         )
-        packing = Packing(self._put_pack, self._commit, puts, settings.pack_bytes, settings.uploads)
+        packing = Packing(
+            self._put_pack,
+            self._commit,
+            puts,
+            settings.pack_bytes,
+            settings.uploads,
+            self._buffers,
+            self._stop,
+        )
         try:
             self._total_bytes = self._before_bytes + pipeline.total_bytes()
             self._progress()
@@ -213,7 +225,8 @@ class Upload:
             raise
         finally:
             pipeline.close()
-            puts.shutdown(wait=True, cancel_futures=True)
+            puts.shutdown(wait=True)  # What was sent: it has a buffer. A stop ends it soon.
+            packing.close()
         self._draft.finish()
         if self._draft.waiting_bytes:
             self._store_waiting()

@@ -25,6 +25,7 @@ from holdfast.base.errors import (
 )
 from holdfast.base.limits import EXTENT_BYTES, MIB
 from holdfast.base.nbd import wire
+from holdfast.base.nbd.blocking_tls import TlsSocket
 from holdfast.base.nbd.client_replies import Reading, read_reply
 from holdfast.base.nbd.handshake import Handshake
 from holdfast.base.nbd.negotiation import Phase
@@ -72,7 +73,7 @@ class Client:
         """Who the server has proved to be; None in clear."""
         handshake = Handshake(export_name, tls=tls is not None, structured=True, contexts=contexts)
         try:
-            self._sock = _connect(address, timeout_s)
+            self._sock: socket.socket | TlsSocket = _connect(address, timeout_s)
         except OSError as error:
             raise Unavailable("NBD_UNREACHABLE", f"{self._where} cannot be reached: {error}.") from error
         try:
@@ -260,7 +261,7 @@ class Client:
         header = wire.REQUEST.pack(wire.REQUEST_MAGIC, flags, kind, self._cookie, offset, length)
         if data is None:
             self._sock.sendall(header)
-        elif isinstance(self._sock, ssl.SSLSocket):
+        elif isinstance(self._sock, TlsSocket):
             self._sock.sendall(header + data[: 16 * 1024])
             self._sock.sendall(data[16 * 1024 :])
         else:
@@ -289,11 +290,13 @@ class Client:
             raise ProtocolError("the server sent more than the handshake")
 
     def _start_tls(self, tls: ssl.SSLContext, expected: PeerIdentity | None) -> None:
+        assert isinstance(self._sock, socket.socket)
         try:
-            self._sock = tls.wrap_socket(self._sock)
+            secured = TlsSocket(self._sock, tls)
         except ssl.SSLError as error:
             raise Unauthenticated("TLS_FAILED", f"{self._where}: TLS was not agreed on: {error}.") from error
-        peer = peer_identity(self._sock)
+        self._sock = secured
+        peer = peer_identity(secured.tls)
         self.peer = peer
         if expected is not None and peer != expected:
             raise Unauthenticated("WRONG_PEER", f"{self._where}: the server is {peer}, not {expected}.")

@@ -4,8 +4,8 @@ Every kind that the protocol has for what we ask is understood, not only what ou
 client is also used against servers that nobody here wrote.
 """
 
-import socket
 import struct
+from typing import Protocol
 
 from holdfast.base.nbd import wire
 from holdfast.base.nbd.wire import ProtocolError
@@ -15,6 +15,12 @@ _CHUNK_REST = struct.Struct("!HHQI")
 # What follows the magic number of a simple reply, and of a chunk.
 _PAYLOAD_MAX_BYTES = wire.U32.size + wire.DESCRIPTOR.size * (1 << 20)
 """Longest payload of a chunk other than data: a million descriptors."""
+
+
+class Receiver(Protocol):
+    """A socket, or TLS on one."""
+
+    def recv_into(self, buffer: memoryview, /) -> int: ...
 
 
 class Reading:
@@ -46,7 +52,7 @@ class Reading:
         return self.view[start : start + length]
 
 
-def read_reply(sock: socket.socket, waiting: dict[int, Reading]) -> None:
+def read_reply(sock: Receiver, waiting: dict[int, Reading]) -> None:
     """Take one simple reply or one structured chunk, and take a request out of `waiting` that is complete.
 
     Raises:
@@ -72,7 +78,7 @@ def read_reply(sock: socket.socket, waiting: dict[int, Reading]) -> None:
         reading.finish()
 
 
-def _chunk(sock: socket.socket, reading: Reading, kind: int, length: int) -> None:
+def _chunk(sock: Receiver, reading: Reading, kind: int, length: int) -> None:
     if kind == wire.REPLY_TYPE_OFFSET_DATA:
         if length <= wire.U64.size:
             raise ProtocolError("the server sent a data chunk without data")
@@ -104,13 +110,13 @@ def _of(waiting: dict[int, Reading], cookie: int) -> Reading:
     return reading
 
 
-def _take(sock: socket.socket, count: int) -> bytes:
+def _take(sock: Receiver, count: int) -> bytes:
     data = bytearray(count)
     _fill(sock, memoryview(data))
     return bytes(data)
 
 
-def _fill(sock: socket.socket, view: memoryview) -> None:
+def _fill(sock: Receiver, view: memoryview) -> None:
     filled = 0
     while filled < len(view):
         count = sock.recv_into(view[filled:])

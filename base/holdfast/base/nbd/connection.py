@@ -19,7 +19,7 @@ from holdfast.base.nbd.export import Export, OpenExport
 from holdfast.base.nbd.negotiation import Negotiation, Phase
 from holdfast.base.nbd.replies import Replies
 from holdfast.base.nbd.stream import ClearStream, Lost, Stream, TlsStream
-from holdfast.base.nbd.transmission import Transmission
+from holdfast.base.nbd.transmission import BUDGET_BYTES, Transmission
 from holdfast.base.nbd.wire import ProtocolError
 from holdfast.base.tls import PeerIdentity, peer_identity
 
@@ -59,6 +59,7 @@ class Connection:
         tls: ssl.SSLContext | None,
         pool: ChunkPool,
         ended: Callable[["Connection"], None],
+        budget_bytes: int = BUDGET_BYTES,
     ) -> None:
         self._loop = loop
         self._sock = sock
@@ -67,6 +68,7 @@ class Connection:
         self._tls = tls
         self._pool = pool
         self._on_ended = ended
+        self._budget_bytes = budget_bytes
         self._name = name
         self._stream: Stream = ClearStream(sock)
         self._negotiation = Negotiation(self._lookup, tls=tls is not None)
@@ -231,7 +233,7 @@ class Connection:
         self._replies = Replies(
             self._stream, agreed.structured, partial(self._loop.call_soon, self._replies_step)
         )
-        self._transmission = Transmission(self._export, agreed, self._pool, self._replies)
+        self._transmission = Transmission(self._export, agreed, self._pool, self._replies, self._budget_bytes)
         self._export.opened(self)
         if self.state is State.SERVING:
             self._transmission.preload(self._negotiation.leftover)

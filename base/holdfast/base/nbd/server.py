@@ -15,6 +15,7 @@ from holdfast.base.nbd.chunks import ChunkPool
 from holdfast.base.nbd.connection import Connection
 from holdfast.base.nbd.export import ControlDone, Export, OpenExport, Served, StatusDone
 from holdfast.base.nbd.link import configure
+from holdfast.base.nbd.transmission import BUDGET_BYTES
 
 __all__ = [
     "CONNECTIONS_MAX",
@@ -39,14 +40,23 @@ class Server:
     """Serves what `open_export` gives, to whom it lets.
 
     One server may listen in several places. Closing it closes every connection and tells every export.
+
+    Args:
+        budget_bytes: see `transmission.BUDGET_BYTES`.
     """
 
     def __init__(
-        self, loop: Loop, open_export: OpenExport, *, connections_max: int = CONNECTIONS_MAX
+        self,
+        loop: Loop,
+        open_export: OpenExport,
+        *,
+        connections_max: int = CONNECTIONS_MAX,
+        budget_bytes: int = BUDGET_BYTES,
     ) -> None:
         self._loop = loop
         self._open_export = open_export
         self._connections_max = connections_max
+        self._budget_bytes = budget_bytes
         self._listeners: dict[socket.socket, ssl.SSLContext | None] = {}
         self._pool = ChunkPool()
         self.connections: set[Connection] = set()
@@ -123,7 +133,16 @@ class Server:
             sock.close()  # Gone already.
             return
         self.connections.add(
-            Connection(self._loop, sock, name, self._open_export, tls, self._pool, self.connections.discard)
+            Connection(
+                self._loop,
+                sock,
+                name,
+                self._open_export,
+                tls,
+                self._pool,
+                self.connections.discard,
+                self._budget_bytes,
+            )
         )
 
 

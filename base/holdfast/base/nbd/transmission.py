@@ -97,7 +97,14 @@ class _Gathered:
 class Transmission:
     """One connection's requests. `replies` is told whenever a reply has been added."""
 
-    def __init__(self, export: Export, agreed: Agreed, pool: ChunkPool, replies: Replies) -> None:
+    def __init__(
+        self,
+        export: Export,
+        agreed: Agreed,
+        pool: ChunkPool,
+        replies: Replies,
+        budget_bytes: int = BUDGET_BYTES,
+    ) -> None:
         self._export = export
         self._agreed = agreed
         self._pool = pool
@@ -110,6 +117,7 @@ class Transmission:
         self._writable = not export.read_only
         self._submit_all: Callable[[list[Request]], None] | None = getattr(export, "submit_all", None)
         self._held_bytes = CHUNK_BYTES
+        self._budget_bytes = budget_bytes
         self.in_flight = 0
         self.paused = False
         """Over the budget: call `parse` once `over_budget` is False."""
@@ -134,7 +142,7 @@ class Transmission:
     def over_budget(self) -> bool:
         return (
             self.in_flight >= REQUESTS_MAX
-            or self._held_bytes > BUDGET_BYTES
+            or self._held_bytes > self._budget_bytes
             or self._replies.backlog_bytes > REPLIES_MAX_BYTES
         )
 
@@ -177,7 +185,7 @@ class Transmission:
         view, submit, size_bytes, writable = chunk.view, self._export.submit, self._size_bytes, self._writable
         quick = _quick is not None and writable and self._submit_all is not None
         while end - at >= _HEADER_BYTES and not self.stopped:
-            if self.in_flight >= REQUESTS_MAX or self._held_bytes > BUDGET_BYTES:
+            if self.in_flight >= REQUESTS_MAX or self._held_bytes > self._budget_bytes:
                 self.paused = True
                 break
             if quick and (after := self._take_writes(at)) > at:
