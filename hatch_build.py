@@ -17,6 +17,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 TWINS = (
     "base/holdfast/base/nbd/_wire.c",
     "replicator/holdfast/replicator/_files.c",
+    "replicator/holdfast/replicator/_turns.c",
     "target/holdfast/target/_ring.c",
 )
 HEADERS = "base/holdfast/base"

@@ -46,7 +46,7 @@ def test_turns(steps: list[tuple[int, int, bool] | int]) -> None:
     for index, turn in enumerate(come):
         earlier = [other for other in come[:index] if conflict(other, turn)]
         assert all(ran.index(other) < ran.index(turn) for other in earlier), "somebody was overtaken"
-    assert order.writing() == [] and not order._buckets
+    assert order.writing() == [] and not order.buckets
 
 
 def test_a_long_queue_on_one_block_does_not_deepen_the_stack() -> None:

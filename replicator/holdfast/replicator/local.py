@@ -16,19 +16,25 @@ import errno
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import TypeVar
 
 from holdfast.base.device import Done, LookRequest, Op, Outcome, Request, Runs
 from holdfast.base.extents import covering, inside
 from holdfast.base.limits import EXTENT_BYTES, MIB, REGION_BYTES
 from holdfast.base.loop import Loop
+from holdfast.base.twins import twin
 from holdfast.replicator.intent import Intent
 from holdfast.replicator.look import look
-from holdfast.replicator.order import Order
+from holdfast.replicator.order import BUCKET_SHIFT, Order, Turn
 from holdfast.replicator.serial import Serial
 from holdfast.replicator.store import Store
 from holdfast.replicator.views import Views
 
-_OK, _ZERO = Outcome.OK, Op.ZERO
+_quick = twin("holdfast.replicator._turns")
+_OK, _ZERO, _WRITE = Outcome.OK, Op.ZERO, Op.WRITE
+_Turn = TypeVar("_Turn", bound=Turn)
+_REGION_SHIFT = REGION_BYTES.bit_length() - 1
+assert REGION_BYTES == 1 << _REGION_SHIFT
 INLINE_ZERO_MAX_BYTES = MIB
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
@@ -62,6 +68,20 @@ class LocalReplica:
             intent.touched.add(region)
             return True
         return False
+
+    def enter_plain(self, template: _Turn, requests: list[Request], at: int) -> tuple[list[_Turn], int]:
+        """The turns of the WRITEs from `requests[at]` on that are plain (_turns.c), held and prepared; the
+        index of the first that is not. Without the twin none is: each goes its own way.
+
+        Args:
+            template: of which the turns are copies, but for their ranges and their `request`.
+        """
+        store, entered = self.store, list[_Turn]()
+        if _quick is not None and not (self.suspect or store.views or store.missing.left):
+            sets = (self.order.buckets, self.intent.hot, self.intent.touched)
+            sizes = (store.size_bytes, BUCKET_SHIFT, _REGION_SHIFT)
+            at = _quick.enter(template, requests, at, _WRITE, sets, sizes, entered)
+        return entered, at
 
     def prepare(self, offset: int, length: int, then: Callable[[], None], failed: Done) -> None:
         """Make it safe to overwrite the range: intent, then frozen copies. `failed(outcome)` otherwise."""

@@ -196,8 +196,16 @@ class MirrorExport:
 
     def submit_all(self, requests: list[Request]) -> None:
         """`submit` of each, one after the other; WRITEs of which no step has to wait are applied together."""
-        local, enter, together = self._local, self._local.order.enter, list[_Served]()
-        for request in requests:
+        local, enter, together, at = self._local, self._local.order.enter, list[_Served](), 0
+        while at < len(requests):
+            if self._greeted and not self._ended and len(requests) > 1:
+                entered, at = local.enter_plain(_Served(self, requests[at]), requests, at)
+                self._more(len(entered))
+                together += entered
+                if at == len(requests):
+                    break
+            request = requests[at]
+            at += 1
             plain = request.op is _WRITE and not (request.fua or self._ended or local.store.missing.left)
             if not (plain and self._greeted):
                 self._apply_all(together)
@@ -243,9 +251,12 @@ class MirrorExport:
     # Requests.
 
     def _one_more(self) -> None:
-        self._under_way += 1
-        if self._under_way == 1:
+        self._more(1)
+
+    def _more(self, count: int) -> None:
+        if count and not self._under_way:
             self._drain.begin(self)
+        self._under_way += count
 
     def one_less(self) -> None:
         """Something that was under way has ended."""

@@ -45,7 +45,7 @@ class _Taken(Turn):
         self.run(self)
 
 
-_BUCKET_SHIFT = 20
+BUCKET_SHIFT = 20
 """Turns are looked up by the MiB: few requests span two, and a queue is rarely all in one."""
 
 _Bucket = dict[Turn, None]
@@ -56,7 +56,7 @@ class Order:
 
     def __init__(self) -> None:
         # A turn that is alone in its MiB, as most are, needs no dictionary.
-        self._buckets: dict[int, _Bucket | Turn] = {}
+        self.buckets: dict[int, _Bucket | Turn] = {}
         self._ready: deque[Turn] = deque()
         self._running = False
         self._on_idle: Callable[[None], None] | None = None
@@ -70,9 +70,9 @@ class Order:
 
     def enter(self, turn: Turn) -> bool:
         """As `take`: True if its range is its own at once; else `turn.begin()` is called when it is."""
-        first, last = turn.start >> _BUCKET_SHIFT, (turn.end - 1) >> _BUCKET_SHIFT
+        first, last = turn.start >> BUCKET_SHIFT, (turn.end - 1) >> BUCKET_SHIFT
         if first == last:
-            found = self._buckets.setdefault(first, turn)
+            found = self.buckets.setdefault(first, turn)
             if found is turn:
                 return True
             bucket = self._shared(first)
@@ -86,9 +86,9 @@ class Order:
         return not turn.blockers
 
     def _shared(self, index: int) -> _Bucket:
-        found = self._buckets.get(index)
+        found = self.buckets.get(index)
         if not isinstance(found, dict):
-            found = self._buckets[index] = {} if found is None else {found: None}
+            found = self.buckets[index] = {} if found is None else {found: None}
         return found
 
     def give_back(self, turn: Turn) -> None:
@@ -99,11 +99,11 @@ class Order:
         """
         assert not turn.over, "a turn is given back twice"
         turn.over = True
-        buckets, first = self._buckets, turn.start >> _BUCKET_SHIFT
+        buckets, first = self.buckets, turn.start >> BUCKET_SHIFT
         if buckets[first] is turn:
             del buckets[first]
         else:
-            for index in range(first, ((turn.end - 1) >> _BUCKET_SHIFT) + 1):
+            for index in range(first, ((turn.end - 1) >> BUCKET_SHIFT) + 1):
                 bucket = self._shared(index)
                 del bucket[turn]
                 if not bucket:
@@ -145,13 +145,13 @@ class Order:
     def when_idle(self, resume: Callable[[None], None]) -> None:
         """A step: go on when no turn is held or waited for. One may wait."""
         assert self._on_idle is None, "somebody waits already"
-        if self._buckets:
+        if self.buckets:
             self._on_idle = resume
         else:
             resume(None)
 
     def writing(self) -> list[tuple[int, int]]:
         """Ranges of exclusive turns, held or waiting."""
-        buckets = (found if isinstance(found, dict) else (found,) for found in self._buckets.values())
+        buckets = (found if isinstance(found, dict) else (found,) for found in self.buckets.values())
         turns = dict.fromkeys(itertools.chain(*buckets))
         return [(turn.start, turn.end) for turn in turns if turn.exclusive]

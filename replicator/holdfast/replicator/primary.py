@@ -201,8 +201,17 @@ class Primary:
         """`submit` of each, one after the other. WRITEs of which no step has to wait go on together: sent to
         the others in one go, before any is applied here, so that all hosts are at work at once.
         """
-        local, together = self.local, list[Job]()
-        for request in requests:
+        local, together, at = self.local, list[Job](), 0
+        while at < len(requests):
+            if self._plain and len(requests) > 1:
+                entered, at = local.enter_plain(self._entered(requests[at]), requests, at)
+                self._jobs.update(dict.fromkeys(entered))
+                self._writing += len(entered)
+                together += entered
+                if at == len(requests):
+                    break
+            request = requests[at]
+            at += 1
             offset, length = request.offset, request.length
             plain = request.op is _WRITE and self._plain and not (request.fua or local.store.missing.left)
             job = self._enter(request) if plain and 0 <= offset < offset + length <= self.size_bytes else None
@@ -217,6 +226,12 @@ class Primary:
                 else:
                     self.submit(request)
         self._replicate_all(together)
+
+    def _entered(self, request: Request) -> Job:
+        """What jobs of writes that have their turns begin as."""
+        job = Job(self, request, self._swept_s)
+        job.counted = job.holds = True
+        return job
 
     def _enter(self, request: Request) -> Job:
         """The job of a WRITE that is admitted; it holds its turn, or waits for it."""
