@@ -76,7 +76,8 @@ class FakeLio(Lio):
                 "wwn/vpd_unit_serial",
             )
             names += tuple(f"attrib/{n}" for n in ("cmd_time_out", "qfull_time_out", "emulate_write_cache"))
-            names += ("attrib/emulate_pr", "enable", *lio.RESERVATION_FILES[1:])
+            names += ("attrib/emulate_pr", "enable", "udev_path", *lio.RESERVATION_FILES[1:])
+            names += ("alua/default_tg_pt_gp/alua_access_state",)
         elif path.name.startswith("tpgt_"):
             names = (*(f"attrib/{name}" for name in lio.GROUP_ATTRIBUTES), "enable", "param/TargetAlias")
             for folder in ("np", "lun", "acls"):
@@ -85,7 +86,7 @@ class FakeLio(Lio):
             names = ("auth/userid", "auth/password", "info")
             names += ("attrib/nopin_timeout", "attrib/nopin_response_timeout")
         for name in names:
-            (path / name).parent.mkdir(exist_ok=True)
+            (path / name).parent.mkdir(parents=True, exist_ok=True)
             (path / name).write_text("0" if name == "enable" else "")
 
     def _remove(self, path: Path) -> None:
@@ -226,6 +227,22 @@ def test_what_the_kernel_wrote_of_a_volume_goes_with_it(fake: FakeLio, tmp_path:
     assert file.exists()
     fake.converge(UID, None, False)
     assert not file.exists()
+
+
+def test_the_kernel_tells_every_initiator_of_changed_paths_once(fake: FakeLio) -> None:
+    fake.converge(UID, SERVED, True)
+    shown = dataclasses.replace(SERVED, paths="1:2 2:0")
+    told = ["alua_access_state=1", "alua_access_state=0", "udev_path=holdfast paths 1:2 2:0"]
+    assert _values(fake.steps(shown)) == told
+    for done in range(3):
+        fake.fail_after = done
+        with pytest.raises(Unavailable):
+            fake.converge(UID, shown, True)
+        assert _values(fake.steps(shown)) == told, "sooner twice than never"
+    fake.fail_after = None
+    fake.converge(UID, shown, True)
+    assert fake.steps(shown) == fake.steps(SERVED) == []
+    assert _values(fake.steps(dataclasses.replace(SERVED, paths="1:0 2:2")))[:2] == told[:2]
 
 
 LOGGED_IN = """InitiatorName: iqn.2026-01.com.example:alice

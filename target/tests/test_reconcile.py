@@ -207,6 +207,26 @@ def test_one_initiator_may_reserve_at_the_primary() -> None:
     assert found(attachments=[attachment("t0", "iqn.2026-01.com.example:other"), attachment()]) == (0, 0)
 
 
+def test_where_there_may_be_several_initiators_the_kernel_tells_of_paths() -> None:
+    """As soon as the worker shows them, and no sooner."""
+
+    def paths(assignment: r.Assignment, known: Desired | None, serving: bool = True) -> str:
+        observed = dataclasses.replace(SERVING, ring_open=True, serving=serving)
+        found = plan(assignment, present=EXPORTED, observed=observed, desired=known)
+        assert found.export is not None and found.desired is not None
+        assert found.desired.kernel_tells_paths == assignment.multi_attach
+        return found.export.paths
+
+    one = assigned(attachments=[attachment()], multi_attach=True)
+    known = told(one)
+    assert paths(one, known) == "1:0 2:2"
+    assert paths(one, None) == paths(one, known, serving=False) == ""
+    assert paths(assigned(attachments=[attachment()]), known) == ""
+    mirror = assigned(attachments=[attachment()], multi_attach=True, role=r.ROLE_MIRROR, primary_host_id="b")
+    assert paths(mirror, known) == ""
+    assert paths(mirror, told(mirror), serving=False) == "1:2 2:0"
+
+
 def test_sessions_from_before_a_cold_start_end_once_on_every_path() -> None:
     ring = dataclasses.replace(SERVING, ring_open=True)
     seen = [

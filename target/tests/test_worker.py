@@ -234,6 +234,13 @@ def test_a_path_is_active_when_the_replica_is(bench: Bench) -> None:
     assert bench.one(TUR).status == 0 and bench.one(RTPG, 255).data[4:6].hex() == "000f"
 
 
+def test_changed_paths_are_not_told_twice(bench: Bench) -> None:
+    """Where the kernel tells each initiator, the worker tells nobody."""
+    bench.worker.apply(bench.desired("mirror", 1, ring=RING, kernel_tells_paths=True))
+    bench.worker.apply(bench.desired("primary", 2, ring=RING, kernel_tells_paths=True))
+    assert bench.one(TUR).status == 0 and bench.one(RTPG, 255).data[4:6].hex() == "000f"
+
+
 def test_a_cold_start_is_told(bench: Bench) -> None:
     bench.worker.apply(bench.desired("joiner", 1, ring=RING))
     for epoch in (2, 2, 3):

@@ -1,7 +1,8 @@
 """Volumes judged by what others wrote: iscsi-test-cu, sg3-utils, file systems.
 
     python tests/conformance/run.py                  everything
-    python tests/conformance/run.py --only GLOB      some of: suite, sg3, reservations, ext4, xfs, btrfs
+    python tests/conformance/run.py --only GLOB      some of: suite, sg3, reservations, attentions, ext4,
+                                                     xfs, btrfs
     python tests/conformance/run.py --no-peer        without LIO's fileio beside the suite
 
 As root, after `holdfast-lab install`. docs/conformance.md says what may be skipped, and why.
@@ -13,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable
 from fnmatch import fnmatch
 
+from attentions import judge as judge_attentions
 from fileio import export_fileio
 from filesystems import KINDS, judge
 from hosts import Volume, World
@@ -91,6 +93,11 @@ def reservations(world: World, report: Report) -> None:
     volume.remove()
 
 
+def attentions(world: World, report: Report) -> None:
+    for verdict in judge_attentions(world):
+        report.add(verdict)
+
+
 def file_system(world: World, report: Report, kind: str) -> None:
     volume = Volume(world, kind, f"{FILESYSTEM_MIB}MiB")
     for verdict in judge(world, volume, kind):
@@ -103,6 +110,7 @@ def chosen(options: argparse.Namespace) -> dict[str, Callable[[World, Report], N
         "suite": lambda world, report: iscsi_test_cu(world, report, not options.no_peer),
         "sg3": sg3,
         "reservations": reservations,
+        "attentions": attentions,
     }
     for kind in KINDS:
         parts[kind] = lambda world, report, kind=kind: file_system(world, report, kind)

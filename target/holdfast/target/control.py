@@ -94,6 +94,8 @@ class Desired:
     limit_iops: int = 0
     """Of what initiators may ask for, as `limit_bytes_s` is; 0: none."""
     limit_bytes_s: int = 0
+    kernel_tells_paths: bool = False
+    """Of changed access states the kernel tells each initiator: there may be several."""
     reserved_since: int = 0
     """Primary: the epoch since which the kernel here keeps reservations; older ones are gone, and initiators
     are told so once. 0: it keeps none, or that is not known."""

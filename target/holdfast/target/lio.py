@@ -152,6 +152,7 @@ def read(root: Path, volume_uid: str) -> Present:
         acls=tuple(_read_acl(group / "acls" / name) for name in sorted(_names(group / "acls"))),
         alias=_text(group / "param" / "TargetAlias"),
         reservations=reservations,
+        paths=_text(core / "udev_path").removeprefix(at.PATHS),
     )
 
 

@@ -18,6 +18,7 @@ CORE = f"core/user_{HBA}"
 ISCSI = "iscsi"
 LINK = "holdfast"
 """Name of the symbolic links that tie a LUN to its backstore and an ACL to its LUN."""
+PATHS = "holdfast paths "
 ALIAS = "holdfast epoch "
 """No comma: LIO would take the rest for another value."""
 
@@ -61,6 +62,10 @@ class Export:
     reserving_epoch: int = 0
     """This host is the primary, in this epoch, and its initiator may reserve the volume; 0: nobody may."""
 
+    paths: str = ""
+    """The access states of all paths, as the worker shows them by now (`paths.told`), where the kernel is to
+    tell initiators of a change; empty: it is not, or not yet."""
+
     @property
     def alias(self) -> str:
         """What the portal group's TargetAlias says once that is done; empty if nothing need be."""
@@ -101,6 +106,8 @@ class Present:
     acls: tuple[PresentAcl, ...] = ()
     alias: str = ""
     reservations: Reservations = NO_RESERVATIONS
+    paths: str = ""
+    """What initiators were last told of, of `Export.paths`."""
 
     @property
     def nothing(self) -> bool:

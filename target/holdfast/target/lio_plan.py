@@ -21,6 +21,7 @@ from enum import Enum
 
 from holdfast.target.lio_export import (
     LINK,
+    PATHS,
     Acl,
     Backstore,
     Export,
@@ -33,7 +34,12 @@ from holdfast.target.lio_export import (
 )
 from holdfast.target.lio_reservations import Reservations
 from holdfast.target.lio_sessions import NOPIN_RESPONSE_S, NOPIN_S
-from holdfast.target.scsi.unit import LOGICAL_BLOCK_BYTES, TRANSFER_MAX_BYTES
+from holdfast.target.scsi.unit import (
+    ACTIVE_NON_OPTIMIZED,
+    ACTIVE_OPTIMIZED,
+    LOGICAL_BLOCK_BYTES,
+    TRANSFER_MAX_BYTES,
+)
 
 DATA_AREA_MIB = 64
 """Per device; the kernel's default of 1 GiB lets two devices use up what all may have together."""
@@ -168,7 +174,7 @@ def _make_target(wanted: Export, present: Present) -> list[Step]:
     steps += [Step(Kind.RMDIR, f"{at}/np/{portal}") for portal in present.portals if portal != wanted.portal]
     if wanted.portal not in present.portals:
         steps.append(Step(Kind.MKDIR, f"{at}/np/{wanted.portal}"))
-    return steps + _open(at, wanted, present)
+    return steps + _open(at, wanted, present) + _tell_paths(wanted, present)
 
 
 def _open(at: str, wanted: Export, present: Present) -> list[Step]:
@@ -191,6 +197,18 @@ def _open(at: str, wanted: Export, present: Present) -> list[Step]:
     elif not enabled and not wanted.fenced:
         steps.append(Step(Kind.WRITE, f"{at}/enable", "1"))
     return steps
+
+
+def _tell_paths(wanted: Export, present: Present) -> list[Step]:
+    """To another state and back: the kernel then has 2A/06 for every initiator, by its ACL. Both states are
+    active ones; what initiators hear when they ask for the states is the worker's.
+    """
+    if wanted.paths in ("", present.paths):
+        return []
+    at = backstore_path(wanted.volume_uid)
+    state = f"{at}/alua/default_tg_pt_gp/alua_access_state"
+    turns = [Step(Kind.WRITE, state, str(value)) for value in (ACTIVE_NON_OPTIMIZED, ACTIVE_OPTIMIZED)]
+    return [*turns, Step(Kind.WRITE, f"{at}/udev_path", PATHS + wanted.paths)]
 
 
 def _reconcile_acls(group: str, wanted: tuple[Acl, ...], present: tuple[PresentAcl, ...]) -> list[Step]:

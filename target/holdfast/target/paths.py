@@ -27,6 +27,12 @@ def port_groups(desired: Desired) -> tuple[tuple[PortGroup, ...], int]:
     return tuple(PortGroup(tag, tag, states[tag]) for tag in tags), tags.index(desired.portal_group)
 
 
+def told(desired: Desired) -> str:
+    """The states in a word, to compare with: "1:0 2:2" are groups 1, active/optimized, and 2, standby."""
+    groups, _here = port_groups(desired)
+    return " ".join(f"{one.group}:{one.state}" for one in groups)
+
+
 def _of_peer(primary: bool, in_sync: bool) -> int:
     if not in_sync:
         return UNAVAILABLE

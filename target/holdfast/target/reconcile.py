@@ -26,6 +26,7 @@ from holdfast.target.gates import STEPS, gate_says
 from holdfast.target.lio_export import Acl, Backstore, Export, Present, uio_name
 from holdfast.target.lio_reservations import NO_RESERVATIONS
 from holdfast.target.membership import Leases
+from holdfast.target.paths import told
 from holdfast.target.rebuilding import may_throw_away
 from holdfast.target.reports import GateReport, Report
 from holdfast.target.role_names import JOINER, PRIMARY
@@ -206,6 +207,7 @@ def _desired(assignment: r.Assignment, host: Host, now: Situation) -> Desired:
         keep_generation=assignment.keep_generation,
         origin_snapshot_uid=assignment.origin_snapshot_uid,
         snapshotters=host.snapshotters,
+        kernel_tells_paths=assignment.multi_attach,
         reserved_since=_reserved_since(assignment, host, now),
     )
 
@@ -239,7 +241,18 @@ def _export(assignment: r.Assignment, host: Host, now: Situation) -> Export | No
         cold_epoch=assignment.cold_epoch,
         fenced=_fenced(assignment, host, now),
         reserving_epoch=_reserving_epoch(assignment, host),
+        paths=_paths_shown(assignment, host, now),
     )
+
+
+def _paths_shown(assignment: r.Assignment, host: Host, now: Situation) -> str:
+    """Empty until the worker shows them so: who is told earlier looks, and finds the old states."""
+    if not assignment.multi_attach or now.desired is None or now.observed is None:
+        return ""
+    if (now.desired.epoch, now.desired.role) != (assignment.epoch, role_here(assignment, host.boot_id)):
+        return ""
+    shown = now.desired.role != PRIMARY or now.observed.serving
+    return told(now.desired) if shown else ""
 
 
 def _reserving_epoch(assignment: r.Assignment, host: Host) -> int:

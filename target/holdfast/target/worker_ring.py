@@ -130,7 +130,7 @@ class Ring:
             # An older one was told by the process before: those who log in since then have lost nothing.
             self._cold_epoch = desired.cold_epoch if desired.cold_epoch < desired.epoch else 0
         else:
-            self._unit = self._unit.with_groups(groups, here)
+            self._unit = self._unit.with_groups(groups, here, not desired.kernel_tells_paths)
         self._tell_cold(desired, self._unit)
         self._unit = self._tell_reservations(desired, self._unit)
         if self._server is not None:

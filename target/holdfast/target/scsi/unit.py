@@ -27,6 +27,7 @@ PARAMETERS_MAX_BYTES = TRANSFER_MAX_BYTES
 """The longest Data-Out Buffer that is looked at as a whole (VERIFY's; parameter lists are shorter)."""
 
 ACTIVE_OPTIMIZED = 0x0
+ACTIVE_NON_OPTIMIZED = 0x1
 STANDBY = 0x2
 UNAVAILABLE = 0x3
 STATES_CHANGED = (0x2A, 0x06)
@@ -54,10 +55,9 @@ class UnitAttentions:
     exact but for its sessions: it may have several, and one is told. Telling a condition several times does
     not help: the same initiator may take them all, and Linux starts its path check anew at each.
 
-    Who must not miss it is told otherwise. Of changed states (2A/06) everybody learns at the next command:
-    a standby path refuses with 02/04/0B, and a path checker's TEST UNIT READY or REPORT TARGET PORT GROUPS
-    finds what is so; the attention only makes that sooner. Of a lost cache (29/00) everybody must learn, so
-    the agent ends every session at such a start (lio_plan.py), which an initiator cannot overlook.
+    Where there may be several initiators, changed states (2A/06) are told by the kernel, which knows who is
+    who (lio_plan.py). Of a lost cache (29/00) everybody must learn, so the agent ends every session at such a
+    start, which an initiator cannot overlook.
     """
 
     MAX = 16
@@ -100,11 +100,16 @@ class Unit:
         state = self.groups[self.here].state
         self.path_sense = {STANDBY: PATH_STANDBY, UNAVAILABLE: PATH_UNAVAILABLE}.get(state, b"")
 
-    def with_groups(self, groups: tuple[PortGroup, ...], here: int) -> "Unit":
-        """The unit after a change of roles; the same one if nothing has changed. It shares `attentions`."""
+    def with_groups(self, groups: tuple[PortGroup, ...], here: int, tell: bool = True) -> "Unit":
+        """The unit after a change of roles; the same one if nothing has changed. It shares `attentions`.
+
+        Args:
+            tell: establish 2A/06; nobody else does.
+        """
         if (groups, here) == (self.groups, self.here):
             return self
-        self.attentions.establish(*STATES_CHANGED)
+        if tell:
+            self.attentions.establish(*STATES_CHANGED)
         return replace(self, groups=groups, here=here)
 
     @property
