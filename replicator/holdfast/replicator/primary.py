@@ -242,6 +242,20 @@ class Primary:
         job.holds = self._order.enter(job)
         return job
 
+    def submit_job(self, job: Job) -> None:
+        """As `submit`, of a request whose job is made already (traced.py); what needs no job gets none."""
+        request = job.request
+        within = 0 <= request.offset <= self.size_bytes - request.length
+        if within and (request.length or request.op is _FLUSH):
+            self._take_on(job)
+        else:
+            self.submit(request)
+
+    @property
+    def swept_s(self) -> float:
+        """When a job that is made now was born, as its age is counted."""
+        return self._swept_s
+
     def fill(self, request: Request) -> None:
         """Write what the origin has, unless the extents were overwritten meanwhile (hydrate.py)."""
         self._take_on(Job(self, request, self._swept_s, fill=True))

@@ -15,6 +15,7 @@ from holdfast.base.device import Outcome, Request
 from holdfast.base.errors import HoldfastError, Unavailable
 from holdfast.base.loop import Loop
 from holdfast.base.steps import Steps, run
+from holdfast.base.trace import TracedRequest
 from holdfast.replicator.endings import Endings
 from holdfast.replicator.following import Following, Promise, Role
 from holdfast.replicator.gate import Gate
@@ -23,6 +24,7 @@ from holdfast.replicator.leading import Dial, Leading
 from holdfast.replicator.local import LocalReplica
 from holdfast.replicator.mirror import MirrorExport
 from holdfast.replicator.syncing import Progress
+from holdfast.replicator.traced import TracedJob
 from holdfast.replicator.verify import Verification
 from holdfast.replicator.wanted import Wanted
 
@@ -59,6 +61,13 @@ class Front:
         else:
             for request in requests:
                 self.submit(request)
+
+    def submit_traced(self, request: TracedRequest) -> None:
+        if self.leading is not None:
+            primary = self.leading.primary
+            primary.submit_job(TracedJob(primary, request, primary.swept_s))
+        else:
+            self.submit(request)
 
 
 @dataclass(frozen=True)

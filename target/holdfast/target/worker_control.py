@@ -4,9 +4,11 @@ import logging
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from holdfast.base.loop import READABLE, WRITABLE, Loop
 from holdfast.target.control import Answer, Desired, Observed, decode_apply, encode
+from holdfast.target.tracing import TraceCall, decode_trace, encode_traces
 
 log = logging.getLogger(__name__)
 
@@ -17,10 +19,17 @@ PENDING_MAX_BYTES = 16 << 20
 class ControlServer:
     """Listens on a Unix socket; `apply(desired)` returns what is observed then. Loop thread only."""
 
-    def __init__(self, loop: Loop, path: Path, apply: Callable[[Desired], Observed]) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        path: Path,
+        apply: Callable[[Desired], Observed],
+        trace: Callable[[TraceCall], dict[str, Any]] = lambda _call: {},
+    ) -> None:
         self._loop = loop
         self._path = path
         self._apply = apply
+        self._trace = trace
         self._agents: set[_Agent] = set()
         self._last = b""
         # Made under another name and renamed, so that whoever sees the socket can connect to it.
@@ -59,12 +68,16 @@ class ControlServer:
 
     def _line(self, agent: "_Agent", line: bytes) -> None:
         try:
-            call = decode_apply(line)
+            asked = decode_trace(line)
+            call = decode_apply(line) if asked is None else None
         except (ValueError, TypeError, KeyError) as error:
             log.error("an agent sent what is no call (%s): closing", error)
             agent.close()
             return
-        agent.send(encode(Answer(call.id, self._apply(call.apply))))
+        if asked is not None:
+            agent.send(encode_traces(asked.id, self._trace(asked)))
+        elif call is not None:
+            agent.send(encode(Answer(call.id, self._apply(call.apply))))
 
 
 class _Agent:

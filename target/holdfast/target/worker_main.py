@@ -72,7 +72,7 @@ def main(open_device: OpenDevice = open_uio) -> int:
     store = arguments.store / arguments.volume
     worker = Worker(loop, arguments.volume, store, arguments.host_id, tls, ring=ring)
     socket_path = arguments.run_dir / f"{arguments.volume}.sock"
-    control = ControlServer(loop, socket_path, worker.apply)
+    control = ControlServer(loop, socket_path, worker.apply, ring.traces.call)
     worker.tell = control.tell
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: loop.call_from_thread(loop.stop))

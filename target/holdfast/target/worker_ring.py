@@ -28,6 +28,7 @@ from holdfast.target.scsi.unit import (
     PortGroup,
     Unit,
 )
+from holdfast.target.tracing import Traceable, Traces, Tracing
 from holdfast.target.uio import UioLike, open_uio
 
 log = logging.getLogger(__name__)
@@ -63,6 +64,8 @@ class Ring:
         self._open_device = open_device
         self._meter = meter or Meter(loop)
         self._device: Device = NoReplica()
+        self.traces = Traces(loop)
+        self.traces.changed = self._serve_device
         self._empty = True
         self._unit: Unit | None = None
         self._active = False
@@ -86,8 +89,18 @@ class Ring:
         """Commands go to `device` from now on; what the one before had under way, it ends."""
         self._device, self._empty = device or NoReplica(), device is None
         self._active = self._active and not self._empty
+        self._serve_device()
+
+    def _serve_device(self) -> None:
         if self._server is not None:
-            self._server.device = self._device
+            self._server.device = self.device
+
+    @property
+    def device(self) -> Device:
+        """What commands go to: the replica's device, behind a trace while one is wanted."""
+        if self.traces.every and isinstance(self._device, Traceable):
+            return Tracing(self.traces, self._device)
+        return self._device
 
     @property
     def is_active(self) -> bool:
@@ -116,7 +129,7 @@ class Ring:
             return
         try:
             opened = self._open_device(wanted.configfs, wanted.uio)
-            self._server = RingServer(self._loop, opened, self._device, self._unit, self._meter)
+            self._server = RingServer(self._loop, opened, self.device, self._unit, self._meter)
         except HoldfastError as error:
             self.trouble = error.message
             log.error("%s", error)
