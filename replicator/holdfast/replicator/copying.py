@@ -64,7 +64,7 @@ def read(local: LocalReplica, offset: int, length: int) -> Steps[bytearray]:
 
 def send(talk: Talk, offset: int, content: bytearray) -> Steps[None]:
     length = len(content)
-    if content.count(0) == length:
+    if content == bytes(length):
         request = Request(Op.ZERO, offset, length, _nobody)
     else:
         request = Request(Op.WRITE, offset, length, _nobody, [memoryview(content)])

@@ -281,6 +281,9 @@ class FakeSession:
             self._client_loop.call_later(self._net.delay_s(), arrive)
 
 
+_ZEROS = bytes(BLOCK_BYTES)
+
+
 class FakeSource:
     """holdfast.replicator.hydrate.Source: `content`, with failures on demand."""
 
@@ -303,7 +306,7 @@ class FakeSource:
         empty = (
             at
             for at in range(offset, offset + length, BLOCK_BYTES)
-            if not any(self.content[at : min(at + BLOCK_BYTES, offset + length)])
+            if _ZEROS.startswith(self.content[at : min(at + BLOCK_BYTES, offset + length)])
         )
         blocks = runs(at // BLOCK_BYTES for at in empty)
         return [(first * BLOCK_BYTES, (end - first) * BLOCK_BYTES) for first, end in blocks]

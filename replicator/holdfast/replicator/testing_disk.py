@@ -71,15 +71,9 @@ class Sparse:
         page, inside = divmod(offset, PAGE_BYTES)
         if inside + length <= PAGE_BYTES:
             return bytearray(self.pages.get(page, ZERO_PAGE)[inside : inside + length])
-        found = bytearray(length)
-        end = offset + length
-        for number in range(page, -(-end // PAGE_BYTES)):
-            content = self.pages.get(number)
-            if content is not None:
-                start = number * PAGE_BYTES
-                first, stop = max(start, offset), min(start + PAGE_BYTES, end)
-                found[first - offset : stop - offset] = content[first - start : stop - start]
-        return found
+        stop, pages = -(-(offset + length) // PAGE_BYTES), self.pages
+        found = bytearray().join([pages.get(number, ZERO_PAGE) for number in range(page, stop)])
+        return found if len(found) == length else found[inside : inside + length]
 
     def write(self, offset: int, content: bytes) -> None:
         at, length, pages = 0, len(content), self.pages
@@ -307,7 +301,7 @@ class _DiskData(DataFile):
             return False
         content, at = self._read(offset, length), 0
         for buffer in buffers:
-            buffer[:] = content[at : at + len(buffer)]
+            buffer[:] = content if len(buffer) == length else content[at : at + len(buffer)]
             at += len(buffer)
         return True
 

@@ -95,6 +95,15 @@ class Agent:
         self._frozen: frozenset[str] = frozenset()
         self._plan: planning.Plan | None = None
         self._planned_from: object = None
+        self._here = planning.Host(
+            host_id=host.name,
+            boot_id=host.boot_id,
+            address=host.name,
+            portal=host.name,
+            backstores="",
+            no_lio="simulated",
+            leases=self._leases,
+        )
         self._handle = Handle(etcd, loop, host.name)
         self._handle.ended = self._sent
         self._actions = HostActions(self._handle, host.name)  # type: ignore[arg-type]
@@ -244,20 +253,8 @@ class Agent:
         )
         if self._plan is None or known != self._planned_from:
             self._planned_from = known
-            self._plan = planning.decide(self._uid, self._here(), self._situation(alive))
+            self._plan = planning.decide(self._uid, self._here, self._situation(alive))
         return self._plan
-
-    def _here(self) -> planning.Host:
-        host = self._host
-        return planning.Host(
-            host_id=host.name,
-            boot_id=host.boot_id,
-            address=host.name,
-            portal=host.name,
-            backstores="",
-            no_lio="simulated",
-            leases=self._leases,
-        )
 
     def _situation(self, alive: bool) -> planning.Situation:
         return planning.Situation(

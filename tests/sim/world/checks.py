@@ -461,10 +461,11 @@ class Checks:
         elif command.io.op == Op.COMPARE and command.write is not None:
             offset, now = command.io.sector * SECTOR_BYTES, history.ticks
             own = command.write
-            own.ok, own.ended, kept = False, None, (own.ok, own.ended)
+            ok, ended = own.ok, own.ended
+            own.ok, own.ended = False, None
             for wrong in history.wrong(offset, command.expected, command.began, now):
                 self.violated(f"a comparison found what was not there: {wrong}")
-            own.ok, own.ended = kept
+            own.ok, own.ended = ok, ended
 
     def failed(self, host: str, command: Try, completion: Completion) -> None:
         """An error that the initiator does not try again."""
@@ -664,9 +665,13 @@ class Checks:
         if not self.history.has_origin:
             yield from ours.content.differing(theirs.content)
             return
-        both_miss = self._missing(one) & self._missing(two)
-        for page in sorted(ours.content.pages.keys() | theirs.content.pages.keys()):
-            if both_miss >> (page // _PAGES_PER_EXTENT) & 1:
+        missing, other = self._missing(one), self._missing(two)
+        mine, others = ours.content.pages, theirs.content.pages
+        for page in sorted(mine.keys() | others.keys()):
+            extent = page // _PAGES_PER_EXTENT
+            if missing & other & 1 << extent:
+                continue
+            if not (missing | other) & 1 << extent and mine.get(page) == others.get(page):
                 continue
             at = page * PAGE_BYTES
             if self.bytes_of(one, at, PAGE_BYTES, False) != self.bytes_of(two, at, PAGE_BYTES, False):

@@ -153,7 +153,7 @@ class ClientSession:
             return
         unsent, self._unsent = self._unsent, []
         for sending in unsent:
-            sending.content = bytearray(b"".join(sending.buffers))
+            sending.content = bytearray().join(sending.buffers)
         there = self.connection.there
         while unsent:
             count = self.net.chance.randrange(1, 5)
