@@ -45,6 +45,8 @@ def tell_batches(asked: Connection) -> None:
             told.steps += steps
             if failure:
                 told.failed.append((seed, failure))
+        # What is left is what codec.py remembers: more with every batch, and not to be looked through again.
+        gc.freeze()
         asked.send(told)
 
 
