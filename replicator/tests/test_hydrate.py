@@ -118,16 +118,37 @@ def test_what_the_origin_has_lost_is_lost_and_the_rest_comes(make_rig: MakeRig) 
     rig = a_rig(make_rig, background=False)
     pair, source = rig.pair, rig.pair.origin
     assert source is not None
-    source.lose(MIB)
+    lost = MIB + EXTENT_BYTES
+    source.lose(lost)
+    assert pair.do(Op.READ, lost, 512) is Outcome.MEDIUM_ERROR
+    assert pair.do(Op.READ, lost - 512, 1024) is Outcome.MEDIUM_ERROR
+    assert pair.read(MIB, EXTENT_BYTES) == CONTENT[MIB : MIB + EXTENT_BYTES], "its neighbours are there"
+    assert pair.read(lost + EXTENT_BYTES, 512) == CONTENT[lost + EXTENT_BYTES :][:512]
     pair.hydrator.go_on()
-    assert pair.do(Op.READ, MIB, 512) is Outcome.MEDIUM_ERROR
-    pair.until(lambda: pair.a.store.missing.left == 8)
+    pair.until(lambda: pair.a.store.missing.left == 1)
     reads = source.reads
     pair.for_s(10)
-    assert source.reads - reads <= 12
-    assert pair.hydrator.trouble[0] == ORIGIN_LOST
-    assert pair.do(Op.WRITE, MIB, b"x" * MIB) is Outcome.OK
-    assert pair.a.store.missing.left == 0
+    assert source.reads - reads <= 12 * (1 + MIB // EXTENT_BYTES), "it is looked for once a second"
+    reason, message = pair.hydrator.trouble
+    assert reason == ORIGIN_LOST and "1 of its pieces of 128 KiB" in message and str(lost) in message
+    assert pair.do(Op.READ, lost, 512) is Outcome.MEDIUM_ERROR
+    assert pair.do(Op.WRITE, lost, b"x" * EXTENT_BYTES) is Outcome.OK
+    assert pair.a.store.missing.left == 0 and not any(pair.hydrator.trouble)
+    content = CONTENT[:lost] + b"x" * EXTENT_BYTES + CONTENT[lost + EXTENT_BYTES :]
+    pair.until(lambda: rig.same())
+    assert rig.disks["a"].content("data") == content
+
+
+def test_what_was_lost_and_is_there_again_is_no_trouble(make_rig: MakeRig) -> None:
+    rig = a_rig(make_rig, background=False)
+    pair, source = rig.pair, rig.pair.origin
+    assert source is not None
+    source.lose(MIB)
+    pair.hydrator.go_on()
+    pair.until(lambda: pair.hydrator.trouble[0] == ORIGIN_LOST)
+    source.mend()
+    pair.until(lambda: not pair.a.store.missing.left and not pair.b.store.missing.left)
+    assert not any(pair.hydrator.trouble) and rig.disks["b"].content("data") == CONTENT
 
 
 def test_holes_of_the_origin_are_not_fetched_and_stay_holes(make_rig: MakeRig) -> None:

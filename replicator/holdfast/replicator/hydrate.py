@@ -2,22 +2,24 @@
 
 A fetched stretch is written through the primary like any write, extent by extent, to both hosts, and
 only where it is still missing by the time its turn comes: a user's write always wins. Several requests
-that need one extent wait for one fetch. Errors of the source are retried, with a pause; a request that
-waits too long is answered BUSY by the primary, and the extent stays missing.
+that need one extent wait for one fetch. Of a stretch of which something is lost at the origin, that alone
+is an error. Other errors of the source are retried, with a pause; a request that waits too long is answered
+BUSY by the primary, and the extent stays missing.
 
 The background keeps to a rate, and gives way to users' requests; what they wait for does not.
 """
 
+import contextlib
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from holdfast.base.device import Done, Op, Outcome, Request
 from holdfast.base.errors import DataLoss, HoldfastError, Unavailable
 from holdfast.base.extents import runs
-from holdfast.base.limits import EXTENT_BYTES, MIB, SYNC_MAX_BYTES_S
+from holdfast.base.limits import EXTENT_BYTES, KIB, MIB, SYNC_MAX_BYTES_S
 from holdfast.base.loop import Loop
 from holdfast.base.steps import Resume, run
 from holdfast.replicator.budget import Budget
@@ -42,6 +44,22 @@ SNAPSHOTTER_UNREACHABLE, ORIGIN_UNREADABLE, ORIGIN_LOST = (
 )
 
 
+class Stretch(NamedTuple):
+    """What came of one: zeros where an extent is lost at the origin."""
+
+    content: bytes
+    lost: dict[int, DataLoss]
+    """Extents, and why."""
+
+
+class Waiting(NamedTuple):
+    """Somebody who needs extents of a stretch."""
+
+    extents: frozenset[int]
+    then: Callable[[], None]
+    failed: Done
+
+
 class Source(HoleSource, Protocol):
     """Where the origin's bytes come from. Called in threads; blocks."""
 
@@ -57,7 +75,7 @@ class Hydrator:
     def __init__(self, loop: Loop, store: Store) -> None:
         self._loop = loop
         self._store = store
-        self._fetching: dict[int, list[tuple[Callable[[], None], Done]]] = {}
+        self._fetching: dict[int, list[Waiting]] = {}
         self._threads = ThreadPoolExecutor(FETCH_THREADS, thread_name_prefix="hydrate")
         self._background = 0
         self._holes_filled = False
@@ -89,10 +107,12 @@ class Hydrator:
         """What keeps it from its origin, and has for TROUBLE_AFTER_S: a word and a sentence, or two empty
         strings. It ends with the next stretch that comes; that something is lost, when that comes.
         """
-        if self._lost:
-            stretch, why = next(iter(self._lost.items()))
+        lost = self._store.missing.among(sorted(self._lost))  # A user may have written it since.
+        if lost:
+            extent, why = lost[0], self._lost[lost[0]]
             which = (
-                f"{len(self._lost)} of its MiB are lost at the origin, e.g. that at {stretch * STRETCH_BYTES}"
+                f"{len(lost)} of its pieces of {EXTENT_BYTES // KIB} KiB are lost at the origin, e.g. "
+                f"that at {extent * EXTENT_BYTES}"
             )
             return ORIGIN_LOST, f"{which}: {why}"
         lasts_s = self._loop.now() - self._trouble_since_s
@@ -118,8 +138,10 @@ class Hydrator:
         still be missing), or `failed(outcome)`: MEDIUM_ERROR if the origin has lost one, or what the
         primary said to the write.
         """
-        stretches = sorted({extent // STRETCH_EXTENTS for extent in extents})
-        left = len(stretches)
+        wanted: dict[int, set[int]] = {}
+        for extent in extents:
+            wanted.setdefault(extent // STRETCH_EXTENTS, set()).add(extent)
+        left = len(wanted)
         ended = False
 
         def one() -> None:
@@ -134,13 +156,13 @@ class Hydrator:
                 ended = True
                 failed(outcome)
 
-        for stretch in stretches:
-            waiting = self._fetching.get(stretch)
-            if waiting is None:
-                self._fetching[stretch] = [(one, fail)]
-                self._fetch(stretch)
+        for stretch in sorted(wanted):
+            waiting = Waiting(frozenset(wanted[stretch]), one, fail)
+            if stretch in self._fetching:
+                self._fetching[stretch].append(waiting)
             else:
-                waiting.append((one, fail))
+                self._fetching[stretch] = [waiting]
+                self._fetch(stretch)
 
     def go_on(self) -> None:
         """Keep the background pass busy; call it when the link comes up, and whenever it may have stopped."""
@@ -153,7 +175,7 @@ class Hydrator:
                 self._pause()
                 return
             self._background += 1
-            self.need([stretch * STRETCH_EXTENTS], self._background_done, self._background_failed)
+            self.need(self._extents(stretch), self._background_done, self._background_failed)
 
     def _fill_holes(self) -> None:
         """First what the origin does not hold: it costs nothing to fetch."""
@@ -227,7 +249,7 @@ class Hydrator:
             return
         offset, length = self._range(stretch)
         self._loop.in_pool(
-            partial(self._source.read, offset, length),
+            partial(read_stretch, self._source, offset, length),
             partial(self._fetched, stretch),
             partial(self._fetch_failed, stretch),
             self._threads,
@@ -238,18 +260,23 @@ class Hydrator:
         offset = stretch * STRETCH_BYTES
         return offset, min(STRETCH_BYTES, self._store.size_bytes - offset)
 
-    def _fetched(self, stretch: int, content: bytes) -> None:
+    def _extents(self, stretch: int) -> range:
+        first = stretch * STRETCH_EXTENTS
+        return range(first, min(first + STRETCH_EXTENTS, self._store.extents))
+
+    def _fetched(self, stretch: int, came: Stretch) -> None:
         if self._stopped:
             return
         start, length = self._range(stretch)
+        content, lost = came
         if len(content) != length:
             error = OSError(f"{len(content)} bytes came for {length} at {start}")
             self._fetch_failed(stretch, error)
             return
         self._say("", "")
-        self._lost.pop(stretch, None)
-        first = stretch * STRETCH_EXTENTS
-        extents = self._store.missing.among(range(first, min(first + STRETCH_EXTENTS, self._store.extents)))
+        self._note_lost(self._extents(stretch), lost)
+        missing = self._store.missing.among(self._extents(stretch))
+        extents = [extent for extent in missing if extent not in lost]
         left = 0
         worst = Outcome.OK
 
@@ -259,32 +286,39 @@ class Hydrator:
             if outcome is not Outcome.OK:
                 worst = outcome
             if left == 0:
-                self._settle(stretch, worst)
+                self._settle(stretch, worst, lost)
 
         requests = list(_fill_requests(self._store, extents, start, memoryview(content), one))
         left = len(requests)
         for request in requests:
             self.fill(request)
         if not extents:
-            self._settle(stretch, Outcome.OK)
+            self._settle(stretch, Outcome.OK, lost)
 
-    def _settle(self, stretch: int, outcome: Outcome) -> None:
-        for then, failed in self._fetching.pop(stretch, []):
-            if outcome is Outcome.OK:
-                then()
+    def _note_lost(self, extents: Iterable[int], lost: Mapping[int, DataLoss]) -> None:
+        """Which of `extents` are lost at the origin, as it says now."""
+        for extent in extents:
+            why = lost.get(extent)
+            if why is None:
+                self._lost.pop(extent, None)
+            elif extent not in self._lost:
+                log.error("hydration: the origin has lost extent %d: %s", extent, why)
+                self._lost[extent] = str(why)
+
+    def _settle(self, stretch: int, outcome: Outcome, lost: Container[int] = ()) -> None:
+        """It is filled as far as it can be: who needs what is `lost` fails, the others go on."""
+        for waiting in self._fetching.pop(stretch, []):
+            if any(extent in lost for extent in waiting.extents):
+                waiting.failed(Outcome.MEDIUM_ERROR)
+            elif outcome is Outcome.OK:
+                waiting.then()
             else:
-                failed(outcome)
+                waiting.failed(outcome)
         if self._store.missing.left == 0:
             self.on_change()
 
     def _fetch_failed(self, stretch: int, error: BaseException) -> None:
         if self._stopped:
-            return
-        if isinstance(error, DataLoss):
-            if stretch not in self._lost:
-                log.error("hydration: the origin has lost data: %s", error)
-            self._lost[stretch] = str(error)
-            self._settle(stretch, Outcome.MEDIUM_ERROR)
             return
         self._say(*trouble_of(error))
         self._loop.call_later(RETRY_S, partial(self._fetch, stretch))
@@ -297,6 +331,25 @@ class Hydrator:
             if reason:
                 log.warning("hydration: %s: %s", reason, message)
             self.on_change()
+
+
+def read_stretch(source: Source, offset: int, length: int) -> Stretch:
+    """A stretch, extent by extent if something of it is lost, so that the rest of it is not. Blocks.
+
+    Raises what `source.read` raises, other than DataLoss.
+    """
+    with contextlib.suppress(DataLoss):
+        return Stretch(source.read(offset, length), {})
+    pieces: list[bytes] = []
+    lost: dict[int, DataLoss] = {}
+    for at in range(offset, offset + length, EXTENT_BYTES):
+        size = min(EXTENT_BYTES, offset + length - at)
+        try:
+            pieces.append(source.read(at, size))
+        except DataLoss as error:
+            pieces.append(bytes(size))
+            lost[at // EXTENT_BYTES] = error
+    return Stretch(b"".join(pieces), lost)
 
 
 def trouble_of(error: BaseException) -> tuple[str, str]:

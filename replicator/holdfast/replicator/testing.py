@@ -291,17 +291,20 @@ class FakeSource:
         self.content = content
         self.fail: Callable[[int], Exception | None] = lambda _offset: None
         self.reads = 0
+        self._lost: set[int] = set()
 
     def read(self, offset: int, length: int) -> bytes:
         self.reads += 1
         error = self.fail(offset)
         if error is not None:
             raise error
+        if any(offset <= at < offset + length for at in self._lost):
+            raise DataLoss("LOST", "an object is gone")
         return self.content[offset : offset + length]
 
     def holes(self, offset: int, length: int) -> list[tuple[int, int]]:
         error = self.fail(offset)
-        if error is not None and not isinstance(error, DataLoss):
+        if error is not None:
             raise error
         empty = (
             at
@@ -312,9 +315,12 @@ class FakeSource:
         return [(first * BLOCK_BYTES, (end - first) * BLOCK_BYTES) for first, end in blocks]
 
     def lose(self, offset: int) -> None:
-        """The stretch at `offset` is gone for good."""
-        lost = DataLoss("LOST", "an object is gone")
-        self.fail = lambda at: lost if at == offset else None
+        """The extent that begins at `offset` is gone for good."""
+        self._lost.add(offset)
+
+    def mend(self) -> None:
+        """All is there again."""
+        self._lost.clear()
 
 
 class Host:
