@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from hosts import Volume, World
+from hosts import USER, Volume, World
 from suite import FAILED, PASSED, Verdict
 
 from holdfast.lab import initiator
@@ -58,7 +58,7 @@ class Judge:
             "binds-not-its-holder", self._says(here, "sg_dd if=$D bs=512 count=1 of=/dev/null"), "status 0"
         )
         yield self._verdict("not-by-another-path", self._says(there, both), _UNKNOWN, "status 9")
-        self._world.cluster.cli("alice", "volume", "switch", self._volume.name)
+        self._world.cluster.cli(USER, "volume", "switch", self._volume.name)
         told = self._until(there, "sg_turs -v $D", _PREEMPTED)
         yield self._verdict("its-loss-is-told-after-a-switch", told, _PREEMPTED)
         yield self._verdict("gone-after-a-switch", self._says(there, both), *none)
@@ -67,10 +67,25 @@ class Judge:
         yield self._verdict(
             "kept-anew", self._says(there, f"{anew}; {both}"), _OTHER_KEY, "NO reservation held"
         )
-        self._world.cluster.cli("alice", "volume", "switch", self._volume.name)
+        self._world.cluster.cli(USER, "volume", "switch", self._volume.name)
         told = self._until(here, "sg_turs -v $D", _PREEMPTED)
         yield self._verdict("its-loss-is-told-after-another", told, _PREEMPTED)
         yield self._verdict("nothing-old-comes-back", self._says(here, both), *none)
+        yield self._verdict("kept-again", self._says(here, f"{register} && {reserve}; {both}"), _KEY)
+        yield from self._power_off(here, there, both)
+
+    def _power_off(self, here: str, there: str, both: str) -> Iterator[Verdict]:
+        """Of the primary, whose kernel had them; it comes back without, and is the primary again later."""
+        none = ("NO registered", "NO reservation held", "status 0")
+        guest, cluster = self._world.lab.guest(here), self._world.cluster
+        guest.power_off()
+        cluster.await_record(f"replicas/{self._volume.uid}", lambda one: one["primary_host_id"] == there, 120)
+        told = self._until(there, "sg_turs -v $D", _PREEMPTED)
+        yield self._verdict("its-loss-is-told-after-a-takeover", told, _PREEMPTED)
+        yield self._verdict("gone-after-a-takeover", self._says(there, both), *none)
+        guest.boot()
+        cluster.start_agent(guest)
+        self._volume.await_in_sync()
         for login in self._volume.logins:
             initiator.log_out(self._world.compute, login)
 
