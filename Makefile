@@ -7,7 +7,7 @@ TWINS := hatch_build.py base/holdfast/base/slots.h $(wildcard */holdfast/*/*.c *
 COMPONENTS := base metadata replicator target snapshotter cli lab
 PACKAGES := $(foreach name,$(COMPONENTS),-p holdfast.$(name))
 
-.PHONY: setup demo test sim sim-mutants sim-groups faults store-faults bench bench-lab bench-resync bench-many bench-snapshots collection-stories check format protos lock lab-down clean conformance ring-fuzz restarts
+.PHONY: setup demo test sim sim-mutants sim-groups faults store-faults bench bench-lab bench-resync bench-many bench-snapshots bench-freezes bench-sparse collection-stories check format protos lock lab-down clean conformance ring-fuzz restarts
 
 setup: .venv/.ready
 
@@ -86,6 +86,14 @@ ring-fuzz: setup
 # Snapshots beside plain transfers and restic, on a real S3 server; ARGS='--mib 512 --rounds 3'.
 bench-snapshots: setup
 	@$(SUDO) $(BIN)/python tests/bench/snapshots.py $(ARGS)
+
+# What a freeze costs the initiators of three busy volumes; ARGS='--rounds 20'.
+bench-freezes: setup
+	@$(SUDO) $(BIN)/python tests/bench/freezes.py $(ARGS)
+
+# A snapshot of a small volume beside one of 15 TiB, sparse.
+bench-sparse: setup
+	@$(SUDO) $(BIN)/python tests/bench/sparse.py $(ARGS)
 
 # Random stories of snapshots, deletions and the collection of objects: SEEDS=how many SEED=the first.
 collection-stories: setup

@@ -12,7 +12,7 @@ import pytest
 from holdfast.api.records.v1 import records_pb2 as r
 from holdfast.base.errors import BadInput, HoldfastError, Precondition
 from holdfast.base.limits import EXTENT_BYTES
-from holdfast.metadata import collection_changes, keys, snapshot_changes
+from holdfast.metadata import collection_changes, keys, snapshot_changes, verify_changes
 from holdfast.metadata.cas import Draft, run
 from holdfast.metadata.collection_changes import Moment
 from holdfast.metadata.snapshot_changes import Uploaded
@@ -293,6 +293,51 @@ def test_a_lost_pack_is_told(cycle: Cycle) -> None:
     del cycle.objects.objects[name]
     assert cycle.collect().missing_objects == 1
     assert cycle.snapshot(uid).verify.asked, "it is looked into"
+
+
+def lost(cycle: Cycle) -> dict[str, set[str]]:
+    """What no upload may use, by who wrote it."""
+    return {one.snapshot_uid: set(one.names) for one in cycle.records(keys.DAMAGED, r.DamagedRecord)}
+
+
+def test_a_lost_object_is_known_as_long_as_anything_leads_to_it(cycle: Cycle) -> None:
+    disk, first = filled(cycle)
+    write(cycle, disk, PLACES[:2])
+    second = take(cycle, disk)
+    packs = {uid: {n for n in cycle.objects.objects if uid in n and "pack" in n} for uid in (first, second)}
+    everything = [(uid, name) for uid, names in packs.items() for name in names]
+    garbage = (first, min(packs[first])[:-8] + "99999999")
+    run(cycle.etcd, lambda draft: verify_changes.mark_lost(draft, [*everything, garbage]))
+    cycle.collect()
+    assert lost(cycle) == packs, "what nothing leads to is forgotten"
+    cycle.delete(first)
+    cycle.settle()
+    assert lost(cycle) == packs, "the second one leads to packs of the first"
+    cycle.delete(second)
+    cycle.settle()
+    assert not lost(cycle)
+
+
+def test_lost_objects_that_are_not_named_are_known_while_their_writer_is_used(cycle: Cycle) -> None:
+    _, uid = filled(cycle)
+    many = [(uid, f"snapshots/{uid}/pack-{0:012x}-{number:08d}") for number in range(2000)]
+    run(cycle.etcd, lambda draft: verify_changes.mark_lost(draft, many))
+    cycle.collect()
+    (record,) = cycle.records(keys.DAMAGED, r.DamagedRecord)
+    assert record.more and not record.names
+    cycle.delete(uid)
+    cycle.settle()
+    assert not cycle.records(keys.DAMAGED, r.DamagedRecord)
+
+
+def test_a_lost_object_of_what_is_being_written_is_known(cycle: Cycle) -> None:
+    disk, _ = filled(cycle)
+    write(cycle, disk, PLACES[:2])
+    uid = cycle.freeze(disk)
+    name = f"snapshots/{uid}/pack-{0:012x}-00000000"
+    run(cycle.etcd, lambda draft: verify_changes.mark_lost(draft, [(uid, name)]))
+    cycle.collect()
+    assert lost(cycle) == {uid: {name}}
 
 
 def test_what_is_not_ours_is_left_alone(cycle: Cycle) -> None:

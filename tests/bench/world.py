@@ -3,7 +3,6 @@
 import re
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -24,9 +23,8 @@ from holdfast.lab.servers import LocalHost, Starting, free_port
 from holdfast.lab.swift import SwiftServer
 from holdfast.metadata import keys
 from holdfast.metadata.cas import Draft, run
-from holdfast.metadata.follow import follow
 from holdfast.metadata.records import decode
-from holdfast.metadata.testing import RunningMetadata
+from holdfast.metadata.testing import RunningMetadata, await_record
 from holdfast.snapshotter.testing_host import FrozenHost
 from holdfast.target.testing_agent import AgentProcess
 
@@ -106,20 +104,7 @@ class World:
 
     def await_record(self, key: str, kind: type[_Record], holds: Callable[[_Record], bool]) -> _Record:
         """The record as soon as it is so."""
-        stop = threading.Event()
-        timer = threading.Timer(LIMIT_S, stop.set)
-        timer.start()
-        record = None
-        try:
-            for events in follow(self.etcd, key, stop):
-                for event in events:
-                    record = decode(kind, event.entry.value) if event.entry else None
-                    if record is not None and holds(record):
-                        return record
-        finally:
-            timer.cancel()
-            stop.set()
-        raise AssertionError(f"{key} did not become so: {record}")
+        return await_record(self.etcd, key, kind, holds, LIMIT_S)
 
     def nbdcopy(self, snapshot: r.SnapshotRecord, into: Path) -> None:
         """The snapshot's image in a file, by the snapshotter's NBD export."""

@@ -31,9 +31,8 @@ from holdfast.lab.swift import SwiftServer
 from holdfast.metadata import keys
 from holdfast.metadata.cas import Draft, run
 from holdfast.metadata.client import open_channel
-from holdfast.metadata.follow import follow
 from holdfast.metadata.records import decode
-from holdfast.metadata.testing import RunningMetadata
+from holdfast.metadata.testing import RunningMetadata, await_record
 from holdfast.snapshotter.objects_url import open_store
 from holdfast.snapshotter.testing import ModelView, index_of
 from holdfast.snapshotter.testing_host import FrozenHost
@@ -173,20 +172,10 @@ class Stage:
 
     def await_record(self, key: str, kind: type[_Record], holds: Callable[[_Record], bool]) -> _Record:
         """The record as soon as it is so."""
-        stop = threading.Event()
-        timer = threading.Timer(LIMIT_S, stop.set)
-        timer.start()
-        record = None
         try:
-            for events in follow(self.etcd, key, stop):
-                for event in events:
-                    record = decode(kind, event.entry.value) if event.entry else None
-                    if record is not None and holds(record):
-                        return record
-        finally:
-            timer.cancel()
-            stop.set()
-        raise AssertionError(f"{key} did not become so: {record}\n{self.logs()[-3000:]}")
+            return await_record(self.etcd, key, kind, holds, LIMIT_S)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.logs()[-3000:]}") from error
 
     def open_snapshot(self, uid: str, user: str) -> Client:
         """The snapshot as an NBD export, from any snapshotter. Raises what the last one did."""

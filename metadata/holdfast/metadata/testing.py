@@ -12,6 +12,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
+
+from google.protobuf.message import Message
 
 from holdfast.api.records.v1 import records_pb2 as r
 from holdfast.base.errors import HoldfastError, Unavailable
@@ -21,6 +24,7 @@ from holdfast.metadata import keys, pki
 from holdfast.metadata.cas import Draft
 from holdfast.metadata.client import Client, connect
 from holdfast.metadata.etcd import Etcd
+from holdfast.metadata.follow import follow
 from holdfast.metadata.group_changes import Word
 from holdfast.metadata.host_actions import HostActions, assignment_of
 from holdfast.metadata.records import decode
@@ -28,6 +32,7 @@ from holdfast.metadata.seal import public_key, read_private_key
 from holdfast.metadata.server import MetadataServer
 
 LOOPBACK = "127.0.0.1"
+_Record = TypeVar("_Record", bound=Message)
 RETRY_S = 0.05
 
 
@@ -60,6 +65,26 @@ def until(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
     while not condition():
         assert time.monotonic() < deadline_s, "it did not come about"
         threading.Event().wait(RETRY_S)
+
+
+def await_record(
+    etcd: Etcd, key: str, kind: type[_Record], holds: Callable[[_Record], bool], timeout_s: float
+) -> _Record:
+    """The record as soon as it is so; it is watched. Raises AssertionError, with what it is, when the time is
+    over."""
+    stop, record = threading.Event(), None
+    timer = threading.Timer(timeout_s, stop.set)
+    timer.start()
+    try:
+        for events in follow(etcd, key, stop):
+            for event in events:
+                record = decode(kind, event.entry.value) if event.entry else None
+                if record is not None and holds(record):
+                    return record
+    finally:
+        timer.cancel()
+        stop.set()
+    raise AssertionError(f"{key} did not become so: {record}")
 
 
 def clear(etcd: Etcd) -> None:

@@ -7,7 +7,7 @@ Health is apart from the state: COMPLETED and RECYCLED snapshots have one. Whoev
 `claims/verify/<uid>`, on a lease; all that they record compares that they still do.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 
 from holdfast.api.records.v1 import records_pb2 as r
@@ -257,3 +257,17 @@ def mark_lost(draft: Draft, lost: Iterable[tuple[str, str]]) -> None:
         record.names[:] = sorted(known)[:NAMED_MAX]
         record.more = record.more or len(known) > NAMED_MAX
         draft.put(keys.damaged(uid), record)
+
+
+def forget_lost(draft: Draft, uid: str, names: Set[str], more: bool) -> bool:
+    """Nothing leads to these objects of `uid` any more; `more`: nor to those that are not named."""
+    key = keys.damaged(uid)
+    record = draft.get(key, r.DamagedRecord)
+    if record is None:
+        return False
+    record.names[:] = [name for name in record.names if name not in names]
+    record.more = record.more and not more
+    if record.names or record.more:
+        return draft.put(key, record)
+    draft.delete(key)
+    return True

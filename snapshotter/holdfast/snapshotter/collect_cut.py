@@ -62,6 +62,7 @@ class Cut:
     writers: set[str] = field(default_factory=set)
     """Of objects that are being rewritten."""
     sizes: dict[str, r.SizesRecord] = field(default_factory=dict)
+    damaged: dict[str, r.DamagedRecord] = field(default_factory=dict)
 
 
 def read_cut(etcd: Store) -> Cut:
@@ -77,6 +78,8 @@ def read_cut(etcd: Store) -> Cut:
         cut.condemned[condemned.snapshot_uid] = condemned
     for rewrite in _records(etcd, keys.REWRITES, r.RewriteRecord, revision):
         cut.writers.add(rewrite.writer)
+    for damaged in _records(etcd, keys.DAMAGED, r.DamagedRecord, revision):
+        cut.damaged[damaged.snapshot_uid] = damaged
     for counted in _records(etcd, keys.SIZES, r.SizesRecord, revision):
         cut.sizes[counted.snapshot_uid] = counted
     return cut

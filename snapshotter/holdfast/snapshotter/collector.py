@@ -27,6 +27,7 @@ from holdfast.metadata.snapshot_changes import Claimant
 from holdfast.snapshotter import collect_clock, collect_owner, collect_roots
 from holdfast.snapshotter.collect_candidates import Candidates
 from holdfast.snapshotter.collect_cut import Cut, read_cut
+from holdfast.snapshotter.collect_damaged import DamagedNames
 from holdfast.snapshotter.collect_mark import Marks, mark
 from holdfast.snapshotter.collect_repack import Repacker
 from holdfast.snapshotter.collect_roots import Verdict
@@ -101,7 +102,12 @@ class Collector:
         self._end_roots(verdict, now)
         marks = mark(verdict.roots, self._patient, folder, self.stop)
         judge = Judge(cut, verdict, now, self.grace_s)
-        exclusive, candidates = self._sweep(fates(_infos(listing), marks.objects(), judge), verdict)
+        damaged = DamagedNames(cut, verdict)
+        every = fates(_infos(listing), marks.objects(), judge)
+        exclusive, candidates = self._sweep(every, verdict, damaged)
+        for uid, over in damaged.over():
+            self._check()
+            run(self.etcd, partial(verify_changes.forget_lost, uid=uid, names=over.names, more=over.more))
         self._forget(verdict)
         self._count(cut, verdict, marks, exclusive)
         self._repack(verdict, candidates, now)
@@ -135,13 +141,17 @@ class Collector:
             drop = partial(changes.drop_former, snapshot_uid=uid, now=now, grace_s=self.grace_s)
             run(self.etcd, drop)
 
-    def _sweep(self, every: Iterable[Fated], verdict: Verdict) -> tuple[list[int], Candidates]:
+    def _sweep(
+        self, every: Iterable[Fated], verdict: Verdict, damaged: DamagedNames
+    ) -> tuple[list[int], Candidates]:
         """Exclusive bytes by the number of the root; and objects that are mostly dead."""
         exclusive = [0] * len(verdict.roots)
         candidates = Candidates()
         counts = self._counts
         for one in every:
             self._check()
+            if one.marked is not None:
+                damaged.look(one.name)
             if one.fate is Fate.KEPT:
                 counts.kept_objects += 1
                 counts.kept_bytes += one.size_bytes
