@@ -107,6 +107,24 @@ def test_lock(metadata: RunningMetadata, two_hosts: list[StandInHost], clock: Se
     assert alice.snapshots.DeleteSnapshot(delete_of("s")).changed
 
 
+def test_an_operator_deletes_for_an_owner(
+    metadata: RunningMetadata, two_hosts: list[StandInHost], clock: SetClock
+) -> None:
+    """Such as one that is damaged, and keeps collection from deleting anything."""
+    alice, bob, etcd = metadata.client("alice"), metadata.client("bob"), metadata.etcd
+    olga = metadata.client("olga", "operator")
+    made_volume(alice, "v")
+    for name in ("s", "kept"):
+        made_snapshot(metadata, alice, name, "v")
+    request = sb.DeleteSnapshotRequest(snapshot_id="s", owner="alice", now=True)
+    refused(etcd, bob.snapshots.DeleteSnapshot, request, "NOT_FOUND", "NOT_FOUND")
+    alice.snapshots.LockSnapshot(lock_of("kept", clock.now_s + DAY_S))
+    locked = sb.DeleteSnapshotRequest(snapshot_id="kept", owner="alice", now=True)
+    refused(etcd, olga.snapshots.DeleteSnapshot, locked, "FAILED_PRECONDITION", "LOCKED")
+    assert olga.snapshots.DeleteSnapshot(request).changed
+    assert shown(alice) == ["kept"] and in_bin(alice) == []
+
+
 def test_what_is_not_completed_is_not_locked(
     metadata: RunningMetadata, two_hosts: list[StandInHost], clock: SetClock
 ) -> None:

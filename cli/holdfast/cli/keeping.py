@@ -17,14 +17,15 @@ from holdfast.cli.times import MOMENT
 @click.command()
 @click.argument("snapshot_id")
 @click.option("--now", is_flag=True, help="For good: not to the recycle bin.")
+@click.option("--owner", default="", help="Somebody else's (operators only).")
 @output_option
-def delete(snapshot_id: str, now: bool) -> None:
+def delete(snapshot_id: str, now: bool, owner: str) -> None:
     """Delete a snapshot and its grants. Harms no other snapshot, and no volume made from it.
 
     It can be restored for a while: `snapshot list --deleted`, `settings show`.
     """
     with session() as at:
-        request = pb.DeleteSnapshotRequest(snapshot_id=snapshot_id, now=now)
+        request = pb.DeleteSnapshotRequest(snapshot_id=snapshot_id, now=now, owner=owner)
         response = at.call(at.client.snapshots.DeleteSnapshot, request)
     until = moment(response.recycle_until_time)
     kept = f" It can be restored until {until}." if until else ""

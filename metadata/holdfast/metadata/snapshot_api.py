@@ -82,11 +82,10 @@ class SnapshotServicer(CopyCalls):
 
     @unary
     def DeleteSnapshot(self, request: pb.DeleteSnapshotRequest, caller: Caller) -> pb.DeleteSnapshotResponse:
+        owner = self._owner(request.snapshot_id, request.owner, caller)
         now_s = self._service.clock()
         snapshot = self._service.run(
-            lambda draft: keeping_decisions.delete(
-                draft, caller.name, request.snapshot_id, request.now, now_s
-            )
+            lambda draft: keeping_decisions.delete(draft, owner, request.snapshot_id, request.now, now_s)
         )
         response = pb.DeleteSnapshotResponse(changed=True)
         if snapshot.HasField("recycle_until_time"):
@@ -154,9 +153,15 @@ class SnapshotServicer(CopyCalls):
 
     def _find_own(self, snapshot_id: str, owner: str, caller: Caller) -> r.SnapshotRecord:
         """The caller's; another's for operators."""
+        owner = self._owner(snapshot_id, owner, caller)
+        return self._service.look(lambda draft: snapshot_of(draft, owner, snapshot_id))
+
+    @staticmethod
+    def _owner(snapshot_id: str, owner: str, caller: Caller) -> str:
+        """Whose the call is about: the caller's, or another's for operators. Raises NotFound."""
         if owner not in ("", caller.name) and not caller.operator:
             raise not_found("snapshot", snapshot_id)
-        return self._service.look(lambda draft: snapshot_of(draft, owner or caller.name, snapshot_id))
+        return owner or caller.name
 
     def _resolve(
         self, volume_id: str, named: list[tuple[str, r.NameRecord]]

@@ -357,16 +357,20 @@ class DeleteSnapshotRequest(google.protobuf.message.Message):
 
     SNAPSHOT_ID_FIELD_NUMBER: builtins.int
     NOW_FIELD_NUMBER: builtins.int
+    OWNER_FIELD_NUMBER: builtins.int
     snapshot_id: builtins.str
     now: builtins.bool
     """For good, past the recycle bin."""
+    owner: builtins.str
+    """Empty is the caller. Another's: operators only."""
     def __init__(
         self,
         *,
         snapshot_id: builtins.str = ...,
         now: builtins.bool = ...,
+        owner: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["now", b"now", "snapshot_id", b"snapshot_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["now", b"now", "owner", b"owner", "snapshot_id", b"snapshot_id"]) -> None: ...
 
 global___DeleteSnapshotRequest = DeleteSnapshotRequest
 

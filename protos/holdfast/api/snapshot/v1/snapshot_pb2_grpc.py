@@ -152,7 +152,7 @@ class SnapshotServiceServicer(object):
         """A COMPLETED snapshot goes to the recycle bin, where it has no grants and its id is free for another; any
         other is given up at once.
         Errors:
-        NOT_FOUND           NOT_FOUND  no such snapshot of the caller
+        NOT_FOUND           NOT_FOUND  no such snapshot of the caller, or of the owner if an operator calls
         FAILED_PRECONDITION LOCKED     nobody can delete it yet: the message says until when
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
