@@ -39,10 +39,10 @@ def test_a_seed_is_the_same_run_in_every_process() -> None:
 
 
 def test_some_runs_violate_nothing() -> None:
-    """The same ones each time, and others: their seed is in what is printed."""
-    told = run("--seeds", "250", "--fresh", "50", "--jobs", "2")
+    """The same ones each time: CI plays ten thousand beside the tests, and campaigns play new ones."""
+    told = run("--seeds", "250", "--jobs", "2")
     assert told.returncode == 0, told.stdout + told.stderr
-    assert "300 runs, " in told.stdout and ", 0 violations" in told.stdout
+    assert "250 runs, " in told.stdout and ", 0 violations" in told.stdout
 
 
 def test_every_mistake_can_be_planted() -> None:
