@@ -1,8 +1,10 @@
 """Copies in other stores: whole, read back, resumed, and read without their snapshot."""
 
+import math
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from holdfast.snapshotter.objects import ObjectStore
 from holdfast.snapshotter.objects_directory import DirectoryStore
 from holdfast.snapshotter.objects_faults import Fault, FaultyStore, Killed, Rule
 from holdfast.snapshotter.objects_prefixed import PrefixedStore
+from holdfast.snapshotter.pace import Pace
 from holdfast.snapshotter.patient import PatientStore
 from holdfast.snapshotter.testing import differing_extents, index_of, upload
 
@@ -74,6 +77,49 @@ def test_a_copy_is_complete_by_itself(
             for extent in sorted(view.allocated):
                 file.seek(extent * EXTENT_BYTES)
                 assert file.read(EXTENT_BYTES) == view.read(extent * EXTENT_BYTES, EXTENT_BYTES)
+
+
+def test_what_is_copied_and_read_back_keeps_to_a_rate(
+    directory: DirectoryStore, target: DirectoryStore
+) -> None:
+    manifest = upload(directory, UIDS[0], volume_of(1, 6).freeze()).manifest
+    index, counted = index_of(directory, manifest), [0, 0]
+    lock, stop = threading.Lock(), threading.Event()
+
+    def before(count: int) -> None:
+        with lock:
+            counted[phase] += count
+
+    args = (patient(directory), patient(target), stop, lambda _: None, 0, before)
+    one = Copying(index, manifest, *args)
+    phase = 0
+    one.copy(0)
+    phase = 1
+    check_whole(one.read_back(index_of(target, manifest), 0))
+    packs = {pack for ref in index.manifest.shards for pack in index.load(ref).packs}
+    indexes = {ref.where for ref in index.manifest.shards}
+    assert counted[0] == sum(each.size_bytes for each in packs | indexes)
+    stored = [entry for ref in index.manifest.shards for entry in index.load(ref).entries().values()]
+    assert counted[1] >= sum(entry.stored_bytes for entry in stored)
+
+
+def test_a_pace_is_of_all_its_threads_together() -> None:
+    waits: list[float] = []
+
+    class Waiting(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            waits.append(timeout or 0.0)
+            return False
+
+    pace = Pace(100, Waiting(), clock=lambda: 5.0)
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda _: pace.take(50), range(6)))
+    assert sorted(waits) == [0.0, 0.5, 1.0, 1.5, 2.0, 2.5]
+    unlimited = Pace(math.inf, Waiting(), clock=lambda: 5.0)
+    waits.clear()
+    unlimited.take(1 << 40)
+    unlimited.take(1)
+    assert waits == [0.0, 0.0]
 
 
 def test_killed_at_every_call_it_goes_on(directory: DirectoryStore, tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from holdfast.snapshotter.keys import KeyService
 from holdfast.snapshotter.manifest import Manifest
 from holdfast.snapshotter.objects import ObjectStore
 from holdfast.snapshotter.objects_prefixed import PrefixedStore
+from holdfast.snapshotter.pace import Pace
 from holdfast.snapshotter.patient import PatientStore, Stopped
 
 _LOG = logging.getLogger(__name__)
@@ -40,6 +41,8 @@ RETRY_S = 1.0
 AGAIN_S = 15.0
 """For what another has, or what could not be done now."""
 SHARDS_CACHE_BYTES = 8 * MIB
+COPY_BYTES_S = 128 * MIB
+"""Uploads and volumes that copy from snapshots use the same network and object store."""
 
 
 class Copier:
@@ -48,6 +51,7 @@ class Copier:
     Args:
         targets: stores by their names; they belong to whoever made them.
         on_lost: told of each snapshot of which something cannot be read.
+        bytes_s: how fast what is copied is read, and read back; infinity: as fast as can be.
     """
 
     def __init__(
@@ -58,6 +62,7 @@ class Copier:
         key_service: KeyService,
         on_lost: Callable[[str], None] = lambda snapshot_uid: None,
         clock: Callable[[], float] = time.time,
+        bytes_s: float = COPY_BYTES_S,
     ) -> None:
         self._actions = actions
         self._store = store
@@ -66,6 +71,7 @@ class Copier:
         self._key_service = key_service
         self._clock = clock
         self._stop = threading.Event()
+        self.pace = Pace(bytes_s, self._stop)
         self._changed = threading.Condition()
         self._todo: dict[str, r.CopyRecord] = {}
         self._again: dict[str, float] = {}
@@ -202,7 +208,14 @@ class _One:
         copy, by = self._copy, self._by
         index = self._open(self._source)
         copying = Copying(
-            index, copy.manifest, self._source, self._target, self._stop, self._report, copy.stored_bytes
+            index,
+            copy.manifest,
+            self._source,
+            self._target,
+            self._stop,
+            self._report,
+            copy.stored_bytes,
+            self._copier.pace.take,
         )
         first_shard = copy.next_shard
         if copy.state == r.COPY_STATE_COPYING:

@@ -39,6 +39,7 @@ class Copying:
         index: of the snapshot, in `source`.
         manifest: its name.
         stored_bytes: put by those who died.
+        before: called, by several threads, before so many bytes are read; may wait, or raise.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Copying:
         stop: threading.Event,
         report: Report,
         stored_bytes: int = 0,
+        before: Callable[[int], None] = lambda _: None,
     ) -> None:
         self._index = index
         self._manifest = manifest
@@ -58,6 +60,7 @@ class Copying:
         self._stop = stop
         self._report = report
         self._stored_bytes = stored_bytes
+        self._before = before
         self._lock = threading.Lock()
         self._total_bytes = 2 * index.manifest.extents * EXTENT_BYTES
 
@@ -96,7 +99,7 @@ class Copying:
             self._report(self._progress(half + found.done_bytes, found.next_shard))
 
         def scrub(index: Index, first: int) -> Found:
-            return Scrub(index, self._target, self._stop, 100, lambda _: None, report, Damage(), first).run()
+            return Scrub(index, self._target, self._stop, 100, self._before, report, Damage(), first).run()
 
         found = scrub(at_target, first_shard)
         if not found.damaged_objects:
@@ -120,6 +123,7 @@ class Copying:
                 return
         except NotFound:
             pass
+        self._before(one.size_bytes)
         data = get(self._source, one.name)
         if len(data) != one.size_bytes:
             raise truncated(one.name, 0, one.size_bytes, len(data))

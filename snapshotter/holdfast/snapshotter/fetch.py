@@ -37,8 +37,8 @@ PIECES_MAX_BYTES = 48 * MIB
 GAP_MAX_BYTES = 64 * KIB
 """Bytes between two wanted extents that are fetched and thrown away rather than asking twice."""
 EXTENTS_CACHE_BYTES = 32 * MIB
-AHEAD_BYTES = 72 * MIB
-"""Two sequences' longest, and something for a third."""
+AHEAD_BYTES = 96 * MIB
+"""Of two sequences the longest, and half as much that is not used yet when that is asked for."""
 GETS = 8
 """Ranged GETs under way at once."""
 ABANDONED_S = 5.0

@@ -1,6 +1,7 @@
 """`holdfast-snapshotter`: uploads frozen snapshots, and serves snapshots to hosts and to users."""
 
 import logging
+import math
 import os
 import signal
 import sys
@@ -26,7 +27,7 @@ from holdfast.snapshotter.block_tokens import key_from
 from holdfast.snapshotter.blocks_api import BlockServicer
 from holdfast.snapshotter.collecting import EVERY_S, Collecting
 from holdfast.snapshotter.collector import GRACE_S
-from holdfast.snapshotter.copier import Copier
+from holdfast.snapshotter.copier import COPY_BYTES_S, Copier
 from holdfast.snapshotter.exports import open_export
 from holdfast.snapshotter.grpc_server import SERVICES, GrpcServer
 from holdfast.snapshotter.guests import Guests
@@ -85,6 +86,12 @@ NBD_CONNECTION_BYTES = 16 * MIB
     default=SCRUB_BYTES_S / MIB,
     help="How fast to verify, a second, what nobody has verified in 30 days; 0: not at all.",
 )
+@click.option(
+    "--copy-mib-s",
+    type=click.FloatRange(min=0),
+    default=COPY_BYTES_S / MIB,
+    help="How fast to copy to another store, a second, and to read back there; 0: as fast as can be.",
+)
 @click.option("--checkpoint-s", type=click.FloatRange(min=0), default=5.0, help="Between checkpoints.")
 @click.option(
     "--collect-every-s",
@@ -122,6 +129,7 @@ def main(
     pack_mib: int,
     puts: int,
     scrub_mib_s: float,
+    copy_mib_s: float,
     checkpoint_s: float,
     collect_every_s: float,
     collect_grace_s: float,
@@ -171,6 +179,7 @@ def main(
         lease_ttl_s,
         (collect_every_s, collect_grace_s),
         scrub_mib_s * MIB,
+        copy_mib_s * MIB or math.inf,
     )
 
 
@@ -219,6 +228,7 @@ class Process:
         lease_ttl_s: int,
         collect: tuple[float, float],
         scrub_bytes_s: float,
+        copy_bytes_s: float,
     ) -> None:
         """Serve until SIGTERM or SIGINT.
 
@@ -248,7 +258,14 @@ class Process:
         service.start()
         idle = IdleDirects(self._etcd)
         idle.start()
-        copier = Copier(service.actions, self._store, self._targets, self._keys, service.scrubber.suspect)
+        copier = Copier(
+            service.actions,
+            self._store,
+            self._targets,
+            self._keys,
+            service.scrubber.suspect,
+            bytes_s=copy_bytes_s,
+        )
         copier.start()
         collecting = Collecting(
             self._etcd, self._store, service.actions.claimant, *collect, key_service=self._keys

@@ -8,7 +8,7 @@ from holdfast.snapshotter.patient import Stopped
 
 
 class Pace:
-    """For one thread. What was not used of a second is not saved up.
+    """For many threads together. What was not used of a second is not saved up.
 
     Args:
         stop: ends the waiting, with Stopped.
@@ -20,11 +20,14 @@ class Pace:
         self._bytes_s = bytes_s
         self._stop = stop
         self._clock = clock
+        self._lock = threading.Lock()
         self._free_s = clock()
 
     def take(self, count: int) -> None:
         """Wait until `count` bytes may be read. Raises Stopped."""
-        now_s = self._clock()
-        if self._stop.wait(max(0.0, self._free_s - now_s)):
+        with self._lock:
+            now_s = self._clock()
+            begins_s = max(self._free_s, now_s)
+            self._free_s = begins_s + count / self._bytes_s
+        if self._stop.wait(begins_s - now_s):
             raise Stopped
-        self._free_s = max(self._free_s, now_s) + count / self._bytes_s
