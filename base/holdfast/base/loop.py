@@ -15,8 +15,10 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from functools import partial
 from typing import TypeVar
 
+from holdfast.base.kernel_sync import KernelSync
 from holdfast.base.timer_fd import TimerFd
 
 _T = TypeVar("_T")
@@ -57,6 +59,9 @@ class Loop:
         # A signal's handler may want it while the very thread that it interrupts has it.
         self._wake_lock = threading.RLock()
         self._stopped = False
+        self._syncs: KernelSync | None = None
+        self._kernel_syncs = True
+        """The kernel may be able to."""
         self.add(self._wake_fd, READABLE, self._drain_handed_over)
         self.add(self._timer_fd.fd, READABLE, self._timer_due)
 
@@ -126,6 +131,32 @@ class Loop:
 
         (pool or self._pool).submit(work).add_done_callback(finish)
 
+    def sync_file(
+        self, fd: int, done: Callable[[None], None], failed: Callable[[BaseException], None]
+    ) -> None:
+        """fdatasync(2) of `fd`, which stays open meanwhile; then `done(None)` or `failed(OSError)` on this
+        thread. The pool does it where the kernel does not by itself.
+        """
+        if self._syncs is None and self._kernel_syncs:
+            self._kernel_syncs = self._begin_syncs()
+
+        def ended(number: int) -> None:
+            if number:
+                failed(OSError(number, os.strerror(number)))
+            else:
+                done(None)
+
+        if self._syncs is None or not self._syncs.begin(fd, ended):
+            self.in_pool(partial(os.fdatasync, fd), done, failed)
+
+    def _begin_syncs(self) -> bool:
+        try:
+            self._syncs = syncs = KernelSync()
+        except OSError:
+            return False
+        self.add(syncs.fd, READABLE | EDGE, lambda _events: syncs.take())
+        return True
+
     def run(self) -> None:
         """Serve until `stop`."""
         while not self._stopped:
@@ -149,6 +180,9 @@ class Loop:
     def close(self) -> None:
         """Release descriptors and wait for the pool. Call from the loop's thread, after `run`."""
         self._pool.shutdown(wait=True)
+        if self._syncs is not None:
+            self.remove(self._syncs.fd)
+            self._syncs.close()
         with self._wake_lock:
             wake_fd, self._wake_fd = self._wake_fd, -1
         for fd in (wake_fd, self._timer_fd.fd):

@@ -9,7 +9,7 @@ Three kinds of file, each with its own promise about a crash:
 - records: replaced whole (write new, fsync, rename, fsync the directory), durable on return.
 
 Making a file and opening one are two calls: what should be there and is not must never be taken for empty.
-All calls block; the caller decides on which thread they run.
+All calls block, but for one whose name says `soon`; the caller decides on which thread they run.
 
 Many writes at once have a twin in C (_files.c), which writes neighbours together.
 """
@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from holdfast.base.device import Request
+from holdfast.base.loop import Loop
 from holdfast.base.twins import twin
 
 _quick = twin("holdfast.replicator._files")
@@ -123,6 +124,12 @@ class DataFile:
 
     def sync(self) -> None:
         os.fdatasync(self._fd)
+
+    def sync_soon(
+        self, loop: Loop, done: Callable[[None], None], failed: Callable[[BaseException], None]
+    ) -> None:
+        """`sync` without blocking; then `done(None)` or `failed(OSError)` on the loop."""
+        loop.sync_file(self._fd, done, failed)
 
     def close(self) -> None:
         # A number kept after closing would be another file's before long.

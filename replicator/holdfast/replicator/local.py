@@ -271,7 +271,10 @@ class LocalReplica:
             for done in batch + waiting:
                 done(outcome)
 
-        self.loop.in_pool(sync, succeeded, failed)
+        if unsettled:
+            self.loop.in_pool(sync, succeeded, failed)
+        else:
+            self.store.data.sync_soon(self.loop, succeeded, failed)
 
     def in_pool(self, work: Callable[[], object], resume: Callable[[object], None]) -> None:
         """For sequences (base.steps): run blocking store work, resume with its result or the exception.

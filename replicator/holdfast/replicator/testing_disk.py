@@ -14,6 +14,7 @@ from pathlib import Path
 from random import Random
 
 from holdfast.base.device import Request
+from holdfast.base.loop import Loop
 from holdfast.replicator.files import BitsFile, DataFile, Files, one_by_one
 
 SECTOR_BYTES = 512
@@ -340,6 +341,11 @@ class _DiskData(DataFile):
         assert self._open, f"{self._name} is closed"
         self._disk.on_step("sync", self._name)
         self._inode.sync()
+
+    def sync_soon(
+        self, loop: Loop, done: Callable[[None], None], failed: Callable[[BaseException], None]
+    ) -> None:
+        loop.in_pool(self.sync, done, failed)
 
     def close(self) -> None:
         self._open = False
