@@ -1,9 +1,10 @@
 """Unit attentions where several initiators are attached: each is told of a condition, and once."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 
 from hosts import COMPUTE, USER, World
+from noted import CHANGED_PATHS, RESET, told
 from suite import FAILED, PASSED, Verdict
 
 from holdfast.lab.cluster import STORAGE_NAMES
@@ -12,9 +13,6 @@ from holdfast.lab.initiator import Login, node
 _SECOND = "iqn.2026-11.io.holdfast.lab:second"
 _LIMIT_S = 60
 _TRIES = 200
-# In the words of the compute host's kernel.
-_CHANGED = "Asymmetric access state changed"
-_RESET = "Power-on or device reset occurred"
 _VOLUME, _SIZE = "shared", "64MiB"
 
 
@@ -60,41 +58,21 @@ class Judge:
         wait += ' [ -n "$d" ] && [ -b /dev/$d ] && break; sleep 0.1; done; echo $d'
         return "/dev/" + self._guest.run(["sh", "-c", wait], timeout_s=_LIMIT_S).stdout.strip()
 
-    def _told(self, disk: str, what: str) -> int:
-        """How often so far, as its kernel has noted: whichever command it was that was told."""
-        unit = f"$(basename $(readlink -f /sys/block/{disk.removeprefix('/dev/')}/device))"
-        script = f'dmesg | grep -c "{unit}: {what}" || true'
-        return int(self._guest.run(["sh", "-c", script], timeout_s=_LIMIT_S).stdout)
-
-    def _tell(self, disks: list[str], what: str, bring_about: Callable[[], object]) -> list[int]:
-        """How often each disk's initiator is told: commands are sent until it is, and some more."""
-        before = [self._told(disk, what) for disk in disks]
-        bring_about()
-        for disk, count in zip(disks, before, strict=True):
-            for _ in range(_TRIES):
-                self._guest.run(["sg_turs", disk], check=False, timeout_s=_LIMIT_S)
-                if self._told(disk, what) > count:
-                    break
-        for disk in disks:
-            self._guest.run(["sg_turs", "--number=5", disk], check=False, timeout_s=_LIMIT_S)
-        after = [self._told(disk, what) for disk in disks]
-        return [new - old for new, old in zip(after, before, strict=True)]
-
     def judge(self) -> Iterator[Verdict]:
         disks = [self._log_in(*one) for one in zip(self._logins, ("default", "second"), strict=True)]
         reset = partial(self._guest.run, ["sg_reset", "-d", disks[0]], timeout_s=_LIMIT_S)
-        yield self._verdict("reset-by-one", self._tell(disks, _RESET, reset))
+        yield self._verdict("reset-by-one", told(self._guest, disks, RESET, reset))
         switch = partial(self._world.cluster.cli, USER, "volume", "switch", _VOLUME)
-        yield self._verdict("changed-paths", self._tell(disks, _CHANGED, switch))
+        yield self._verdict("changed-paths", told(self._guest, disks, CHANGED_PATHS, switch))
         refused = self._guest.run(["sh", "-c", f"sg_persist --in --read-keys {disks[0]}"], check=False)
         unknown = refused.returncode == 9
         yield Verdict("attentions.no-reservations", PASSED if unknown else FAILED, refused.stdout[-200:])
         for login, by in zip(self._logins, ("default", "second"), strict=True):
             self._guest.run(node(login, "-I", by, "--logout"), timeout_s=_LIMIT_S)
 
-    def _verdict(self, name: str, told: list[int]) -> Verdict:
-        said = f"the two initiators were told {told} times"
-        return Verdict(f"attentions.{name}", PASSED if told == [1, 1] else FAILED, said)
+    def _verdict(self, name: str, times: list[int]) -> Verdict:
+        said = f"the two initiators were told {times} times"
+        return Verdict(f"attentions.{name}", PASSED if times == [1, 1] else FAILED, said)
 
 
 def judge(world: World) -> Iterator[Verdict]:

@@ -1,9 +1,11 @@
 """Reservations on a volume of one initiator: kept by the primary's host, gone with it, and that is told."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 from hosts import USER, Volume, World
+from noted import PREEMPTED, told
 from suite import FAILED, PASSED, Verdict
 
 from holdfast.lab import initiator
@@ -11,8 +13,6 @@ from holdfast.lab.cluster import STORAGE_NAMES
 
 _LIMIT_S = 60
 _KEY, _OTHER_KEY = "0xabc123", "0xdef456"
-_READY_TRIES = 300
-_PREEMPTED = "Reservations preempted"
 _UNKNOWN = "nvalid opcode|not supported|llegal"
 
 
@@ -36,12 +36,12 @@ class Judge:
         script = f"D={self._disks[host]}; {words} 2>&1; echo status $?"
         return self._world.compute.run(["sh", "-c", script], timeout_s=_LIMIT_S).stdout
 
-    def _until(self, host: str, words: str, wanted: str) -> str:
-        """Ask until the answer is as wanted, at most so often; the last one."""
-        script = f"D={self._disks[host]}; for try in $(seq {_READY_TRIES}); do"
-        script += f" said=$({words} 2>&1); echo \"$said\" | grep -Eq '{wanted}' && break; sleep 0.1; done;"
-        done = self._world.compute.run(["sh", "-c", f'{script} echo "$said"'], timeout_s=_LIMIT_S)
-        return done.stdout
+    def _moved(self, to: str, bring_about: Callable[[], object]) -> int:
+        """How often an initiator is told of lost reservations by way of the new primary."""
+        return told(self._world.compute, [self._disks[to]], PREEMPTED, bring_about)[0]
+
+    def _told(self, name: str, times: int) -> Verdict:
+        return Verdict(f"reservations.{name}", PASSED if times == 1 else FAILED, f"told {times} times")
 
     def judge(self) -> Iterator[Verdict]:
         here = self._primary
@@ -58,30 +58,30 @@ class Judge:
             "binds-not-its-holder", self._says(here, "sg_dd if=$D bs=512 count=1 of=/dev/null"), "status 0"
         )
         yield self._verdict("not-by-another-path", self._says(there, both), _UNKNOWN, "status 9")
-        self._world.cluster.cli(USER, "volume", "switch", self._volume.name)
-        told = self._until(there, "sg_turs -v $D", _PREEMPTED)
-        yield self._verdict("its-loss-is-told-after-a-switch", told, _PREEMPTED)
+        switch = partial(self._world.cluster.cli, USER, "volume", "switch", self._volume.name)
+        yield self._told("its-loss-is-told-after-a-switch", self._moved(there, switch))
         yield self._verdict("gone-after-a-switch", self._says(there, both), *none)
         yield self._verdict("not-at-the-host-before", self._says(here, both), _UNKNOWN, "status 9")
         anew = register.replace(_KEY, _OTHER_KEY)
         yield self._verdict(
             "kept-anew", self._says(there, f"{anew}; {both}"), _OTHER_KEY, "NO reservation held"
         )
-        self._world.cluster.cli(USER, "volume", "switch", self._volume.name)
-        told = self._until(here, "sg_turs -v $D", _PREEMPTED)
-        yield self._verdict("its-loss-is-told-after-another", told, _PREEMPTED)
+        yield self._told("its-loss-is-told-after-another", self._moved(here, switch))
         yield self._verdict("nothing-old-comes-back", self._says(here, both), *none)
         yield self._verdict("kept-again", self._says(here, f"{register} && {reserve}; {both}"), _KEY)
         yield from self._power_off(here, there, both)
 
     def _power_off(self, here: str, there: str, both: str) -> Iterator[Verdict]:
-        """Of the primary, whose kernel had them; it comes back without, and is the primary again later."""
+        """Of the primary, whose kernel had them."""
         none = ("NO registered", "NO reservation held", "status 0")
         guest, cluster = self._world.lab.guest(here), self._world.cluster
-        guest.power_off()
-        cluster.await_record(f"replicas/{self._volume.uid}", lambda one: one["primary_host_id"] == there, 120)
-        told = self._until(there, "sg_turs -v $D", _PREEMPTED)
-        yield self._verdict("its-loss-is-told-after-a-takeover", told, _PREEMPTED)
+
+        def take_over() -> None:
+            guest.power_off()
+            record = f"replicas/{self._volume.uid}"
+            cluster.await_record(record, lambda one: one["primary_host_id"] == there, 120)
+
+        yield self._told("its-loss-is-told-after-a-takeover", self._moved(there, take_over))
         yield self._verdict("gone-after-a-takeover", self._says(there, both), *none)
         guest.boot()
         cluster.start_agent(guest)
