@@ -382,14 +382,20 @@ def test_both_lost_their_memory_and_what_was_in_flight_is_made_equal(rig: Rig) -
     assert rig.same()
 
 
-def test_a_third_host_takes_the_place_of_another_without_a_moment_of_one_copy(rig: Rig) -> None:
+def add_c(rig: Rig) -> None:
+    """A third host, which lacks nothing; in epoch 2."""
     pair = rig.pair
-    pair.do(Op.WRITE, 0, b"x" * BLOCK)
     rig.disks["c"] = Disk(pair.chance)
     pair.hosts["c"] = Host("c", rig.disks["c"].files, pair.clock, pair.chance)
     pair.start("c", Role.JOINER, 2, "ab")
     pair.epoch(2, "a", "ab")
     pair.until(lambda: pair.leading.wants_join[0] == "c")
+
+
+def test_a_third_host_takes_the_place_of_another_without_a_moment_of_one_copy(rig: Rig) -> None:
+    pair = rig.pair
+    pair.do(Op.WRITE, 0, b"x" * BLOCK)
+    add_c(rig)
     assert pair.do(Op.WRITE, BLOCK, b"y" * BLOCK) is Outcome.OK
     pair.kill("b")
     del pair.hosts["b"]
@@ -398,6 +404,24 @@ def test_a_third_host_takes_the_place_of_another_without_a_moment_of_one_copy(ri
     assert pair.do(Op.WRITE, 2 * BLOCK, b"z" * BLOCK) is Outcome.OK
     assert rig.disks["a"].content("data") == rig.disks["c"].content("data")
     assert rig.disks["b"].content("data") != rig.disks["c"].content("data")
+
+
+def test_each_of_two_mirrors_is_made_equal_where_the_primary_may_differ(rig: Rig) -> None:
+    """A write was applied by the primary alone when its process was killed; one mirror is reached late."""
+    pair = rig.pair
+    pair.do(Op.WRITE, 0, b"x" * BLOCK)
+    add_c(rig)
+    pair.epoch(3, "a", "abc")
+    pair.until(lambda: pair.primary.writes)
+    pair.kill("a")
+    rig.disks["a"].inodes["data"].content[:3] = b"new"
+    late, pair.hosts["c"].replica = pair.hosts["c"].replica, None
+    pair.start("a", Role.PRIMARY, 3, "abc")
+    pair.until(lambda: bool(pair.leading.partners) and pair.link.up)
+    assert rig.same() and not pair.primary.writes
+    pair.hosts["c"].replica = late
+    pair.until(lambda: pair.primary.writes)
+    assert rig.disks["c"].content("data")[:BLOCK] == b"new" + b"x" * (BLOCK - 3)
 
 
 def test_a_comparison_finds_and_repairs(rig: Rig) -> None:

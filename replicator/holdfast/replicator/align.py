@@ -58,7 +58,7 @@ def equal(local: LocalReplica, talk: Talk, link: Link, answer: Message) -> Steps
     for uid in sorted(set(answer["views"]) - store.views.keys()):
         yield talk.ask({"do": "drop_view", "uid": uid})
     theirs = yield from fetch_bits(talk, "doubt", store.regions)
-    doubtful = link.in_doubt | store.in_doubt | set(theirs.set_bits())
+    doubtful = link.in_doubt | set(theirs.set_bits())
     yield partial(_adopt, local, doubtful)
     unfilled = [
         extent for region in sorted(doubtful) for extent in store.missing.among(store.extents_of(region))
@@ -73,7 +73,6 @@ def equal(local: LocalReplica, talk: Talk, link: Link, answer: Message) -> Steps
     yield talk.ask({"do": "settle"})
     yield talk.ask({"do": "synced"})
     link.in_doubt.clear()
-    store.in_doubt.clear()
 
 
 def align_generation(local: LocalReplica, talk: Talk, answer: Message) -> Steps[None]:

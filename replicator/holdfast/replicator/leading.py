@@ -164,9 +164,18 @@ class Leading:
             elif partner.standing is not Standing.AWAY:
                 released += partner.fall_back()
         self.primary.partners = [self.partners[host] for host in sorted(self.partners)]
+        self._hand_on_doubts()
         # Counted before what waited for those left out ends: alone, that must be on this disk.
         self._recount()
         let_go(released)
+
+    def _hand_on_doubts(self) -> None:
+        """Each may differ from this host, and is made equal by itself, whatever was done for others."""
+        required = [partner for partner in self.partners.values() if partner.required]
+        for partner in required:
+            partner.link.in_doubt |= self._local.store.in_doubt
+        if required:
+            self._local.store.in_doubt.clear()
 
     def _recount(self) -> None:
         self.primary.alone = not any(partner.required for partner in self.partners.values())

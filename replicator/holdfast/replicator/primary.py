@@ -392,14 +392,9 @@ class Primary:
 
     def _in_doubt(self, request: Request) -> bool:
         """Another host in sync may hold something else there, and would show it if it took over now."""
-        here = self.local.store.in_doubt
-        for partner in self.partners:
-            there = partner.link.in_doubt
-            if partner.required and (here or there):
-                regions = covering(request.offset, request.length, REGION_BYTES)
-                if not (here.isdisjoint(regions) and there.isdisjoint(regions)):
-                    return True
-        return False
+        doubts = [one.link.in_doubt for one in self.partners if one.required and one.link.in_doubt]
+        regions = covering(request.offset, request.length, REGION_BYTES) if doubts else ()
+        return any(not doubt.isdisjoint(regions) for doubt in doubts)
 
     def _still_missing(self, request: Request) -> bool:
         extents = covering(request.offset, request.length, EXTENT_BYTES)

@@ -95,7 +95,9 @@ class Store:
         self.generation = self.state.generation
         """Writes are counted in it; `state.generation` follows when that is durable."""
         self.in_doubt = set(self.intent.set_bits())
-        """Regions that may differ from the other host's: intent as it was found."""
+        """Regions that may differ from other hosts': intent as it was found. A primary hands them on to its
+        links, one for each of those hosts.
+        """
         self.update_state(lambda now: replace(now, boot_id=boot_id))
 
     @staticmethod
