@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 LAB_DIR ?= /run/holdfast-demo
-TWINS := hatch_build.py base/holdfast/base/slots.h $(wildcard */holdfast/*/*.c */holdfast/*/*/*.c)
+TWINS := hatch_build.py base/holdfast/base/twins.py $(wildcard base/holdfast/base/*.h */holdfast/*/*.c */holdfast/*/*/*.c)
 COMPONENTS := base metadata replicator target snapshotter cli lab
 PACKAGES := $(foreach name,$(COMPONENTS),-p holdfast.$(name))
 

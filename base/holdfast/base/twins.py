@@ -2,14 +2,28 @@
 
 Who has one asks for the C twin when it is imported, and goes on in Python if there is none: the package was
 built without a compiler (hatch_build.py), or HOLDFAST_PLAIN is set, for whatever is to run the very code that
-is read.
+is read. The same if the twin was built from another source than lies beside it, as after an update that
+nobody built: each is made for the Python code of its own commit, whose slots it fills.
 """
 
+import hashlib
 import importlib
+import logging
 import os
+from pathlib import Path
 from types import ModuleType
 
 PLAIN_VARIABLE = "HOLDFAST_PLAIN"
+
+_log = logging.getLogger(__name__)
+
+
+def source_of(code: Path) -> str:
+    """What says that a twin was built from this C file and from the headers that lie beside this module."""
+    digest = hashlib.sha256(code.read_bytes())
+    for header in sorted(Path(__file__).parent.glob("*.h")):
+        digest.update(header.read_bytes())
+    return digest.hexdigest()
 
 
 def twin(name: str) -> ModuleType | None:
@@ -17,6 +31,15 @@ def twin(name: str) -> ModuleType | None:
     if os.environ.get(PLAIN_VARIABLE):
         return None
     try:
-        return importlib.import_module(name)
-    except ImportError:
+        module = importlib.import_module(name)
+    except ModuleNotFoundError:
         return None
+    except ImportError as error:
+        _log.warning("%s cannot be loaded, its Python form serves: %s", name, error)
+        return None
+    assert module.__file__ is not None
+    code = Path(module.__file__).with_name(name.rpartition(".")[2] + ".c")
+    if code.exists() and source_of(code) != getattr(module, "SOURCE", ""):
+        _log.warning("%s was built from another source, its Python form serves: install anew", name)
+        return None
+    return module

@@ -1,7 +1,6 @@
 /* The innermost loop of files.py's DataFile.write_all. */
 
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
+#include "twin.h"
 
 #include <errno.h>
 #include <sys/uio.h>
@@ -122,5 +121,5 @@ PyInit__files(void)
     offset_name = PyUnicode_InternFromString("offset");
     length_name = PyUnicode_InternFromString("length");
     buffers_name = PyUnicode_InternFromString("buffers");
-    return offset_name && length_name && buffers_name ? PyModule_Create(&MODULE) : NULL;
+    return offset_name && length_name && buffers_name ? twin_of(&MODULE) : NULL;
 }

@@ -5,8 +5,8 @@
  * for it: it goes the way that order.py and local.py have for it.
  */
 
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
+#include "twin.h"
+
 #include <structmember.h>
 
 static PyObject *op_name, *offset_name, *length_name, *fua_name, *start_name, *end_name, *request_name;
@@ -204,5 +204,5 @@ PyInit__turns(void)
     end_name = PyUnicode_InternFromString("end");
     request_name = PyUnicode_InternFromString("request");
     int well = op_name && offset_name && length_name && fua_name && start_name && end_name && request_name;
-    return well ? PyModule_Create(&MODULE) : NULL;
+    return well ? twin_of(&MODULE) : NULL;
 }

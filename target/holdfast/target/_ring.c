@@ -8,6 +8,7 @@
  */
 
 #include "slots.h"
+#include "twin.h"
 
 #include <stdint.h>
 #include <string.h>
@@ -345,5 +346,5 @@ PyInit__ring(void)
     no_bytes = PyBytes_FromStringAndSize(NULL, 0);
     append_name = PyUnicode_InternFromString("append");
     popleft_name = PyUnicode_InternFromString("popleft");
-    return no_bytes && append_name && popleft_name ? PyModule_Create(&MODULE) : NULL;
+    return no_bytes && append_name && popleft_name ? twin_of(&MODULE) : NULL;
 }

@@ -6,6 +6,7 @@
  */
 
 #include "slots.h"
+#include "twin.h"
 
 #include <stdint.h>
 #include <string.h>
@@ -260,5 +261,5 @@ PyInit__wire(void)
     fua_name = PyUnicode_InternFromString("fua");
     buffers_name = PyUnicode_InternFromString("buffers");
     int well = no_bytes && no_time && offset_name && length_name && fua_name && buffers_name;
-    return well ? PyModule_Create(&MODULE) : NULL;
+    return well ? twin_of(&MODULE) : NULL;
 }
