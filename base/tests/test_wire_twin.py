@@ -186,4 +186,58 @@ def test_requests_are_put_alike() -> None:
     with pytest.raises(ValueError):
         quick.put_writes(requests, [done], 7, pending, out)
     with pytest.raises(OverflowError):
-        quick.put_writes([Request(Op.WRITE, 0, 1 << 64, done)], [done], 7, pending, out)
+        quick.put_writes([Request(Op.WRITE, 1 << 64, 512, done)], [done], 7, pending, out)
+
+
+def _done(_outcome: Outcome) -> None: ...
+
+
+def test_a_header_says_what_follows_it() -> None:
+    """Of a request that was given up no buffer is left: its header must not claim the next one's bytes."""
+    assert quick is not None
+    out: list[Buffer] = []
+    given_up = Request(Op.WRITE, 4096, 512, _done, [])
+    quick.put_writes([given_up, given_up], [_done] * 2, 7, {}, out)
+    assert [wire.REQUEST.unpack(header) for header in out] == [
+        (wire.REQUEST_MAGIC, 0, wire.CMD_WRITE, cookie, 4096, 0) for cookie in (7, 8)
+    ]
+
+
+def test_lists_may_change_while_they_are_read() -> None:
+    assert quick is not None
+    dones: list[object] = [_done] * 3
+
+    class Clearing:
+        offset, fua = 0, False
+
+        @property
+        def buffers(self) -> list[memoryview]:
+            dones.clear()
+            return []
+
+    pending: dict[int, object] = {}
+    quick.put_writes([Clearing()] * 3, dones, 7, pending, [])
+    assert pending == {7: _done}
+
+
+def test_a_class_that_does_not_fit_changes_nothing() -> None:
+    assert quick is not None
+
+    class Other:
+        __slots__ = ("chunk", "cookie", "transmission")
+
+    said = wire.REQUEST.pack(wire.REQUEST_MAGIC, 0, wire.CMD_WRITE, 5, 512, 4) + b"four"
+
+    def take(kind: type) -> list[Request]:
+        taken: list[Request] = []
+        view, shared = memoryview(said), ("transmission", "chunk", Op.WRITE)
+        assert quick.take_writes(kind, view, 0, len(said), (SIZE, SIZE, 9), shared, taken) == len(said)
+        return taken
+
+    take(transmission._Write)
+    with pytest.raises(AttributeError):
+        take(Other)
+    (request,) = take(transmission._Write)
+    assert isinstance(request, transmission._Write)
+    assert (request.transmission, request.chunk, request.cookie) == ("transmission", "chunk", 5)
+    assert (request.offset, request.length, request.buffers) == (512, 4, [b"four"])

@@ -18,10 +18,13 @@ struct layout {
     Py_ssize_t at[SLOTS_MAX];
 };
 
-/* Find where `type` keeps the slots of these names. -1 with an exception if it has no such slots. */
+/* Find where `type` keeps the slots of these names. -1 with an exception if it has no such slots: `layout` is
+ * then still that of the type before.
+ */
 static inline int
 layout_of(struct layout *layout, PyObject *type, const char *const *names, int count)
 {
+    struct layout fresh = {0};
     if (layout->type == (PyTypeObject *)type)
         return 0;
     if (!PyType_Check(type) || count > SLOTS_MAX) {
@@ -36,15 +39,17 @@ layout_of(struct layout *layout, PyObject *type, const char *const *names, int c
             && PyType_IsSubtype((PyTypeObject *)type, PyDescr_TYPE(found))
             && ((PyMemberDescrObject *)found)->d_member->type == T_OBJECT_EX;
         if (fits)
-            layout->at[i] = ((PyMemberDescrObject *)found)->d_member->offset;
+            fresh.at[i] = ((PyMemberDescrObject *)found)->d_member->offset;
         Py_DECREF(found);
         if (!fits) {
             PyErr_Format(PyExc_TypeError, "%s is not a slot", names[i]);
             return -1;
         }
     }
-    Py_INCREF(type);
-    Py_XSETREF(layout->type, (PyTypeObject *)type);
+    PyTypeObject *before = layout->type;
+    fresh.type = (PyTypeObject *)Py_NewRef(type);
+    *layout = fresh;
+    Py_XDECREF(before);
     return 0;
 }
 

@@ -62,7 +62,7 @@ static const char *const NAMES[] = {
 };
 enum { TRANSMISSION, CHUNK, COOKIE, CAME_S, OP, OFFSET, LENGTH, BUFFERS, FUA, EXPECTED, MISCOMPARE_OFFSET, COUNT };
 static struct layout kind;
-static PyObject *no_bytes, *no_time, *offset_name, *length_name, *fua_name, *buffers_name;
+static PyObject *no_bytes, *no_time, *offset_name, *fua_name, *buffers_name;
 
 /* A _Write whose payload is `view[start:end]`. */
 static PyObject *
@@ -162,21 +162,43 @@ take_replies(PyObject *Py_UNUSED(module), PyObject *args)
     return going < 0 ? NULL : PyLong_FromSsize_t(at);
 }
 
-/* Append a WRITE's header, and then its buffers, to `out`. */
+/* How many bytes the buffers of a list (or tuple) hold together; -1 with an exception. */
+static Py_ssize_t
+size_of(PyObject *buffers)
+{
+    Py_ssize_t size = 0, length = 0;
+    for (Py_ssize_t i = 0; length >= 0 && i < PySequence_Fast_GET_SIZE(buffers); i++) {
+        PyObject *buffer = Py_NewRef(PySequence_Fast_GET_ITEM(buffers, i));
+        length = PyObject_Size(buffer);
+        Py_DECREF(buffer);
+        size += length;
+    }
+    if (length >= 0 && size > UINT32_MAX) {
+        PyErr_Format(PyExc_OverflowError, "a WRITE of %zd bytes", size);
+        return -1;
+    }
+    return length < 0 ? -1 : size;
+}
+
+/* Append a WRITE's header, and then its buffers, to `out`. The header says what follows it, whatever `length`
+ * the request has: the other end would take what comes behind for the rest of this one.
+ */
 static int
 put_write(PyObject *request, uint64_t cookie, PyObject *out)
 {
     uint8_t header[REQUEST_BYTES];
-    PyObject *offset = PyObject_GetAttr(request, offset_name), *length = PyObject_GetAttr(request, length_name);
-    PyObject *fua = PyObject_GetAttr(request, fua_name), *buffers = PyObject_GetAttr(request, buffers_name);
-    PyObject *packed = NULL;
-    if (offset && length && fua && buffers) {
+    PyObject *offset = PyObject_GetAttr(request, offset_name), *fua = PyObject_GetAttr(request, fua_name);
+    PyObject *found = PyObject_GetAttr(request, buffers_name);
+    PyObject *buffers = offset && fua && found ? PySequence_Fast(found, "buffers are a list") : NULL, *packed = NULL;
+    int hard = buffers ? PyObject_IsTrue(fua) : -1;
+    Py_ssize_t size = hard >= 0 ? size_of(buffers) : -1;
+    if (size >= 0) {
         put_big(header, 4, REQUEST_MAGIC);
-        put_big(header + 4, 2, fua == Py_True ? CMD_FLAG_FUA : 0);
+        put_big(header + 4, 2, hard ? CMD_FLAG_FUA : 0);
         put_big(header + 6, 2, CMD_WRITE);
         put_big(header + 8, 8, cookie);
         put_big(header + 16, 8, PyLong_AsUnsignedLongLong(offset));
-        put_big(header + 24, 4, PyLong_AsUnsignedLong(length));
+        put_big(header + 24, 4, (uint64_t)size);
         if (!PyErr_Occurred())
             packed = PyBytes_FromStringAndSize((const char *)header, sizeof header);
     }
@@ -184,8 +206,8 @@ put_write(PyObject *request, uint64_t cookie, PyObject *out)
         && PyList_SetSlice(out, PyList_GET_SIZE(out), PyList_GET_SIZE(out), buffers) == 0;
     Py_XDECREF(packed);
     Py_XDECREF(offset);
-    Py_XDECREF(length);
     Py_XDECREF(fua);
+    Py_XDECREF(found);
     Py_XDECREF(buffers);
     return well ? 0 : -1;
 }
@@ -206,10 +228,12 @@ put_writes(PyObject *Py_UNUSED(module), PyObject *args)
         PyErr_SetString(PyExc_ValueError, "each request needs its done");
         return NULL;
     }
-    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(requests); i++) {
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(requests) && i < PyList_GET_SIZE(dones); i++) {
         PyObject *cookie = PyLong_FromUnsignedLongLong(first + (unsigned long long)i);
+        PyObject *request = Py_NewRef(PyList_GET_ITEM(requests, i));
         int well = cookie && PyDict_SetItem(pending, cookie, PyList_GET_ITEM(dones, i)) == 0
-            && put_write(PyList_GET_ITEM(requests, i), first + (uint64_t)i, out) == 0;
+            && put_write(request, first + (uint64_t)i, out) == 0;
+        Py_DECREF(request);
         Py_XDECREF(cookie);
         if (!well)
             return NULL;
@@ -257,9 +281,8 @@ PyInit__wire(void)
     no_bytes = PyBytes_FromStringAndSize(NULL, 0);
     no_time = PyFloat_FromDouble(0.0);
     offset_name = PyUnicode_InternFromString("offset");
-    length_name = PyUnicode_InternFromString("length");
     fua_name = PyUnicode_InternFromString("fua");
     buffers_name = PyUnicode_InternFromString("buffers");
-    int well = no_bytes && no_time && offset_name && length_name && fua_name && buffers_name;
+    int well = no_bytes && no_time && offset_name && fua_name && buffers_name;
     return well ? twin_of(&MODULE) : NULL;
 }
