@@ -1,8 +1,12 @@
 """Many writes at once, in C and in Python: the same requests, the same file and the same answer."""
 
+import contextlib
+import ctypes
 import errno
+import os
 import random
 import resource
+import struct
 from pathlib import Path
 
 import pytest
@@ -85,4 +89,40 @@ def test_what_is_cut_short_is_left_to_be_written_again(directory: Path) -> None:
         assert data.write_all(requests) == (0, None)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    data.close()
+
+
+_PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 38, 22, 2
+_PWRITEV = {"x86_64": 296, "aarch64": 70}.get(os.uname().machine)
+
+
+def _interrupt_every_pwritev() -> None:
+    """For the rest of this process the kernel answers it EINTR, by a filter (seccomp(2))."""
+    filters = (
+        (0x20, 0, 0, 0),  # load the call's number
+        (0x15, 0, 1, _PWRITEV),
+        (0x06, 0, 0, 0x00050000 | errno.EINTR),
+        (0x06, 0, 0, 0x7FFF0000),
+    )
+    code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *one) for one in filters))
+    program = ctypes.create_string_buffer(struct.pack("HxxxxxxQ", len(filters), ctypes.addressof(code)))
+    libc = ctypes.CDLL(None, use_errno=True)
+    zero = ctypes.c_ulong(0)
+    assert libc.prctl(_PR_SET_NO_NEW_PRIVS, ctypes.c_ulong(1), zero, zero, zero) == 0
+    mode = ctypes.c_ulong(_SECCOMP_MODE_FILTER)
+    assert libc.prctl(_PR_SET_SECCOMP, mode, program, zero, zero) == 0, os.strerror(ctypes.get_errno())
+
+
+@pytest.mark.skipif(_PWRITEV is None, reason="the number of the system call is not known here")
+def test_a_signal_is_no_fault_of_the_disk(directory: Path) -> None:
+    data = Files(directory).data("data", SIZE, make=True)
+    requests = [Request(Op.WRITE, at, 512, _ignored, [memoryview(b"x" * 512)]) for at in (0, 512, 8192)]
+    child = os.fork()
+    if not child:
+        status = 1
+        with contextlib.suppress(BaseException):
+            _interrupt_every_pwritev()
+            status = 0 if data.write_all(requests) == (0, None) else 2
+        os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     data.close()

@@ -50,13 +50,19 @@ add(struct stroke *stroke, PyObject *request)
     }
     int before = stroke->count, added = PyList_GET_SIZE(buffers) <= IOVECS_MAX - before;
     for (Py_ssize_t i = 0; added > 0 && i < PyList_GET_SIZE(buffers); i++) {
-        Py_buffer *held = &stroke->held[stroke->count];
-        if (PyObject_GetBuffer(PyList_GET_ITEM(buffers, i), held, PyBUF_SIMPLE) < 0) {
-            added = -1;
+        if (stroke->count == IOVECS_MAX) {
+            added = 0; /* It has grown meanwhile. */
             break;
         }
-        stroke->iovecs[stroke->count++] = (struct iovec){held->buf, (size_t)held->len};
-        size += held->len;
+        Py_buffer *held = &stroke->held[stroke->count];
+        PyObject *buffer = Py_NewRef(PyList_GET_ITEM(buffers, i));
+        if (PyObject_GetBuffer(buffer, held, PyBUF_SIMPLE) < 0)
+            added = -1;
+        else {
+            stroke->iovecs[stroke->count++] = (struct iovec){held->buf, (size_t)held->len};
+            size += held->len;
+        }
+        Py_DECREF(buffer);
     }
     Py_DECREF(buffers);
     if (added > 0 && size != length)
@@ -88,14 +94,19 @@ write_all(PyObject *Py_UNUSED(module), PyObject *args)
     int added = 1, failed = 0;
     while (added >= 0 && done < PyList_GET_SIZE(requests)) {
         added = 1;
-        while (taken < PyList_GET_SIZE(requests) && (added = add(&stroke, PyList_GET_ITEM(requests, taken))) > 0)
-            taken++;
+        while (added > 0 && taken < PyList_GET_SIZE(requests)) {
+            PyObject *request = Py_NewRef(PyList_GET_ITEM(requests, taken));
+            added = add(&stroke, request);
+            taken += added > 0;
+            Py_DECREF(request);
+        }
         if (added < 0 || !stroke.count)
             break;
         ssize_t written;
         Py_BEGIN_ALLOW_THREADS
         written = pwritev(fd, stroke.iovecs, stroke.count, (off_t)stroke.offset);
-        failed = written < 0 ? errno : 0;
+        /* After a signal Python goes on: it runs the handlers, and tries again. */
+        failed = written < 0 && errno != EINTR ? errno : 0;
         Py_END_ALLOW_THREADS
         let_go(&stroke, 0);
         if (written != stroke.length)

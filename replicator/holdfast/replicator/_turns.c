@@ -92,8 +92,11 @@ one_meets(PyObject *found, long long start, long long end)
     PyObject *turn, *none;
     Py_ssize_t at = 0;
     int met = 0;
-    while (!met && PyDict_Next(found, &at, &turn, &none))
+    while (!met && PyDict_Next(found, &at, &turn, &none)) {
+        Py_INCREF(turn);
         met = meets(turn, start, end);
+        Py_DECREF(turn);
+    }
     return met;
 }
 
@@ -178,8 +181,10 @@ enter(PyObject *Py_UNUSED(module), PyObject *args)
     }
     int entered = 1;
     while (entered > 0 && at < PyList_GET_SIZE(requests)) {
-        entered = enter_one(&order, PyList_GET_ITEM(requests, at));
+        PyObject *request = Py_NewRef(PyList_GET_ITEM(requests, at));
+        entered = enter_one(&order, request);
         at += entered > 0;
+        Py_DECREF(request);
     }
     return entered < 0 ? NULL : PyLong_FromSsize_t(at);
 }
