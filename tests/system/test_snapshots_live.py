@@ -1,7 +1,9 @@
-"""Snapshots through the real services: what an initiator sees of lost objects; schedules of a live volume."""
+"""Snapshots through the real services: what an initiator sees of lost objects; schedules
+of a live volume; groups."""
 
 import hashlib
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -132,11 +134,70 @@ def test_a_schedule_makes_snapshots_of_a_live_volume_and_deletes_old_ones(
         cluster.cli("alice", "schedule", "delete", "minutes")
         disk.guest.run(["touch", "/tmp/stop"])
     assert busy.wait() == 0, "the volume was written to all the time, without an error"
-    image = tmp_path / "image"
-    credentials = cluster.nbd_credentials("alice")
-    server = f"{cluster.lab.address}:{SNAPSHOTTER_NBD_PORT}"
-    uri = f"nbds://{server}/snapshot:{made}?tls-certificates={credentials}"
-    cluster.lab.host_run(["nbdcopy", uri, str(image)], timeout_s=120)
+    image = image_of(cluster, made, tmp_path)
     with open(image, "rb") as file:
         content = [file.read(EXTENT_BYTES) for _ in range(EACH)]
     assert [hashlib.sha256(one).hexdigest() for one in content] == list(still.values())
+
+
+CHAIN = """
+import mmap, os, sys
+block = mmap.mmap(-1, 4096)
+disks = [os.open(path, os.O_WRONLY | os.O_DIRECT) for path in sys.argv[2:]]
+count = 0
+while not os.path.exists(sys.argv[1]):
+    count += 1
+    block[:8] = count.to_bytes(8, "little")
+    for disk in disks:
+        assert os.pwrite(disk, block, 0) == 4096
+    if count == 100:
+        open(sys.argv[1] + ".begun", "w").close()
+print(count)
+"""
+"""Writes one number after the other, each to the first disk and, when that is acknowledged, to the second."""
+
+
+@pytest.fixture
+def disks(cluster: Cluster) -> Iterator[list[Disk]]:
+    made = [Disk(cluster, name, "64MiB") for name in ("chain-a", "chain-b")]
+    yield made
+    for disk in made:
+        disk.remove()
+
+
+def test_a_group_is_of_one_instant_for_an_initiator(
+    cluster: Cluster, disks: list[Disk], tmp_path: Path
+) -> None:
+    guest, stop = disks[0].guest, "/tmp/chain-stop"
+    chain = guest.spawn([sys.executable, "-c", CHAIN, stop, *(disk.device for disk in disks)])
+    guest.run(["timeout", "60", "sh", "-c", f"until [ -e {stop}.begun ]; do :; done"], timeout_s=70)
+    volumes = [word for disk in disks for word in ("--volume", disk.name)]
+    found = []
+    for number in range(3):
+        group = f"group-{number}"
+        cluster.cli("alice", "snapshot", "create-group", group, *volumes, "--wait")
+        found.append([first_number(cluster, f"{group}-{disk.name}", tmp_path) for disk in disks])
+    guest.run(["touch", stop])
+    assert chain.wait() == 0, "no write failed"
+    last = int(chain.output())
+    assert all(second <= first <= second + 1 for first, second in found), found
+    firsts = [first for first, _ in found]
+    assert 100 <= firsts[0] < firsts[1] < firsts[2] <= last, "each is of its own instant, of a live disk"
+
+
+def first_number(cluster: Cluster, snapshot_id: str, tmp_path: Path) -> int:
+    """That of the chain in a snapshot."""
+    uid = cluster.cli("alice", "snapshot", "show", snapshot_id)["uid"]
+    image = image_of(cluster, uid, tmp_path)
+    with open(image, "rb") as file:
+        return int.from_bytes(file.read(8), "little")
+
+
+def image_of(cluster: Cluster, snapshot_uid: str, tmp_path: Path) -> Path:
+    """A snapshot, as its owner's NBD export gives it."""
+    image = tmp_path / snapshot_uid
+    server = f"{cluster.lab.address}:{SNAPSHOTTER_NBD_PORT}"
+    credentials = cluster.nbd_credentials("alice")
+    uri = f"nbds://{server}/snapshot:{snapshot_uid}?tls-certificates={credentials}"
+    cluster.lab.host_run(["nbdcopy", uri, str(image)], timeout_s=120)
+    return image
