@@ -89,9 +89,13 @@ def test_a_body_that_is_cut_is_asked_for_again(store: ObjectStore, proxy: S3Prox
         store.get(NAME)
 
 
-def test_pieces_of_a_body_that_is_cut_go_on_where_it_ended(store: ObjectStore, proxy: S3Proxy) -> None:
+@pytest.mark.parametrize("length", [len(BODY) // 16, 1000, 100_000, 250_000])
+def test_pieces_of_a_body_that_is_cut_go_on_where_it_ended(
+    store: ObjectStore, proxy: S3Proxy, length: int
+) -> None:
     store.put(NAME, BODY)
-    lengths = [len(BODY) // 16] * 16
+    lengths = [length] * (len(BODY) // length)
+    lengths += [len(BODY) - sum(lengths)] * (sum(lengths) < len(BODY))
     proxy.rules.append(Rule("GET", "pack-1", Fault.CUT_ANSWER, times=2))
     assert b"".join(store.get_pieces(NAME, 0, lengths)) == BODY and len(proxy.done) == 2
     proxy.rules.append(Rule("GET", "pack-1", Fault.CUT_ANSWER))

@@ -7,11 +7,12 @@ do not do; Holdfast checks every byte that it reads against checksums of its own
 
 import contextlib
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, cast
 
 from holdfast.base.errors import BadInput, HoldfastError, Unavailable
+from holdfast.base.limits import KIB
 from holdfast.snapshotter.objects import (
     ObjectInfo,
     check_name,
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 ChecksumUse = Literal["when_supported", "when_required"]
+READ_TOGETHER_BYTES = 192 * KIB
+"""Pieces that are shorter are read several at a time."""
 BODY_ATTEMPTS = 3
 """boto3 retries only up to the headers."""
 _MISSING = frozenset({"404", "NoSuchKey", "NotFound"})
@@ -102,13 +105,17 @@ class S3Store:
             stream = self._open(name, byte_range)
         with contextlib.closing(stream):
             while todo:
+                some = _first_few(todo)
                 with self._errors(name, byte_range):
-                    piece = stream.read(todo[0])
-                if len(piece) != todo[0]:
-                    raise truncated(name, offset, end - offset, len(piece))
-                todo.popleft()
-                offset += len(piece)
-                yield piece
+                    data = _read(stream, sum(some))
+                at = 0
+                for length in some:
+                    if at + length > len(data):
+                        raise truncated(name, offset, end - offset, len(data))
+                    todo.popleft()
+                    yield data if len(some) == 1 else data[at : at + length]
+                    at += length
+                offset += at
 
     def size(self, name: str) -> int:
         with self._errors(name):
@@ -179,6 +186,25 @@ class S3Store:
         if code in _FULL:
             return full(self._where, why)
         return unreachable(self._where, why)
+
+
+def _read(stream: "StreamingBody", length: int) -> bytes:
+    """So many bytes; fewer only if the body is as short as it was said to be. One that is cut off is told
+    when nothing more comes, and not before."""
+    data = stream.read(length)
+    while len(data) < length and (more := stream.read(length - len(data))):
+        data += more
+    return data
+
+
+def _first_few(lengths: Iterable[int]) -> list[int]:
+    """How many pieces to read at a time: each read costs as much as some ten KiB do. One at least."""
+    some: list[int] = []
+    for length in lengths:
+        if some and sum(some) + length > READ_TOGETHER_BYTES:
+            break
+        some.append(length)
+    return some
 
 
 def _client(settings: S3Settings) -> "S3Client":
