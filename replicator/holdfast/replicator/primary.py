@@ -194,6 +194,12 @@ class Primary:
             job = self._enter(request)
             if job.holds:
                 self._prepare(job)
+        elif request.op is _READ and self._may_read() and not self.local.store.missing.left:
+            job = Job(self, request, self._swept_s)
+            self._jobs[job] = None
+            if self._order.enter(job):
+                job.holds = True
+                self.local.read(request, job.was_read)
         else:
             self._take_on(Job(self, request, self._swept_s))
 
@@ -201,16 +207,21 @@ class Primary:
         """`submit` of each, one after the other. WRITEs of which no step has to wait go on together: sent to
         the others in one go, before any is applied here, so that all hosts are at work at once.
         """
-        local, together, at = self.local, list[Job](), 0
-        while at < len(requests):
-            if self._plain and len(requests) > 1:
-                entered, at = local.enter_plain(self._entered(requests[at]), requests, at)
+        local, together, at, count = self.local, list[Job](), 0, len(requests)
+        while at < count:
+            request = requests[at]
+            if request.op is _READ:
+                at += 1
+                self.submit(request)
+                continue
+            if self._plain and at + 1 < count and requests[at + 1].op is _WRITE:
+                entered, at = local.enter_plain(self._entered(request), requests, at)
                 self._jobs.update(dict.fromkeys(entered))
                 self._writing += len(entered)
                 together += entered
-                if at == len(requests):
+                if at == count:
                     break
-            request = requests[at]
+                request = requests[at]
             at += 1
             offset, length = request.offset, request.length
             plain = request.op is _WRITE and self._plain and not (request.fua or local.store.missing.left)
@@ -218,7 +229,7 @@ class Primary:
             if job is not None and job.holds and local.is_prepared(offset, length):
                 together.append(job)
             elif job is None or job.holds:
-                # Whatever this one brings about, those before it have begun.
+                # Whatever this one brings about, the writes before it have begun.
                 self._replicate_all(together)
                 together = []
                 if job is not None:
@@ -226,6 +237,10 @@ class Primary:
                 else:
                     self.submit(request)
         self._replicate_all(together)
+
+    def _may_read(self) -> bool:
+        """A read may begin at once."""
+        return self.reads and self._pacing is None and not self._closed
 
     def _entered(self, request: Request) -> Job:
         """What jobs of writes that have their turns begin as."""
@@ -445,7 +460,8 @@ class Primary:
     def _replicate_all(self, jobs: list[Job]) -> None:
         """`_replicate` of WRITEs without FUA that are prepared, just now."""
         partners = self.partners
-        if len(jobs) < 2 or self.local.suspect or not all(partner.required for partner in partners):
+        together = len(jobs) > 1 and not self.local.suspect and all(partner.required for partner in partners)
+        if not together or any(job.forgotten for job in jobs):
             for job in jobs:
                 self._replicate(job)
             return

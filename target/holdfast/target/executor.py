@@ -135,7 +135,7 @@ class RingServer:
                 together.append(request)
                 continue
             if together:
-                self.device.submit_all(together)
+                self._submit(together)
                 together = []
             if type(plan) is Transfer:
                 self._transfer(command, plan)
@@ -146,11 +146,17 @@ class RingServer:
             elif type(plan) is Look:
                 self._look(command, plan)
         if together:
-            self.device.submit_all(together)
+            self._submit(together)
         for notice in self._ring.notices:
             log.info("initiator's %s for commands %s", notice.name, notice.command_ids)
         self._ring.notices.clear()
         self._signal_soon()
+
+    def _submit(self, together: list[Request]) -> None:
+        if len(together) == 1:
+            self.device.submit(together[0])
+        else:
+            self.device.submit_all(together)
 
     def _plain(self, unit: Unit) -> Plain | None:
         """For READs and WRITEs that scsi/commands.py would only pass on; None while it has more to say."""

@@ -161,7 +161,7 @@ class Ring:
         """End open commands with GOOD, all of their buffers filled or stored."""
         opened, slots, pack, data = self._open, self._slots, self._pack_response, self._bytes
         tail = -1
-        if _quick is not None:
+        if _quick is not None and len(cmd_ids) > 1:
             tail = _quick.give_back(data, cmd_ids, opened, slots)
             cmd_ids = []
         for cmd_id in cmd_ids:

@@ -15,7 +15,7 @@ _quick = twin("holdfast.base.nbd._wire")
 
 
 def _pack_good(cookies: list[int]) -> bytes:
-    if _quick is not None:
+    if _quick is not None and len(cookies) > 1:
         packed: bytes = _quick.replies(cookies)
         return packed
     return b"".join([_pack_simple(_MAGIC, 0, cookie) for cookie in cookies])

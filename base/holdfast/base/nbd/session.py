@@ -403,7 +403,7 @@ class Session:
     def _one_burst(self) -> bool:
         """Take replies without data; True at one that has data, which is then the sink."""
         view, pop, at, end = self._view, self._pending.pop, self._at, self._end
-        if _quick is not None:
+        if _quick is not None and end - at >= 2 * _REPLY_BYTES:
             dones: list[Done] = []
             self._at = at = _quick.take_replies(view, at, end, self._pending, dones)
             for confirm in dones:
