@@ -280,6 +280,12 @@ def test_reservations_that_are_gone_are_told(bench: Bench) -> None:
     assert said() == ["06/2a/06", "06/2a/03", "0"]
 
 
+def test_a_process_that_begins_tells_of_reservations_whatever_was_told_before(bench: Bench) -> None:
+    bench.worker.apply(bench.desired("primary", 9, ring=RING, reserved_since=3))
+    said = [sense(bench.one(TUR)) for _ in range(3)]
+    assert said.count("06/2a/03") == 1 and said[-1] == "0"
+
+
 def test_what_a_replica_is_told(bench: Bench) -> None:
     bench.worker.apply(
         bench.desired(

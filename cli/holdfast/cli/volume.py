@@ -23,7 +23,11 @@ def command() -> None:
 @click.argument("volume_id")
 @click.option("--size", type=SIZE, default=0, help="e.g. 10GiB. With --from: the snapshot's, if not given.")
 @click.option("--from", "source", metavar="[OWNER/]SNAPSHOT", help="Make it from a snapshot.")
-@click.option("--multi-attach", is_flag=True, help="Several initiators may be attached at a time.")
+@click.option(
+    "--multi-attach",
+    is_flag=True,
+    help="Several initiators may be attached at a time; reservations are refused then.",
+)
 @click.option("--needs-mirror", is_flag=True, help="Writes wait while only one host has the volume.")
 @click.option("--key", default="", help="Encrypt its snapshots with this key of yours.")
 @wait_options(default=True)
