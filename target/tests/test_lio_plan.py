@@ -202,6 +202,8 @@ def test_what_the_kernel_says_of_reservations() -> None:
     assert read_reservations("0\n", "\n", *none) == Reservations() == read_reservations("", "", "", "")
     held = ("", "", none[0], "SPC-2 Reservation: iSCSI Initiator: iqn.2026-01.com.example:alice\n")
     assert read_reservations(*held) == Reservations(found=True)
+    unkept = ("0\n", "\n", none[0], "SPC_RESERVATIONS_DISABLED\n")
+    assert read_reservations(*unkept) == Reservations(), "a mirror's: or its sessions would end at a takeover"
     mark = Tenure(3, 9).mark + "\n"
     assert read_reservations("1\n", mark, REGISTERED, none[1]) == Reservations(True, True, Tenure(3, 9))
     assert read_reservations("1\n", "somebody's own words\n", *none).tenure == Tenure(0, 0)

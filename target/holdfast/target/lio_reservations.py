@@ -19,8 +19,8 @@ import re
 from dataclasses import dataclass
 
 _MARK = re.compile(r"holdfast reservations since epoch (\d+) seen in epoch (\d+)")
-_NOBODY = "No SPC-"
-"""What `pr/res_holder` begins with where nobody holds a reservation, of either kind."""
+_NOBODY = ("No SPC-", "SPC_RESERVATIONS_DISABLED")
+"""What `pr/res_holder` begins with where nobody holds a reservation of either kind, or none is kept."""
 _REGISTERED = "Key: 0x"
 """In each line of `pr/res_pr_registered_i_pts` that names a registration."""
 
