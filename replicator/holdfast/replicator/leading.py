@@ -22,7 +22,6 @@ from holdfast.base.errors import HoldfastError, Unavailable
 from holdfast.base.limits import (
     BEACON_INTERVAL_S,
     BEACON_LEASE_S,
-    LINK_LOST_S,
     PATH_AWAY_S,
     SYNC_MAX_BYTES_S,
 )
@@ -47,6 +46,9 @@ from holdfast.replicator.talk import Session
 from holdfast.replicator.wanted import Wanted
 
 log = logging.getLogger(__name__)
+
+HEIR_HEARD_S = 2 * BEACON_INTERVAL_S
+"""An heir that can be heard has answered a beacon by then."""
 
 Dial = Callable[[str, int, Callable[[Session], None], Callable[[str], None]], Session]
 """dial(host, epoch, on_ready, on_lost): see link.Dial."""
@@ -423,7 +425,7 @@ class Leading:
     def gives_up(self) -> bool:
         """It wants to resign and hears from no heir: one that lives says so itself, by taking over."""
         waited_s = self._loop.now() - self._trouble_s
-        return self._entered and self.wants_resign and not self.yielded and waited_s > LINK_LOST_S
+        return self._entered and self.wants_resign and not self.yielded and waited_s > HEIR_HEARD_S
 
     @property
     def _heir_lives(self) -> bool:
