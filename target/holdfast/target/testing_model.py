@@ -145,16 +145,17 @@ class Maker:
         """Refused, and nothing written."""
         content = self.chance.randbytes(len(now))
         beyond = BLOCKS - blocks + 1
+        longer = "05/0e/03" if lba + blocks < BLOCKS else "05/21/00"
         return self.chance.choice(
             (
                 Case(_cdb(10, 0x2A, 0, beyond, blocks), content, status=_CHECK, sense="05/21/00"),
                 Case(_cdb(16, 0x8A, 0, (1 << 64) - 1, blocks), content, status=_CHECK, sense="05/21/00"),
                 Case(_cdb(10, 0x28, 0, beyond, blocks), room=len(now), status=_CHECK, sense="05/21/00"),
                 Case(_cdb(10, 0x2A, 0x20, lba, blocks), content, status=_CHECK, sense="05/24/00"),
-                Case(_cdb(10, 0x2A, 0, lba, blocks + 1), content, status=_CHECK, sense="05/0e/03"),
+                Case(_cdb(10, 0x2A, 0, lba, blocks + 1), content, status=_CHECK, sense=longer),
                 Case(_cdb(12, 0xAA, 0, lba, blocks), content + bytes(9), status=_CHECK, sense="05/0e/03"),
                 Case(_cdb(10, 0x2A, 0, lba, blocks), status=_CHECK, sense="05/0e/03"),
-                Case(_cdb(10, 0x28, 0, lba, blocks + 1), room=len(now), status=_CHECK, sense="05/0e/03"),
+                Case(_cdb(10, 0x28, 0, lba, blocks + 1), room=len(now), status=_CHECK, sense=longer),
                 Case(_cdb(10, 0x2E, 0, lba, blocks), content[:-1], status=_CHECK, sense="05/0e/03"),
                 Case(_cdb(16, 0x93, 0x10, lba, blocks), content[:BLOCK], status=_CHECK, sense="05/24/00"),
                 Case(_cdb(16, 0x93, 0, lba, blocks), content + b"!", status=_CHECK, sense="05/0e/03"),
