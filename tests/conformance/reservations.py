@@ -1,6 +1,7 @@
 """Reservations on a volume of one initiator: kept by the primary's host, gone with it, and that is told."""
 
 import re
+import signal
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -58,6 +59,7 @@ class Judge:
             "binds-not-its-holder", self._says(here, "sg_dd if=$D bs=512 count=1 of=/dev/null"), "status 0"
         )
         yield self._verdict("not-by-another-path", self._says(there, both), _UNKNOWN, "status 9")
+        yield from self._restarts(here, both)
         switch = partial(self._world.cluster.cli, USER, "volume", "switch", self._volume.name)
         yield self._told("its-loss-is-told-after-a-switch", self._moved(there, switch))
         yield self._verdict("gone-after-a-switch", self._says(there, both), *none)
@@ -70,6 +72,22 @@ class Judge:
         yield self._verdict("nothing-old-comes-back", self._says(here, both), *none)
         yield self._verdict("kept-again", self._says(here, f"{register} && {reserve}; {both}"), _KEY)
         yield from self._power_off(here, there, both)
+
+    def _restarts(self, here: str, both: str) -> Iterator[Verdict]:
+        """Of the processes on the primary's host: what the kernel keeps stays."""
+        guest, cluster = self._world.lab.guest(here), self._world.cluster
+        held = (_KEY, "Exclusive Access", "status 0")
+        pid = f"grep -o '\"pid\": [0-9]*' /run/holdfast/{self._volume.uid}.pid | cut -d' ' -f2"
+        kill = f'P=$({pid}); kill -KILL $P; until [ "$({pid})" != $P ]; do sleep 0.05; done'
+        guest.run(["sh", "-c", kill], timeout_s=_LIMIT_S)
+        read = "sg_dd if=$D bs=512 count=1 of=/dev/null"
+        yield self._verdict("kept-by-a-killed-worker", self._says(here, f"{both}; {read}"), *held)
+        agent = cluster.agents[here]
+        agent.kill(signal.SIGKILL)
+        agent.wait(_LIMIT_S)
+        cluster.start_agent(guest)
+        cluster.await_hosts()
+        yield self._verdict("kept-by-a-killed-agent", self._says(here, f"{both}; {read}"), *held)
 
     def _power_off(self, here: str, there: str, both: str) -> Iterator[Verdict]:
         """Of the primary, whose kernel had them."""
