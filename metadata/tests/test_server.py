@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import grpc
@@ -244,7 +245,11 @@ def test_the_process(metadata: RunningMetadata, etcd_server: EtcdServer, notices
     words += ["--ca", str(identity.tls.ca), "--cert", str(identity.tls.certificate)]
     words += ["--key", str(identity.tls.key), "--seal-key", str(identity.seal)]
     environment = {**os.environ, "NOTIFY_SOCKET": str(notices.getsockname())}
-    with subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True) as process:
+    with ExitStack() as stack:
+        process = stack.enter_context(
+            subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True)
+        )
+        stack.callback(process.kill)  # Whatever fails: leaving it waits for its end.
         assert notices.recv(100) == b"READY=1"
         client = connect(address, metadata.tls("alice"))
         assert not client.volumes.ListVolumes(LIST, timeout=10).volumes
