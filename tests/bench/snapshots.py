@@ -3,7 +3,8 @@
     python tests/bench/snapshots.py [--mib 512] [--rounds 3] [--folder DIRECTORY]
 
 Rounds interleave the peers, since the machine's speed varies; each figure is the median of the rounds,
-with the lowest and the highest. `steal` is what other guests of this processor took meanwhile.
+with the lowest and the highest. `steal` is what other guests of this processor took meanwhile. Where others
+use the processors too, seconds depend on them; the processor time of all that take part depends less.
 """
 
 import argparse
@@ -41,6 +42,7 @@ class Bench:
         self.rounds = rounds
         self.client = world.swift.client()
         self.seconds: dict[str, list[float]] = {}
+        self.processor_s: dict[str, list[float]] = {}
 
     def run(self) -> None:
         for kind in ("random", "text"):
@@ -76,9 +78,10 @@ class Bench:
             self._empty(one)
 
     def _timed(self, name: str, work: Callable[[], object]) -> None:
-        stolen, began = _stolen_ticks(), time.monotonic()
+        stolen, used_s, began = _stolen_ticks(), self.world.processor_s(), time.monotonic()
         work()
         took_s = time.monotonic() - began
+        self.processor_s.setdefault(name, []).append(self.world.processor_s() - used_s)
         self.seconds.setdefault(name, []).append(took_s)
         share = (_stolen_ticks() - stolen) / max(1, took_s * 200)
         print(f"  {name}: {took_s:.1f} s, steal {share:.0%}", file=sys.stderr, flush=True)
@@ -90,10 +93,12 @@ class Bench:
             for who in ("plain boto3", "holdfast", "restic"):
                 took = self.seconds[f"{kind} {way} {who}"]
                 rates = sorted(self.size_bytes / 1e6 / one for one in took)
-                ratio = median(p / t for p, t in zip(plain, took, strict=True))
+                ratios = sorted(p / t for p, t in zip(plain, took, strict=True))
+                used_s = median(self.processor_s[f"{kind} {way} {who}"])
                 print(
                     f"  {way:4} {who:12} {median(rates):7.0f} ({rates[0]:.0f} to {rates[-1]:.0f})"
-                    f"   {ratio:.2f} of plain"
+                    f"   {median(ratios):.2f} of plain ({ratios[0]:.2f} to {ratios[-1]:.2f});"
+                    f" {used_s:.2f} s of processors"
                 )
 
     def _cost_table(self) -> None:

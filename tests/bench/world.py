@@ -1,6 +1,8 @@
 """What the benchmark of snapshots runs on: etcd, Swift, the service, a snapshotter and hosts."""
 
+import os
 import re
+import resource
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -72,6 +74,13 @@ class World:
         log = self.folder / "snapshotter.log"
         return Starting(self._local, words, name="snapshotter", log=log, env=environment).finish()
 
+    def processor_s(self) -> float:
+        """What everybody has used of the processors: Swift, the snapshotter, and this process, which is also
+        the host and the plain client, with the programs that it has run."""
+        own = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        others = sum(_processor_s(pid) for pid in [*self.swift.pids, self.snapshotter.pid])
+        return others + sum(used.ru_utime + used.ru_stime for used in own)
+
     def peak_mib(self) -> int:
         """The most memory that the snapshotter has had resident."""
         status = Path(f"/proc/{self.snapshotter.pid}/status").read_text()
@@ -139,6 +148,11 @@ class World:
         if entry is None:
             raise NotFound("NO_RECORD", f"There is no {key}.")
         return decode(kind, entry.value)
+
+
+def _processor_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager

@@ -70,6 +70,11 @@ class SwiftServer:
     def running(self) -> bool:
         return bool(self._processes) and all(p.poll() is None for p in self._processes)
 
+    @property
+    def pids(self) -> list[int]:
+        """Of its processes that run."""
+        return [process.pid for process in self._processes]
+
     def start(self) -> "SwiftServer":
         """Start it, with the data it had, and wait until it serves."""
         if self.running:

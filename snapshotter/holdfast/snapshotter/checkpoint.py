@@ -2,7 +2,7 @@
 
 It is a manifest in the making: the references of the shards that are done and stored, the shards that
 are done and wait to be stored together, and the shard that is half done. Everything below `position` is
-in it; everything that it refers to had been confirmed to be there before it was written. Its size is
+in it; the store had acknowledged everything that it refers to before it was written. Its size is
 bounded by that of a manifest and one index object, and each one replaces the last.
 """
 
