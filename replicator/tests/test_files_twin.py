@@ -92,6 +92,16 @@ def test_what_is_cut_short_is_left_to_be_written_again(directory: Path) -> None:
     data.close()
 
 
+def test_one_that_was_given_up_is_left(directory: Path) -> None:
+    data = Files(directory).data("data", SIZE, make=True)
+    requests = [Request(Op.WRITE, at, 512, _ignored, [memoryview(b"x" * 512)]) for at in (0, 512, 1024)]
+    requests[1].buffers = []
+    assert data.write_all(requests) == one_by_one(data.write, requests) == (1, None)
+    with pytest.raises(AssertionError, match="0 bytes to write where 512"):
+        data.write([], 0, 512)
+    data.close()
+
+
 _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 38, 22, 2
 _PWRITEV = {"x86_64": 296, "aarch64": 70}.get(os.uname().machine)
 

@@ -79,13 +79,15 @@ class DataFile:
         count = os.pwritev(self._fd, buffers if len(buffers) <= _IOV_MAX else buffers[:_IOV_MAX], offset)
         if count != length:
             rest = memoryview(b"".join(buffers))
+            assert len(rest) == length, f"{len(rest)} bytes to write where {length} were said"
             while count < length:
                 count += os.pwrite(self._fd, rest[count:], offset + count)
 
     def write_all(self, requests: list[Request]) -> tuple[int, OSError | None]:
         """`write` of each WRITE: how many, from the first on, are written, and what is wrong with the next.
 
-        Without an error, the next is perhaps written in part, and is to be written again.
+        Without an error, the next is perhaps written in part, and is to be written again; or it was given up,
+        and has no buffers any more.
         """
         if _quick is None:
             return one_by_one(self.write, requests)
@@ -143,6 +145,8 @@ def one_by_one(
 ) -> tuple[int, OSError | None]:
     """DataFile.write_all by a DataFile.write."""
     for count, request in enumerate(requests):
+        if not request.buffers:
+            return count, None
         try:
             write(request.buffers, request.offset, request.length)
         except OSError as error:
