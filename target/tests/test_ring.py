@@ -194,3 +194,11 @@ def test_a_mailbox_that_does_not_fit_is_refused(mailbox: tuple[int, ...]) -> Non
     at.MAILBOX.pack_into(kernel.memory, 0, *mailbox)
     with pytest.raises(RingBroken):
         Ring(kernel.memory)
+
+
+@pytest.mark.parametrize("tail", [4, 1 << 20, (1 << 32) - 8])
+def test_a_tail_outside_the_ring_is_refused(tail: int) -> None:
+    kernel = FakeKernel()
+    memoryview(kernel.memory).cast("B").cast("I")[at.TAIL_WORD] = tail
+    with pytest.raises(RingBroken, match="cmd_tail"):
+        Ring(kernel.memory)

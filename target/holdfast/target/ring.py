@@ -106,6 +106,8 @@ class Ring:
         self._words = self._bytes[: at.MAILBOX_BYTES].cast("I")
         self._headers = self._bytes[self._base : self._data_start].cast("I")
         self._next = self._words[at.TAIL_WORD]
+        if self._next >= self._size or self._next % at.ALIGN_BYTES:
+            raise RingBroken(f"cmd_tail is {self._next} in a ring of {self._size} bytes.")
         # What is drained and not given back, oldest first: (entry, or -1 if it needs no answer; tail after).
         self._slots: deque[tuple[int, int]] = deque()
         self._open: set[int] = set()
