@@ -220,6 +220,25 @@ def test_lists_may_change_while_they_are_read() -> None:
     assert pending == {7: _done}
 
 
+def test_nothing_more_is_asked_after_an_error() -> None:
+    assert quick is not None
+    asked: list[str] = []
+
+    class Wrong:
+        @property
+        def offset(self) -> int:
+            raise ValueError("no offset")
+
+        @property
+        def fua(self) -> bool:
+            asked.append("fua")
+            return False
+
+    with pytest.raises(ValueError, match="no offset"):
+        quick.put_writes([Wrong()], [_done], 7, {}, [])
+    assert not asked
+
+
 def test_a_class_that_does_not_fit_changes_nothing() -> None:
     assert quick is not None
 

@@ -187,9 +187,10 @@ static int
 put_write(PyObject *request, uint64_t cookie, PyObject *out)
 {
     uint8_t header[REQUEST_BYTES];
-    PyObject *offset = PyObject_GetAttr(request, offset_name), *fua = PyObject_GetAttr(request, fua_name);
-    PyObject *found = PyObject_GetAttr(request, buffers_name);
-    PyObject *buffers = offset && fua && found ? PySequence_Fast(found, "buffers are a list") : NULL, *packed = NULL;
+    PyObject *offset = PyObject_GetAttr(request, offset_name);
+    PyObject *fua = offset ? PyObject_GetAttr(request, fua_name) : NULL;
+    PyObject *found = fua ? PyObject_GetAttr(request, buffers_name) : NULL;
+    PyObject *buffers = found ? PySequence_Fast(found, "buffers are a list") : NULL, *packed = NULL;
     int hard = buffers ? PyObject_IsTrue(fua) : -1;
     Py_ssize_t size = hard >= 0 ? size_of(buffers) : -1;
     if (size >= 0) {
