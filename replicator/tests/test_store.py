@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdfast.base.errors import DataLoss, HoldfastError, NotFound, Precondition, StaleEpoch
+from holdfast.base.errors import DataLoss, HoldfastError, NotFound, Precondition, StaleEpoch, Unavailable
 from holdfast.base.limits import EXTENT_BYTES, REGION_BYTES
 from holdfast.replicator import state
 from holdfast.replicator.bitmap import Bitmap
@@ -48,6 +48,25 @@ def stopping_at(disk: Disk, number: int, work: Callable[[], object]) -> bool:
     finally:
         disk.on_step = lambda _kind, _name: None
     return False
+
+
+def test_what_was_thrown_away_writes_nothing_down_in_its_successor(directory: Path) -> None:
+    """A sequence that waited for a drain goes on after another copy was made in its place."""
+    place = directory / "volume"
+    create(Files(place), "v", SIZE, "boot", "")
+    old = Store(Files(place), "v", SIZE, "boot")
+    old.hear_of(7)
+    old.close()
+    old.throw_away()
+    place.rename(directory / "gone")
+    create(Files(place), "v", SIZE, "boot", "")
+    with pytest.raises(Unavailable, match="thrown away"):
+        old.hear_of(8)
+    with pytest.raises(Unavailable, match="thrown away"):
+        old.make_absent("b", (), [])
+    new = Store(Files(place), "v", SIZE, "boot")
+    assert new.state.epoch == 0 and not Files(place).names("absent")
+    new.close()
 
 
 @pytest.mark.parametrize("size", SIZES)

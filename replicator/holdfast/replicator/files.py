@@ -21,8 +21,10 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from holdfast.base.device import Request
+from holdfast.base.errors import Unavailable
 from holdfast.base.loop import Loop
 from holdfast.base.twins import twin
 
@@ -233,6 +235,18 @@ class Files:
             path.parent.mkdir(parents=True, exist_ok=True)
             _sync_directory(path.parent.parent)
         return path
+
+
+class ThrownAway(Files):
+    """Stands where the files of a store were. By their names, what is still under way would find those of the
+    next one.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(Path(os.devnull))
+
+    def __getattribute__(self, name: str) -> Any:
+        raise Unavailable("STORE_THROWN_AWAY", "this copy was thrown away: another is made in its place.")
 
 
 def _open(path: Path, make: bool) -> int:

@@ -26,7 +26,7 @@ from holdfast.base.extents import covering, runs
 from holdfast.base.limits import EXTENT_BYTES, REGION_BYTES
 from holdfast.replicator import epochs, frozen, state
 from holdfast.replicator.bitmap import Bitmap
-from holdfast.replicator.files import Files
+from holdfast.replicator.files import Files, ThrownAway
 from holdfast.replicator.frozen import FrozenView
 from holdfast.replicator.missing import Missing
 from holdfast.replicator.state import State, ViewState
@@ -382,6 +382,12 @@ class Store:
         """Blocks: every write that has been applied is in `changed`, and in every `absent`, on disk."""
         for bitmap in [*self._sealed, self.changed, *self.absent.values()]:
             bitmap.sync()
+
+    def throw_away(self) -> None:
+        """The copy is given up: nothing is written down for it any more, whoever has yet to. A sequence that
+        waits for a drain would else put the old copy's state beside the new one's data.
+        """
+        self.files = ThrownAway()
 
     def close(self) -> None:
         for view in self.views.values():

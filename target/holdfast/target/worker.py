@@ -132,7 +132,8 @@ class Worker:
         if self._local is not None and self._local.suspect and desired.rebuild and not desired.initialized:
             local = self._local
             self._end_replica()
-            # What the old copy still had to write down comes first: it must not land in the new one.
+            local.store.throw_away()
+            # What is being written down at this moment comes first: it must not land in the new one.
             self._keeper.remove(self._again, partial(local.in_pool, _nothing))
         if self._replica is not None or self._keeper.removing:
             return

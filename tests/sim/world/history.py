@@ -28,7 +28,7 @@ _NEVER = 1 << 60
 
 class Write:
     """One command that writes. `ended` for its initiator; `ok`: acknowledged. `impossible`: it was answered
-    that nothing was done. `lost`: acknowledged, and then lost with the memory of all, as it may be.
+    that nothing was done. `lost`: it may be gone with the memory of all, acknowledged or not.
     """
 
     __slots__ = ("began", "ended", "first", "impossible", "lost", "ok", "seen", "stop", "value")
@@ -99,12 +99,12 @@ class History:
 
     def forget(self, kept: set[int]) -> None:
         """The memory of all is gone: what was acknowledged, and of which `kept` has not the id, may be lost,
-        also what the initiator has yet to hear of.
+        also what the initiator has yet to hear of, or has given up waiting for.
         """
         self.era += 1
         self.eras.append(self.tick())
         for write in self._all:
-            if (write.ok or write.ended is None) and id(write) not in kept:
+            if id(write) not in kept:
                 write.lost = True
 
     def unflushed(self) -> list[Write]:

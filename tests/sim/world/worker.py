@@ -115,6 +115,8 @@ class Worker:
                 session.server_closes()
         if self._replica is not None:
             self._replica.close()
+        if self._local is not None:
+            self._local.store.throw_away()
         self._replica = self._local = None
         disk = self._machine.disk
         disk.inodes.clear()
