@@ -153,7 +153,7 @@ MISTAKES = (
         _REPLICATOR + "link",
         (
             '            self.give_up_hope(f"the mirror answered {outcome.value} to a',
-            '            self.confirm(sent)\n            str(f"the mirror answered {outcome.value} to a',
+            '            sent.confirmed(_OK)\n            str(f"the mirror answered {outcome.value} to a',
         ),
     ),
     # Reads and takeovers (I-3).
