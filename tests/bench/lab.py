@@ -1,6 +1,6 @@
 """The data path end to end, beside its peers: virtual hosts, a real login, fio.
 
-    python tests/bench/lab.py [--seconds 3] [--rounds 3] [--only WORD[,WORD...]] [--lab-dir DIRECTORY]
+    python tests/bench/lab.py [--seconds 3] [--rounds 3] [--only WORD[,WORD...]]
 
 Two storage guests and one compute guest, user-mode Linux with one processor each; every peer keeps its bytes
 in its guest's memory, and the guests' wires are a switch in Python. A system call costs 5 µs there and a
