@@ -7,6 +7,7 @@ import os
 import random
 import resource
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,22 @@ pytestmark = pytest.mark.skipif(quick is None, reason="built without a compiler"
 
 
 def _ignored(_outcome: Outcome) -> None: ...
+
+
+def _blocks(*offsets: int) -> list[Request]:
+    """A WRITE of 512 bytes at each."""
+    return [Request(Op.WRITE, at, 512, _ignored, [memoryview(b"x" * 512)]) for at in offsets]
+
+
+@contextlib.contextmanager
+def _files_end_at(most_bytes: int) -> Iterator[None]:
+    """The kernel writes nothing behind that: what crosses it is cut short, what begins there is EFBIG."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def _requests(chance: random.Random) -> list[Request]:
@@ -65,14 +82,10 @@ def test_files_are_written_alike(directory: Path) -> None:
 
 def test_an_error_is_told_with_what_came_before_it(directory: Path) -> None:
     data = Files(directory).data("data", SIZE, make=True)
-    requests = [Request(Op.WRITE, at, 512, _ignored, [memoryview(b"x" * 512)]) for at in (0, 4096, 8192)]
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
-    try:
+    requests = _blocks(0, 4096, 8192)
+    with _files_end_at(4096):
         in_c = data.write_all(requests)
         in_python = one_by_one(data.write, requests)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     for count, error in (in_c, in_python):
         assert count == 1 and error is not None and error.errno == errno.EFBIG
     data.close()
@@ -82,19 +95,14 @@ def test_an_error_is_told_with_what_came_before_it(directory: Path) -> None:
 
 def test_what_is_cut_short_is_left_to_be_written_again(directory: Path) -> None:
     data = Files(directory).data("data", SIZE, make=True)
-    requests = [Request(Op.WRITE, at, 512, _ignored, [memoryview(b"x" * 512)]) for at in (0, 512, 1024)]
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (700, hard))
-    try:
-        assert data.write_all(requests) == (0, None)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with _files_end_at(700):
+        assert data.write_all(_blocks(0, 512, 1024)) == (0, None)
     data.close()
 
 
 def test_one_that_was_given_up_is_left(directory: Path) -> None:
     data = Files(directory).data("data", SIZE, make=True)
-    requests = [Request(Op.WRITE, at, 512, _ignored, [memoryview(b"x" * 512)]) for at in (0, 512, 1024)]
+    requests = _blocks(0, 512, 1024)
     requests[1].buffers = []
     assert data.write_all(requests) == one_by_one(data.write, requests) == (1, None)
     with pytest.raises(AssertionError, match="0 bytes to write where 512"):
