@@ -46,7 +46,7 @@ def test_an_interactive_shell(lab: Lab, storage: Guest) -> None:
     terminal.type("tty; echo the-$((40+2))-answer\n")
     assert "/dev/pts/" in terminal.read_until("the-42-answer")
     terminal.type("echo cat-$((1+1)); cat\n")
-    terminal.read_until("cat-2")  # from here on the terminal is in its ordinary mode
+    terminal.read_until("cat-2\r\n")  # from here on the terminal is in its ordinary mode
     terminal.type("echoed\n")
     terminal.read_until("echoed\r\nechoed")
     terminal.type("\x03")  # ^C ends cat, not the shell
