@@ -458,6 +458,8 @@ def test_a_primary_whose_disk_is_not_to_be_trusted_gives_way_before_it_is_asked_
     pair.until(lambda: pair.leading.wants_resign and pair.leading.yielded)
     assert not pair.leading.gives_up
     pair.net.cut()
+    pair.until(lambda: not pair.leading.yielded)  # who has not been heard for a while may be dead
+    assert pair.leading.gives_up
     pair.for_s(2 * LINK_LOST_S)
     assert pair.leading.wants_resign
     assert pair.do(Op.READ, 0, BLOCK) is Outcome.BUSY

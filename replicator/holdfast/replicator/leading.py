@@ -48,7 +48,7 @@ from holdfast.replicator.wanted import Wanted
 log = logging.getLogger(__name__)
 
 HEIR_HEARD_S = 2 * BEACON_INTERVAL_S
-"""An heir that can be heard has answered a beacon by then."""
+"""An heir that can be heard has answered a beacon within this."""
 
 Dial = Callable[[str, int, Callable[[Session], None], Callable[[str], None]], Session]
 """dial(host, epoch, on_ready, on_lost): see link.Dial."""
@@ -429,11 +429,12 @@ class Leading:
 
     @property
     def _heir_lives(self) -> bool:
-        """Somebody in sync has answered since this host is in trouble. Its lease in etcd would tell of its
-        death much later, when this host, good disk or bad, holds the only copy.
+        """Somebody in sync has answered since this host is in trouble, and lately. Its lease in etcd would
+        tell of its death much later, when this host, good disk or bad, holds the only copy.
         """
         members = (p for p in self.partners.values() if p.standing is Standing.MEMBER)
-        return any(p.link.leased_until_s >= self._trouble_s + BEACON_LEASE_S for p in members)
+        heard_s = max(self._trouble_s, self._loop.now() - HEIR_HEARD_S)
+        return any(p.link.leased_until_s >= heard_s + BEACON_LEASE_S for p in members)
 
     @property
     def _yield_to(self) -> str:

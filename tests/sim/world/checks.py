@@ -59,8 +59,10 @@ HELD_MAX_S = 15.5
 """What a worker that runs may hold a command: 10 s, a second, and 2 s for others to drain, by the slowest
 clock, and some for a disk.
 """
-HEARD_S = 0.7
-"""A host that lives has answered its primary within this."""
+HEARD_S = 1.7
+"""An heir has answered its primary within this: in a second (HEIR_HEARD_S) before a report, which holds for a
+beat more; and the way of both.
+"""
 HELD_MIN_S, ENDED_MIN_S, RESET_MIN_S = 11.4, 1.85, 5.7
 """A command may end with a copy on its way after 12 s; 2 s, if its host's role ended or its disk failed; 6 s
 of a new process. All by the fastest clock.
