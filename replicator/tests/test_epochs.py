@@ -451,6 +451,23 @@ def test_a_mirror_whose_disk_failed_is_left_out_also_after_its_process_began_ane
     assert pair.leading.wants_leave_out == ("b",) and "takes no part" in pair.link.hopeless
 
 
+def test_a_primary_in_trouble_does_not_wait_for_an_heir_whose_disk_failed_it_too(rig: Rig) -> None:
+    """Each would wait for the other for good."""
+    pair = rig.pair
+    rig.fail("b", errno.EIO, "sync", under="data")
+    pair.submit(Op.FLUSH)
+    pair.until(lambda: pair.leading.wants_leave_out == ("b",))
+    assert pair.a.local is not None
+    pair.a.local.distrust("it looks bad")
+    pair.until(lambda: bool(pair.leading.trouble))
+    pair.for_s(2 * LINK_LOST_S)
+    assert pair.leading.wants_leave_out == ("b",)
+    assert not pair.leading.wants_resign and not pair.leading.gives_up
+    pair.tell("a", Role.PRIMARY, 2, "a")
+    pair.until(lambda: pair.leading.serving)
+    rig.mend()
+
+
 def test_a_primary_whose_disk_is_not_to_be_trusted_gives_way_before_it_is_asked_anything(rig: Rig) -> None:
     pair = rig.pair
     assert pair.a.local is not None

@@ -407,8 +407,7 @@ class Leading:
     @property
     def wants_resign(self) -> bool:
         """Its disk fails it, and another host has it all: also one that it cannot reach, as it is."""
-        members = any(partner.standing is Standing.MEMBER for partner in self.partners.values())
-        return bool(self.trouble) and members
+        return bool(self.trouble) and any(partner.heir for partner in self.partners.values())
 
     @property
     def yielded(self) -> bool:
@@ -432,9 +431,9 @@ class Leading:
         """Somebody in sync has answered since this host is in trouble, and lately. Its lease in etcd would
         tell of its death much later, when this host, good disk or bad, holds the only copy.
         """
-        members = (p for p in self.partners.values() if p.standing is Standing.MEMBER)
+        heirs = (partner for partner in self.partners.values() if partner.heir)
         heard_s = max(self._trouble_s, self._loop.now() - HEIR_HEARD_S)
-        return any(p.link.leased_until_s >= heard_s + BEACON_LEASE_S for p in members)
+        return any(heir.link.leased_until_s >= heard_s + BEACON_LEASE_S for heir in heirs)
 
     @property
     def _yield_to(self) -> str:

@@ -69,6 +69,11 @@ class Partner:
         return self._store.absent[self.host_id]
 
     @property
+    def heir(self) -> bool:
+        """In sync, and has not said of itself that it can take no part: its disk failed it, too."""
+        return self.standing is Standing.MEMBER and not self.link.hopeless
+
+    @property
     def lost(self) -> str:
         """Why it is to be left out; empty while it is not."""
         if self.link.hopeless and not self.link.up:
