@@ -4,8 +4,8 @@ Keys, directories, exports, IQN and NAA go by the uid alone: a caller's id is un
 only, and must reveal nothing to others (I-10).
 """
 
+import os
 import re
-import secrets
 
 from holdfast.base.errors import BadInput
 from holdfast.base.limits import NAME_MAX_CHARS
@@ -46,7 +46,7 @@ def check_initiator(name: str) -> str:
 
 def new_uid() -> str:
     """96 random bits in hexadecimal: never used again, and nothing to guess."""
-    return secrets.token_hex(12)
+    return os.urandom(12).hex()
 
 
 def is_uid(text: str) -> bool:

@@ -7,11 +7,14 @@ compares `peer_identity` with the id that it meant to reach. Certificates also c
 (subjectAltName), because clients that nobody here wrote do check them.
 """
 
-import ssl
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from holdfast.base.errors import Unauthenticated, Unavailable
+
+if TYPE_CHECKING:
+    import ssl
 
 
 @dataclass(frozen=True)
@@ -35,20 +38,20 @@ class PeerIdentity:
     """OU of the certificate's subject; empty if it has none."""
 
 
-def server_context(files: TlsFiles) -> ssl.SSLContext:
+def server_context(files: TlsFiles) -> "ssl.SSLContext":
     """For a server that talks only to holders of the authority's certificates."""
-    context = _context(ssl.PROTOCOL_TLS_SERVER, files)
+    context = _context(files, server_side=True)
     # Nobody here resumes sessions, and tickets would be writes that the protocol above did not ask for.
     context.num_tickets = 0
     return context
 
 
-def client_context(files: TlsFiles) -> ssl.SSLContext:
+def client_context(files: TlsFiles) -> "ssl.SSLContext":
     """For a client. The server must hold a certificate of the authority; the caller checks which."""
-    return _context(ssl.PROTOCOL_TLS_CLIENT, files)
+    return _context(files, server_side=False)
 
 
-def peer_identity(connection: ssl.SSLObject | ssl.SSLSocket) -> PeerIdentity:
+def peer_identity(connection: "ssl.SSLObject | ssl.SSLSocket") -> PeerIdentity:
     """The verified identity of the other end of a finished handshake.
 
     Raises:
@@ -71,8 +74,10 @@ def peer_identity(connection: ssl.SSLObject | ssl.SSLSocket) -> PeerIdentity:
     return PeerIdentity(names[0], roles[0] if roles else "")
 
 
-def _context(protocol: int, files: TlsFiles) -> ssl.SSLContext:
-    context = ssl.SSLContext(protocol)
+def _context(files: TlsFiles, *, server_side: bool) -> "ssl.SSLContext":
+    import ssl  # 4 MiB of a process: only one that makes a context has it.
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server_side else ssl.PROTOCOL_TLS_CLIENT)
     # 1.2 is what the NBD protocol demands of those who offer TLS; ours speak 1.3.
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.check_hostname = False

@@ -6,10 +6,10 @@ is read. The same if the twin was built from another source than lies beside it,
 nobody built: each is made for the Python code of its own commit, whose slots it fills.
 """
 
-import hashlib
 import importlib
 import logging
 import os
+from _blake2 import blake2b  # hashlib would load OpenSSL, for what it is not needed
 from pathlib import Path
 from types import ModuleType
 
@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 
 def source_of(code: Path) -> str:
     """What says that a twin was built from this C file and from the headers that lie beside this module."""
-    digest = hashlib.sha256(code.read_bytes())
+    digest = blake2b(code.read_bytes(), digest_size=32)
     for header in sorted(Path(__file__).parent.glob("*.h")):
         digest.update(header.read_bytes())
     return digest.hexdigest()

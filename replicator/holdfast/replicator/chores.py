@@ -1,7 +1,7 @@
 """What a primary does beside serving: wanted freezes, cleaning, and comparing, one at a time each."""
 
 import logging
-import secrets
+import os
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
@@ -75,7 +75,7 @@ class Chores:
                 self.gates[uid] = self._gate(wanted)
 
     def _gate(self, wanted: GateWanted) -> Gate:
-        return Gate(self._loop, wanted, secrets.token_hex(8), self._on_change)
+        return Gate(self._loop, wanted, os.urandom(8).hex(), self._on_change)
 
     def only_on(self, members: Collection[str]) -> None:
         """Who has left the set has lost its views, also if it comes back before anybody was told of them."""

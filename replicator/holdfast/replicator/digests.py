@@ -1,6 +1,6 @@
 """What an extent holds, in few bytes: to compare two copies without sending either."""
 
-import hashlib
+from _blake2 import blake2b  # hashlib would load OpenSSL: 4 MiB of a worker without TLS
 from functools import partial
 
 from holdfast.base.steps import Resume, Steps
@@ -27,8 +27,6 @@ def _digests(local: LocalReplica, extents: list[int]) -> list[str]:
     return [
         MISSING
         if store.missing.get(extent)
-        else hashlib.blake2b(
-            store.data.read(*store.extent_range(extent)), digest_size=DIGEST_BYTES
-        ).hexdigest()
+        else blake2b(store.data.read(*store.extent_range(extent)), digest_size=DIGEST_BYTES).hexdigest()
         for extent in extents
     ]

@@ -8,7 +8,6 @@ An export name is no secret: who asks is proved by the certificate. To anybody e
 there is no such export (I-10). Without TLS the storage network is trusted, and everybody on it.
 """
 
-import ssl
 from collections.abc import Callable
 
 from holdfast.base.errors import NotFound, StaleEpoch, Unavailable
@@ -31,7 +30,7 @@ class Exports:
     def __init__(self, loop: Loop, volume_uid: str, tls: TlsFiles | None) -> None:
         self._loop = loop
         self._uid = volume_uid
-        self._context: ssl.SSLContext | None = server_context(tls) if tls else None
+        self._context = server_context(tls) if tls else None
         self._server: Server | None = None
         self._address: tuple[str, int] | None = None
         self._local: LocalReplica | None = None

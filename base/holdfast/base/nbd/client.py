@@ -6,11 +6,10 @@ connection that failed stays failed: every later call raises, and the caller con
 
 import contextlib
 import socket
-import ssl
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from holdfast.base.errors import (
     BadInput,
@@ -25,12 +24,16 @@ from holdfast.base.errors import (
 )
 from holdfast.base.limits import EXTENT_BYTES, MIB
 from holdfast.base.nbd import wire
-from holdfast.base.nbd.blocking_tls import TlsSocket
 from holdfast.base.nbd.client_replies import Reading, read_reply
 from holdfast.base.nbd.handshake import Handshake
 from holdfast.base.nbd.negotiation import Phase
 from holdfast.base.nbd.wire import ProtocolError
 from holdfast.base.tls import PeerIdentity, peer_identity
+
+if TYPE_CHECKING:
+    import ssl
+
+    from holdfast.base.nbd.blocking_tls import TlsSocket
 
 TIMEOUT_S = 30.0
 READ_MANY_DEPTH = 8
@@ -62,7 +65,7 @@ class Client:
         export_name: str,
         *,
         contexts: tuple[str, ...] = (),
-        tls: ssl.SSLContext | None = None,
+        tls: "ssl.SSLContext | None" = None,
         expected: PeerIdentity | None = None,
         timeout_s: float = TIMEOUT_S,
     ) -> None:
@@ -261,7 +264,7 @@ class Client:
         header = wire.REQUEST.pack(wire.REQUEST_MAGIC, flags, kind, self._cookie, offset, length)
         if data is None:
             self._sock.sendall(header)
-        elif isinstance(self._sock, TlsSocket):
+        elif not isinstance(self._sock, socket.socket):  # TLS
             self._sock.sendall(header + data[: 16 * 1024])
             self._sock.sendall(data[16 * 1024 :])
         else:
@@ -272,7 +275,7 @@ class Client:
         return self._cookie
 
     def _negotiate(
-        self, handshake: Handshake, tls: ssl.SSLContext | None, expected: PeerIdentity | None
+        self, handshake: Handshake, tls: "ssl.SSLContext | None", expected: PeerIdentity | None
     ) -> None:
         while handshake.phase is not Phase.TRANSMISSION:
             output = handshake.take_output()
@@ -289,7 +292,11 @@ class Client:
         if handshake.leftover:
             raise ProtocolError("the server sent more than the handshake")
 
-    def _start_tls(self, tls: ssl.SSLContext, expected: PeerIdentity | None) -> None:
+    def _start_tls(self, tls: "ssl.SSLContext", expected: PeerIdentity | None) -> None:
+        import ssl  # As stream.secured: only who talks through it pays for it.
+
+        from holdfast.base.nbd.blocking_tls import TlsSocket
+
         assert isinstance(self._sock, socket.socket)
         try:
             secured = TlsSocket(self._sock, tls)

@@ -6,10 +6,10 @@ with a sentence in the log. What an export raises does get out: a broken invaria
 
 import logging
 import socket
-import ssl
 from collections.abc import Callable
 from enum import Enum
 from functools import partial
+from typing import TYPE_CHECKING
 
 from holdfast.base.errors import HoldfastError, Unauthenticated, Unavailable
 from holdfast.base.limits import KIB
@@ -18,10 +18,15 @@ from holdfast.base.nbd.chunks import ChunkPool
 from holdfast.base.nbd.export import Export, OpenExport
 from holdfast.base.nbd.negotiation import Negotiation, Phase
 from holdfast.base.nbd.replies import Replies
-from holdfast.base.nbd.stream import ClearStream, Lost, Stream, TlsStream
+from holdfast.base.nbd.stream import ClearStream, Lost, Stream, secured
 from holdfast.base.nbd.transmission import BUDGET_BYTES, Transmission
 from holdfast.base.nbd.wire import ProtocolError
 from holdfast.base.tls import PeerIdentity, peer_identity
+
+if TYPE_CHECKING:
+    import ssl
+
+    from holdfast.base.nbd.tls_stream import TlsStream
 
 _log = logging.getLogger(__name__)
 HANDSHAKE_MAX_S = 10.0
@@ -56,7 +61,7 @@ class Connection:
         sock: socket.socket,
         name: str,
         open_export: OpenExport,
-        tls: ssl.SSLContext | None,
+        tls: "ssl.SSLContext | None",
         pool: ChunkPool,
         ended: Callable[["Connection"], None],
         budget_bytes: int = BUDGET_BYTES,
@@ -71,6 +76,7 @@ class Connection:
         self._budget_bytes = budget_bytes
         self._name = name
         self._stream: Stream = ClearStream(sock)
+        self._secured: TlsStream | None = None
         self._negotiation = Negotiation(self._lookup, tls=tls is not None)
         self._transmission: Transmission | None = None
         self._replies: Replies | None = None
@@ -198,15 +204,15 @@ class Connection:
             self.close("it ended the handshake")
         elif phase is Phase.STARTTLS and self._tls is not None:
             self.state = State.TLS
-            self._stream = TlsStream(self._sock, self._tls, server_side=True)
+            self._stream = self._secured = secured(self._sock, self._tls, server_side=True)
         elif phase is Phase.TRANSMISSION:
             self._serve()
         elif self._stream.buffered:
             self._loop.call_soon(self._read_step)
 
     def _tls_handshake(self) -> None:
-        stream = self._stream
-        assert isinstance(stream, TlsStream)
+        stream = self._secured
+        assert stream is not None
         done = stream.handshake()
         sent = stream.flush()
         self._want(read=True, write=not sent)

@@ -7,8 +7,8 @@ import contextlib
 import errno
 import logging
 import socket
-import ssl
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from holdfast.base.loop import READABLE, Loop
 from holdfast.base.nbd.chunks import ChunkPool
@@ -16,6 +16,9 @@ from holdfast.base.nbd.connection import Connection
 from holdfast.base.nbd.export import ControlDone, Export, OpenExport, Served, StatusDone
 from holdfast.base.nbd.link import configure
 from holdfast.base.nbd.transmission import BUDGET_BYTES
+
+if TYPE_CHECKING:
+    import ssl
 
 __all__ = [
     "CONNECTIONS_MAX",
@@ -61,7 +64,7 @@ class Server:
         self._pool = ChunkPool()
         self.connections: set[Connection] = set()
 
-    def listen_tcp(self, host: str, port: int, *, tls: ssl.SSLContext | None) -> int:
+    def listen_tcp(self, host: str, port: int, *, tls: "ssl.SSLContext | None") -> int:
         """Listen on a TCP address and return its port (chosen by the system if `port` is 0).
 
         Args:
@@ -92,7 +95,7 @@ class Server:
         for connection in list(self.connections):
             connection.close("the server is closing")
 
-    def _listen(self, listener: socket.socket, tls: ssl.SSLContext | None) -> None:
+    def _listen(self, listener: socket.socket, tls: "ssl.SSLContext | None") -> None:
         listener.setblocking(False)
         self._listeners[listener] = tls
         self._loop.add(listener.fileno(), READABLE, lambda _events: self._accept(listener))
@@ -122,7 +125,7 @@ class Server:
         if listener in self._listeners:
             self._loop.add(listener.fileno(), READABLE, lambda _events: self._accept(listener))
 
-    def _connected(self, sock: socket.socket, name: str, tls: ssl.SSLContext | None) -> None:
+    def _connected(self, sock: socket.socket, name: str, tls: "ssl.SSLContext | None") -> None:
         if len(self.connections) >= self._connections_max:
             _log.warning("NBD client %s: refused, %d are connected", name, len(self.connections))
             sock.close()

@@ -17,9 +17,9 @@ import itertools
 import logging
 import os
 import socket
-import ssl
 from collections.abc import Callable
 from enum import Enum
+from typing import TYPE_CHECKING
 
 from holdfast.base.device import Done, Outcome, Request
 from holdfast.base.errors import BadInput, HoldfastError, Unauthenticated
@@ -30,10 +30,15 @@ from holdfast.base.nbd.export import ControlDone
 from holdfast.base.nbd.handshake import Handshake
 from holdfast.base.nbd.link import configure
 from holdfast.base.nbd.negotiation import Phase
-from holdfast.base.nbd.stream import ClearStream, Lost, Stream, TlsStream
+from holdfast.base.nbd.stream import ClearStream, Lost, Stream, secured
 from holdfast.base.nbd.wire import ProtocolError
 from holdfast.base.tls import PeerIdentity, peer_identity
 from holdfast.base.twins import twin
+
+if TYPE_CHECKING:
+    import ssl
+
+    from holdfast.base.nbd.tls_stream import TlsStream
 
 _log = logging.getLogger(__name__)
 CONNECT_MAX_S = 5.0
@@ -108,7 +113,7 @@ class Session:
         *,
         on_ready: Callable[[], None],
         on_lost: Callable[[str], None],
-        tls: ssl.SSLContext | None,
+        tls: "ssl.SSLContext | None",
         expected: PeerIdentity | None = None,
         connect_max_s: float = CONNECT_MAX_S,
         dead_after_s: float = DEAD_AFTER_S,
@@ -139,6 +144,7 @@ class Session:
         self._fd = self._sock.fileno()
         self._interest = 0
         self._stream: Stream = ClearStream(self._sock)
+        self._secured: TlsStream | None = None
         self._out = self._stream.out
         self._timer: Timer = loop.call_later(connect_max_s, self._too_late)
         loop.call_soon(self._connect)
@@ -345,13 +351,13 @@ class Session:
     def _start_tls(self) -> None:
         assert self._tls is not None
         self.state = State.TLS
-        self._stream = TlsStream(self._sock, self._tls, server_side=False)
+        self._stream = self._secured = secured(self._sock, self._tls, server_side=False)
         self._out = self._stream.out
         self._negotiate()  # The client speaks first.
 
     def _tls_handshake(self) -> None:
-        stream = self._stream
-        assert isinstance(stream, TlsStream)
+        stream = self._secured
+        assert stream is not None
         if not stream.handshake():
             return
         peer = peer_identity(stream.tls)
