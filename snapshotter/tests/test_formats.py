@@ -170,6 +170,15 @@ def test_an_extent(plain: bytes) -> None:
     assert blob.decode(made, "it", 0) == plain
 
 
+def test_what_compresses_anywhere_that_is_looked_at_is_compressed() -> None:
+    noise = os.urandom(EXTENT_BYTES)
+    for at in range(0, EXTENT_BYTES, EXTENT_BYTES // 4):
+        mixed = noise[:at] + bytes(EXTENT_BYTES // 4) + noise[at + EXTENT_BYTES // 4 :]
+        made = blob.encode(mixed, blob.digest_of(mixed))
+        assert made.coding == blob.CODING_ZSTD and len(made.stored) < EXTENT_BYTES * 0.8
+    assert blob.encode(noise, blob.digest_of(noise)).coding == blob.CODING_PLAIN
+
+
 @given(st.integers(0, 200), st.integers(1, 255))
 def test_a_damaged_extent_is_found(at: int, flip: int) -> None:
     plain = b"holdfast" * (EXTENT_BYTES // 8)
