@@ -45,6 +45,9 @@ class Peer:
     def log_in(self, guests: Guests) -> str:
         raise NotImplementedError
 
+    def check(self, guests: Guests) -> None:
+        """Raises CommandFailed if it is not what its name says any more: what was measured counts no more."""
+
 
 class Holdfast(Peer):
     def __init__(self, name: str, number: int, hosts: int, authority: TestAuthority | None) -> None:
@@ -95,10 +98,15 @@ def _tls_words(files: TlsFiles) -> list[str]:
 
 
 class Scripted(Peer):
-    """A shell script on storage-a (and one on storage-b before it) makes a target without CHAP."""
+    """A shell script on storage-a (and one on storage-b before it) makes a target without CHAP; `sound` is
+    one that fails on storage-a if it is not whole.
+    """
 
-    def __init__(self, name: str, word: str, on_a: str, on_b: str = "", port: int = 3260) -> None:
+    def __init__(
+        self, name: str, word: str, on_a: str, on_b: str = "", port: int = 3260, sound: str = "true"
+    ) -> None:
         self.name = name
+        self._sound = sound
         self.mirrored = bool(on_b)
         self._iqn = f"{_IQN}:{word}"
         self._on_a, self._on_b, self._port = on_a, on_b, port
@@ -117,6 +125,9 @@ class Scripted(Peer):
         for machine, script in ((guests.b, self._on_b), (guests.a, self._on_a)):
             if script:
                 machine.run(["sh", "-exc", script], env=values, timeout_s=180)
+
+    def check(self, guests: Guests) -> None:
+        guests.a.run(["sh", "-ec", self._sound])
 
     def log_in(self, guests: Guests) -> str:
         login = Login(self._iqn, f"{guests.a.address}:{self._port}", 1 if self._port != 3260 else 0, "", "")
@@ -157,7 +168,7 @@ test -b /dev/ram0 || mknod /dev/ram0 b 1 0
 mkdir -p /run/lock /var/lock /var/lib/drbd /etc/drbd.d
 cat > /etc/drbd.conf <<END
 global { usage-count no; }
-common { net { protocol C; } }
+common { net { protocol C; timeout 90; ping-timeout 300; } }
 resource r0 {
     device /dev/drbd0; disk /dev/ram0; meta-disk internal;
     net { max-buffers 8000; sndbuf-size 0; }
@@ -185,6 +196,8 @@ echo 1 > $STORE/enable
 drbdadm create-md --force r0 < /dev/null
 drbdadm up r0
 """,
+    # Who has lost its mirror goes on alone, and is faster.
+    sound="grep 'cs:Connected ro:Primary/Secondary ds:UpToDate/UpToDate' /proc/drbd",
 )  # fmt: skip
 
 TGT = Scripted(
