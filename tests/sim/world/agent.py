@@ -271,9 +271,9 @@ class Agent:
     def _run(self, plan: planning.Plan, alive: bool) -> None:
         host, now_s = self._host, self.loop.now()
         if not plan.run_worker:
-            if alive:
-                host.stop_worker()
-            elif plan.remove_store:
+            if alive or self._assignment is not None:
+                host.stop_worker()  # Also one that has died: the target goes before the assignment.
+            if not alive and plan.remove_store:
                 host.remove_store()
                 self.reconcile_soon()
         elif not alive:

@@ -218,13 +218,8 @@ class Story:
         if gone:
             self.faults.replace(gone[0], "c")
         now = self.checks.record
-        if now is None or "c" not in now.host_ids:
-            return
-        self._add_path("c")
-        host = self.around.hosts[gone[0]]
-        if host.path is not None and not host.store_exists() and not host.worker_alive():
-            # It has nothing that its agent would have to take away first.
-            host.path.remove()
+        if now is not None and "c" in now.host_ids:
+            self._add_path("c")
 
     def _moment(self, committing: bool) -> None:
         """Much is about to change: now and then commands come, or something breaks, in the middle of it."""
