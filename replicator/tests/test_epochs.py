@@ -451,6 +451,31 @@ def test_a_mirror_whose_disk_failed_is_left_out_also_after_its_process_began_ane
     assert pair.leading.wants_leave_out == ("b",) and "takes no part" in pair.link.hopeless
 
 
+def test_a_primary_that_began_anew_knows_whom_it_may_have_left_out(rig: Rig) -> None:
+    """It may be recorded at any moment: what is acknowledged must be on this disk, whoever else has it."""
+    pair = rig.pair
+    pair.kill("b")
+    pair.until(lambda: pair.leading.wants_leave_out == ("b",))
+    pair.kill("a")
+    pair.start("b", Role.MIRROR)
+    pair.start("a", Role.PRIMARY)
+    pair.until(lambda: pair.leading.serving)
+    assert pair.leading.wants_leave_out == ("b",) and pair.leading.primary.hardens
+    pair.tell("a", Role.PRIMARY, 2, "a")
+    pair.until(lambda: pair.leading.serving)
+    assert pair.leading.wants_leave_out == ()
+
+
+def test_who_is_lost_is_told_once_it_is_written_down(rig: Rig) -> None:
+    pair = rig.pair
+    rig.fail("a", errno.EIO, "write record", under="state")
+    pair.kill("b")
+    pair.for_s(2 * LINK_LOST_S)
+    assert pair.leading.wants_leave_out == () and pair.leading.primary.hardens
+    rig.mend()
+    pair.until(lambda: pair.leading.wants_leave_out == ("b",))
+
+
 def test_a_primary_in_trouble_does_not_wait_for_an_heir_whose_disk_failed_it_too(rig: Rig) -> None:
     """Each would wait for the other for good."""
     pair = rig.pair

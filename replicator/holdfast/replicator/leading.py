@@ -81,6 +81,7 @@ class Leading:
         self._serve_from_s = 0.0
         self._standby_at_s = -math.inf
         self._leaving_out: set[str] = set()
+        self._noting = False
         self.partners: dict[str, Partner] = {}
         self.primary = Primary(loop, local, hydrator, endings)
         self.primary.on_trouble = self._disk_trouble
@@ -124,7 +125,7 @@ class Leading:
             store.absent.pop(host).close()
         left_out = set(before.members) - set(wanted.members)
         self._serve_from_s = self._promise.over_s if left_out and not before.led else 0.0
-        self._leaving_out = set()
+        self._leaving_out = set(store.state.leaving)
         self._take_standings(wanted)
         if self.primary.alone:
             yield from self._forget_doubts()
@@ -281,6 +282,23 @@ class Leading:
         if not lost <= self._leaving_out:
             self._leaving_out |= lost
             self._recount()
+        if not self._noting and self._leaving_out != set(self._local.store.state.leaving):
+            self._noting = True
+            run(self._note_leaving(), self._noted, self._noted)
+
+    def _note_leaving(self) -> Steps[None]:
+        """Before anybody is told: a process that begins anew must know that it may have been done."""
+        assert self._wanted is not None
+        epoch, hosts = self._wanted.epoch, tuple(sorted(self._leaving_out))
+        yield partial(self._local.in_pool, partial(self._local.store.note_leaving, epoch, hosts))
+
+    def _noted(self, error: object) -> None:
+        self._noting = False
+        if isinstance(error, Exception):
+            if not isinstance(error, OSError):
+                raise error
+            log.warning("who is lost could not be written down, it is tried again: %s", error)
+        self._on_change()
 
     def _lease(self) -> None:
         leases = [p.link.leased_until_s for p in self.partners.values() if p.required]
@@ -389,7 +407,7 @@ class Leading:
     @property
     def wants_leave_out(self) -> tuple[str, ...]:
         """Until an epoch tells, also if they are back: it may have been recorded."""
-        return tuple(sorted(self._leaving_out)) if self._entered else ()
+        return self._local.store.state.leaving if self._entered else ()
 
     @staticmethod
     def _is_lost(partner: Partner) -> bool:

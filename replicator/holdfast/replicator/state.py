@@ -45,6 +45,10 @@ class State:
     """A host whose joining was asked for in `epoch`: whether it is in sync by now is not known here, so
     nothing is acknowledged without it until another epoch says.
     """
+    leaving: tuple[str, ...] = ()
+    """Hosts that the control plane was asked in `epoch` to leave out: whether the record still names them is
+    not known here, so what is acknowledged is on this disk until another epoch says.
+    """
     consistent: bool = True
     """False while a resync has made part of it new: it is no volume, of any moment."""
     led: bool = False
@@ -72,6 +76,7 @@ def decode(content: bytes) -> State:
             raise ValueError("unknown version")
         raw["views"] = {uid: ViewState(**view) for uid, view in raw["views"].items()}
         raw["members"] = tuple(raw["members"])
+        raw["leaving"] = tuple(raw.get("leaving", ()))
         return State(**raw)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataLoss(

@@ -148,6 +148,7 @@ class Store:
                 consistent=new.consistent,
                 led=new.led,
                 binding=new.binding,
+                leaving=now.leaving if now.epoch == new.epoch else (),
             )
         )
         for host in entry.drop:
@@ -156,6 +157,10 @@ class Store:
     def bind(self, host: str) -> None:
         """From now on only another epoch undoes that nothing is acknowledged without `host`."""
         self.update_state(lambda now: replace(now, binding=host))
+
+    def note_leaving(self, epoch: int, hosts: tuple[str, ...]) -> None:
+        """From now on only another epoch undoes that what is acknowledged is on this disk."""
+        self.update_state(lambda now: replace(now, leaving=hosts) if now.epoch == epoch else now)
 
     def doubt(self, regions: Iterable[int], ranges: Iterable[tuple[int, int]]) -> None:
         """Loop: these may differ from other hosts' copies: `regions`, and (offset, length) of `ranges`."""
