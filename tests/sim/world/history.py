@@ -200,8 +200,8 @@ class History:
             write = writes.get(value)
             if not value:
                 continue
-            if write is None or write.began < began:
-                # Of before: what the era began with.
+            if write is None or (write.ended is not None and write.ended < began):
+                # Of before: what the era began with. (One that was under way may be of either.)
                 old_values.add(value)
                 first_end, last_start = began, max(look.began for look in seen)
             else:
