@@ -287,12 +287,13 @@ class Checks:
         self._joined = "", []
 
     def _judge_changed(self, primary: str, joiner: str) -> None:
-        """I-5: it has every generation of `changed` that is closed. The open one is in motion."""
+        """I-5: it has every generation of `changed` that is closed. The open one is in motion; a newer file
+        may only be prepared.
+        """
         if not self._holds_memory(primary, self.hosts[primary].boot_id):
             return
-        names = [name for name in self.hosts[primary].disk.inodes if name.startswith("changed/")]
-        newest = max((int(name.removeprefix("changed/")) for name in names), default=0)
-        for name in names:
+        newest = int(self._state(primary).get("generation", 0))
+        for name in [name for name in self.hosts[primary].disk.inodes if name.startswith("changed/")]:
             lacks = self._bits(primary, name) & ~self._bits(joiner, name)
             if lacks and int(name.removeprefix("changed/")) < newest:
                 self.violated(f"I-5: {joiner} joins without what {primary} has in {name}: {lacks:#x}")
