@@ -168,7 +168,7 @@ test -b /dev/ram0 || mknod /dev/ram0 b 1 0
 mkdir -p /run/lock /var/lock /var/lib/drbd /etc/drbd.d
 cat > /etc/drbd.conf <<END
 global { usage-count no; }
-common { net { protocol C; timeout 90; ping-timeout 300; } }
+common { net { protocol C; timeout 90; ping-timeout 50; } }
 resource r0 {
     device /dev/drbd0; disk /dev/ram0; meta-disk internal;
     net { max-buffers 8000; sndbuf-size 0; }
