@@ -493,6 +493,20 @@ def test_a_primary_in_trouble_does_not_wait_for_an_heir_whose_disk_failed_it_too
     rig.mend()
 
 
+def test_a_primary_in_trouble_leaves_out_no_mirror_that_is_only_full(rig: Rig) -> None:
+    """It has the only sound copy: it may take over."""
+    pair = rig.pair
+    rig.fail("b", errno.ENOSPC, "write", under="data")
+    pair.submit(Op.WRITE, 0, b"x" * BLOCK)
+    pair.until(lambda: pair.leading.wants_leave_out == ("b",))
+    assert pair.a.local is not None
+    pair.a.local.distrust("it looks bad")
+    pair.until(lambda: pair.leading.gives_up)
+    assert pair.leading.wants_resign
+    pair.until(lambda: pair.following.may_take_over)
+    rig.mend()
+
+
 def test_a_primary_whose_disk_is_not_to_be_trusted_gives_way_before_it_is_asked_anything(rig: Rig) -> None:
     pair = rig.pair
     assert pair.a.local is not None

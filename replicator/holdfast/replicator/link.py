@@ -80,6 +80,8 @@ class Link:
         self.why_down = "not connected yet"
         self.hopeless = ""
         """Why waiting for that host helps nobody; empty while there is hope."""
+        self.sound = True
+        """Though it is hopeless, what it holds is good: it had no room."""
         self.in_doubt: set[int] = set()
         self.leased_until_s = 0.0
         self.on_change: Callable[[], None] = lambda: None
@@ -135,9 +137,9 @@ class Link:
             self._heard_of, self._heard_at_s = False, self._loop.now()
         return self._loop.now() - self._heard_at_s
 
-    def give_up_hope(self, why: str) -> None:
+    def give_up_hope(self, why: str, sound: bool = False) -> None:
         """That host can take no part as it is: its owner need not wait for LINK_LOST_S."""
-        self.hopeless = why
+        self.hopeless, self.sound = why, sound
         self.start_over(why)
 
     def take_unconfirmed(self) -> list[Sent]:
@@ -210,7 +212,8 @@ class Link:
         if outcome is Outcome.STALE_EPOCH:
             self.start_over("the mirror has ended this session")
         else:
-            self.give_up_hope(f"the mirror answered {outcome.value} to a {sent.request.op.value}")
+            why = f"the mirror answered {outcome.value} to a {sent.request.op.value}"
+            self.give_up_hope(why, sound=outcome is Outcome.NO_SPACE)
 
     def _opened(self, number: int, session: Session) -> None:
         if number != self._number or self._closed:

@@ -70,8 +70,10 @@ class Partner:
 
     @property
     def heir(self) -> bool:
-        """In sync, and has not said of itself that it can take no part: its disk failed it, too."""
-        return self.standing is Standing.MEMBER and not self.link.hopeless
+        """In sync, and has not said of itself that it can take no part: its disk failed it, too. One that
+        had no room may be the one that has the only sound copy.
+        """
+        return self.standing is Standing.MEMBER and (self.link.sound or not self.link.hopeless)
 
     @property
     def lost(self) -> str:
