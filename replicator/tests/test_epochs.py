@@ -476,6 +476,16 @@ def test_who_is_lost_is_told_once_it_is_written_down(rig: Rig) -> None:
     pair.until(lambda: pair.leading.wants_leave_out == ("b",))
 
 
+def test_a_mirror_whose_disk_failed_is_left_out_while_nobody_writes(rig: Rig) -> None:
+    """A clean finds out: should the primary die later, nobody could take over, nor start cold."""
+    pair = rig.pair
+    assert pair.do(Op.WRITE, 0, b"x" * BLOCK) is Outcome.OK
+    rig.fail("b", errno.EIO, "sync", under="data")
+    pair.until(lambda: pair.b.local is not None and bool(pair.b.local.suspect))
+    rig.mend()
+    pair.until(lambda: pair.leading.wants_leave_out == ("b",), limit_s=LINK_LOST_S)
+
+
 def test_a_primary_in_trouble_does_not_wait_for_an_heir_whose_disk_failed_it_too(rig: Rig) -> None:
     """Each would wait for the other for good."""
     pair = rig.pair

@@ -257,7 +257,12 @@ class Link:
         self._loop.call_about(BEACON_INTERVAL_S, partial(self._beat, talk))
 
     def _beaten(self, talk: Talk, sent_at_s: float, answer: object) -> None:
-        if self._talk is talk and isinstance(answer, dict) and answer.get("leased"):
+        if self._talk is not talk:
+            return
+        if isinstance(answer, Unavailable) and answer.reason == TAKES_NO_PART:
+            # Its disk failed what nobody here waited for.
+            self.give_up_hope(str(answer))
+        elif isinstance(answer, dict) and answer.get("leased"):
             self.leased_until_s = max(self.leased_until_s, sent_at_s + BEACON_LEASE_S)
             self.on_beat(answer)
 

@@ -293,7 +293,12 @@ class MirrorExport:
     # Words.
 
     def _beat(self) -> Message:
-        """An answer in a session that serves is a lease: this host does not act against it for a while."""
+        """An answer in a session that serves is a lease: this host does not act against it for a while.
+
+        A copy that is not to be trusted leaves the set, also while nobody writes.
+        """
+        if self._local.suspect:
+            return {FAILED: self._local.suspect, HOPELESS: True}
         if self._greeted:
             self._host.beat()
         return {"leased": self._greeted, "standby_age_s": self._host.standby_age_s}
