@@ -152,8 +152,8 @@ MISTAKES = (
         "acknowledge what another host failed to do",
         _REPLICATOR + "link",
         (
-            '            self.give_up_hope(f"the mirror answered {outcome.value} to a',
-            '            sent.confirmed(_OK)\n            str(f"the mirror answered {outcome.value} to a',
+            "            self.give_up_hope(why, sound",
+            "            sent.confirmed(_OK)\n            dict(sound",
         ),
     ),
     # Reads and takeovers (I-3).
