@@ -558,6 +558,27 @@ def test_a_primary_whose_disk_fails_its_epoch_names_no_heir(rig: Rig) -> None:
     rig.mend()
 
 
+@pytest.mark.parametrize("reached, missed", ["bc", "cb"])
+def test_two_mirrors_are_made_equal_when_their_primary_resigns(rig: Rig, reached: str, missed: str) -> None:
+    """What came to one and not to the other only the old primary knew."""
+    pair = rig.pair
+    pair.do(Op.WRITE, 0, b"x" * BLOCK)
+    add_c(rig)
+    pair.epoch(3, "a", "abc")
+    pair.until(lambda: pair.primary.writes)
+    for session in pair.net.sessions:
+        if session.server is pair.hosts[missed]:
+            session.cut()
+    pair.submit(Op.WRITE, 0, b"new" + b"y" * (BLOCK - 3))
+    pair.until(lambda: rig.disks[reached].content("data")[:3] == b"new")
+    assert rig.disks[missed].content("data")[:3] != b"new"
+    pair.kill("a")
+    pair.tell("c", Role.MIRROR, 4, "bc")
+    pair.tell("b", Role.PRIMARY, 4, "bc")
+    pair.until(lambda: pair.leading_of("b").primary.writes)
+    assert rig.disks["c"].content("data") == rig.disks["b"].content("data")
+
+
 def test_a_primary_whose_copy_is_new_serves_only_while_its_volume_is(rig: Rig) -> None:
     """Or when an operator has accepted that there is nothing better."""
     pair = rig.pair
