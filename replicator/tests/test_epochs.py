@@ -558,6 +558,22 @@ def test_a_primary_whose_disk_fails_its_epoch_names_no_heir(rig: Rig) -> None:
     rig.mend()
 
 
+def test_what_was_frozen_and_told_is_not_frozen_anew_by_the_next_process(rig: Rig) -> None:
+    """That it is frozen may be recorded late: then others copy from this very view."""
+    pair = rig.pair
+    pair.do(Op.WRITE, 0, b"x" * BLOCK)
+    pair.tell("a", Role.PRIMARY, 1, "ab", snapshots=Snapshots(freeze=("s",)))
+    pair.until(lambda: "s" in pair.leading.chores.frozen)
+    view = pair.a.store.state.views["s"]
+    pair.kill("a")
+    pair.start("a", Role.PRIMARY)
+    pair.do(Op.WRITE, 0, b"y" * BLOCK)
+    pair.tell("a", Role.PRIMARY, 1, "ab", snapshots=Snapshots(freeze=("s",)))
+    assert pair.leading.chores.frozen == {"s": ()}
+    pair.for_s(2)
+    assert pair.a.store.state.views["s"] == view and view.counts
+
+
 @pytest.mark.parametrize("reached, missed", ["bc", "cb"])
 def test_two_mirrors_are_made_equal_when_their_primary_resigns(rig: Rig, reached: str, missed: str) -> None:
     """What came to one and not to the other only the old primary knew."""

@@ -47,11 +47,12 @@ class Chores:
 
     def want(self, snapshots: Snapshots) -> None:
         self._wanted = snapshots
-        kept = self._primary.local.store.state.views
-        for uid in snapshots.keep:
-            # Recorded and flushed in an earlier life of this process, or by an earlier primary.
-            if uid in kept:
-                self.frozen.setdefault(uid, ())
+        views = self._primary.local.store.state.views
+        # Completed in an earlier life of this process, or by an earlier primary. Also what is not known to
+        # have been told: that may be recorded late. (Of a group a new process says that it cannot count.)
+        counts = {uid for uid, view in views.items() if view.counts} - dict(snapshots.groups).keys()
+        for uid in views.keys() & {*snapshots.keep, *counts}:
+            self.frozen.setdefault(uid, ())
         listed = {*snapshots.freeze, *snapshots.keep}
         self.frozen = {uid: hosts for uid, hosts in self.frozen.items() if uid in listed}
         self._follow_groups()

@@ -102,6 +102,7 @@ def _freeze(
     record = partial(local.in_pool, partial(store.record_view, uid, freeze_time))
     yield all_of(record, *(talk.ask(recorded) for talk in talks))
     yield settle_all(local, talks)
+    yield partial(local.in_pool, partial(store.count_view, uid))
 
 
 def _flip(

@@ -15,6 +15,8 @@ class ViewState:
 
     generation: int
     freeze_time: float
+    counts: bool = False
+    """Its freeze was completed here, and may have been told: it is not made again."""
 
 
 @dataclass(frozen=True)

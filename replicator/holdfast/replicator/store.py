@@ -328,6 +328,18 @@ class Store:
 
         self.update_state(record)
 
+    def count_view(self, uid: str) -> None:
+        """After step 4, blocks, and before anybody is told: a process that begins anew must know that others
+        may know of this very view.
+        """
+
+        def count(now: State) -> State:
+            if uid not in now.views:
+                raise Unavailable("VIEW_DROPPED", f"the view {uid} was dropped while it was completed.")
+            return now.with_view(uid, replace(now.views[uid], counts=True))
+
+        self.update_state(count)
+
     def discard_prepared(self) -> None:
         """Step 1 undone, blocks. The generation's file stays: it is empty, and may be another's by now."""
         while self._prepared:
