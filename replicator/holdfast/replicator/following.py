@@ -120,7 +120,7 @@ class Following:
             entry = epochs.as_mirror(store.state, epoch, members, may_be_new)
             if left_out:
                 # As Leading.enter: perhaps this one has what the new primary has not.
-                store.in_doubt.update(store.intent.set_bits())
+                store.doubt(store.intent.set_bits(), ())
             yield partial(self._local.in_pool, partial(store.record_entry, entry))
             for host in entry.drop:
                 store.absent.pop(host).close()

@@ -127,7 +127,7 @@ class Leading:
         self._serve_from_s = self._promise.over_s if left_out and not before.led else 0.0
         if left_out and not before.led and len(wanted.members) > 1:
             # Who led knew what had come to one of its mirrors and not to another, and is out.
-            store.in_doubt.update(store.intent.set_bits())
+            store.doubt(store.intent.set_bits(), ())
         self._leaving_out = set(store.state.leaving)
         self._take_standings(wanted)
         if self.primary.alone:
