@@ -11,6 +11,7 @@ from holdfast.base.limits import (
     EXTENT_BYTES,
     HELD_COMMAND_MAX_S,
     LINK_LOST_S,
+    LINK_REFUSED_S,
     REGION_BYTES,
 )
 from holdfast.replicator.chores import Snapshots
@@ -626,3 +627,76 @@ def test_who_has_left_the_set_vouches_for_no_view_when_it_is_back(rig: Rig) -> N
     pair.tell("a", Role.PRIMARY, 3, "ab", snapshots=Snapshots(freeze=("s1",)))
     pair.until(lambda: pair.primary.writes)
     assert chores.frozen == {"s1": ()} and "s1" not in pair.b.store.state.views
+
+
+def test_a_mirror_that_refuses_to_be_made_equal_is_left_out(rig: Rig) -> None:
+    """It lives, and answers; its disk has been full since before this session."""
+    pair = rig.pair
+    assert pair.do(Op.WRITE, 0, b"x" * BLOCK) is Outcome.OK
+    rig.fail("b", errno.ENOSPC, "write", "zero", under="data")
+    pair.kill("a")
+    pair.start("a", Role.PRIMARY)
+    pair.until(lambda: pair.leading.wants_leave_out == ("b",), limit_s=LINK_REFUSED_S + LINK_LOST_S)
+    assert pair.b.local is not None and not pair.b.local.suspect and pair.link.sound
+    rig.mend()
+    pair.until(lambda: pair.link.up)
+
+
+@pytest.mark.parametrize("error, suspect", [(errno.ENOSPC, False), (errno.EIO, True)])
+def test_a_primary_that_cannot_write_down_what_an_alignment_takes_gives_way(
+    rig: Rig, error: int, suspect: bool
+) -> None:
+    pair = rig.pair
+    pair.do(Op.WRITE, 0, b"x" * BLOCK)
+    # A freeze that had come so far there.
+    pair.b.store.prepare_generation(1)
+    pair.b.store.enter_generation(1)
+    pair.b.store.record_generation()
+    rig.fail("a", error, "make", under="changed/")
+    pair.net.cut()
+    pair.until(lambda: pair.leading.gives_up)
+    assert bool(pair.a.local and pair.a.local.suspect) is suspect
+    rig.mend()
+
+
+def test_a_primary_in_trouble_keeps_nobody_from_taking_over(rig: Rig) -> None:
+    """Its agent may be dead, and then nobody resigns for it."""
+    pair = rig.pair
+    assert pair.a.local is not None
+    pair.a.local.distrust("it looks bad")
+    pair.until(lambda: pair.leading.heirs == ("b",))
+    pair.until(lambda: pair.following.may_take_over, limit_s=2 * BEACON_LEASE_S + BEACON_MARGIN_S)
+    assert pair.leading.heirs == ("b",)
+
+
+def test_a_full_disk_keeps_no_epoch_from_beginning(rig: Rig) -> None:
+    """Who is alone needs room to track the others; without it, they are compared one day."""
+    pair = rig.pair
+    pair.do(Op.WRITE, 0, b"x" * BLOCK)
+    rig.fail("a", errno.ENOSPC, "make", "write", under="")
+    leave_out_b(rig)
+    pair.do(Op.READ, 0, BLOCK)
+    assert pair.a.local is not None and not pair.a.local.suspect
+    rig.mend()
+    assert pair.do(Op.WRITE, BLOCK, b"y" * BLOCK) is Outcome.OK
+    pair.kill("a")
+    pair.start("a", Role.PRIMARY, 2, "a")
+    pair.until(lambda: pair.primary.writes)
+    assert pair.a.store.state.absent == {"b": 0}
+    pair.start("b", Role.JOINER, 2, "a")
+    bring_back(pair, "b", "a", 3)
+    assert rig.same()
+
+
+def test_an_epoch_that_a_full_disk_cannot_write_down_begins_when_there_is_room(rig: Rig) -> None:
+    pair = rig.pair
+    pair.kill("b")
+    pair.until(lambda: pair.leading.wants_leave_out == ("b",))
+    rig.fail("a", errno.ENOSPC, "write record", under="state")
+    pair.epoch(2, "a", "a")
+    replica = pair.a.replica
+    assert replica is not None
+    pair.until(lambda: replica.report().reason == "NO_SPACE")
+    assert not pair.a.store.state.suspect
+    rig.mend()
+    pair.until(lambda: replica.report().serving)

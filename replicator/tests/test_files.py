@@ -71,10 +71,15 @@ def test_what_is_not_there_is_not_taken_for_empty(directory: Path) -> None:
 def test_records_are_replaced_whole(directory: Path) -> None:
     files = Files(directory)
     assert files.read_record("state.json") is None
-    files.replace_record("state.json", b"one")
+    files.replace_record("state.json", b"the first")
     files.replace_record("state.json", b"two")
     assert files.read_record("state.json") == b"two"
-    assert files.names("") == ["state.json"]
+    inodes = {path.stat().st_ino for path in directory.iterdir()}
+    files.replace_record("state.json", b"three")
+    files.replace_record("state.json", b"4")
+    assert files.read_record("state.json") == b"4"
+    # In the blocks that there were: a full disk has no others.
+    assert inodes == {path.stat().st_ino for path in directory.iterdir()} and len(inodes) == 2
 
 
 def test_names(directory: Path) -> None:

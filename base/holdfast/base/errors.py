@@ -41,8 +41,10 @@ class Precondition(HoldfastError):
 class StaleEpoch(Precondition):
     """The caller acts for an epoch that is over; it must look again before anything else."""
 
+    REASON = "STALE_EPOCH"
+
     def __init__(self, message: str) -> None:
-        super().__init__("STALE_EPOCH", message)
+        super().__init__(self.REASON, message)
 
 
 class Exhausted(HoldfastError):

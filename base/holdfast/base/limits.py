@@ -57,6 +57,8 @@ BEACON_MARGIN_S = 0.5
 """A mirror waits so much longer, from its answer: more than clocks can drift apart in a lease."""
 LINK_LOST_S = 4.0
 """A host that was not heard of for so long is to be left out."""
+LINK_REFUSED_S = 8.0
+"""A mirror that answers, and refuses to be made equal for so long, is to be left out."""
 PATH_AWAY_S = 3
 """An initiator without a session to the primary for so long, and with I/O at a mirror, moves the volume."""
 PATH_MOVE_MIN_S = 120

@@ -77,7 +77,8 @@ def force_start(
         which = f"Host {kept[0]} holds" if kept else f"Hosts {', '.join(live)} are back and hold"
         raise Precondition(
             "GOOD_COPY_LIVES",
-            f"{which} every acknowledged write of the volume: nothing need be given up, it starts by itself.",
+            f"{which} every acknowledged write of the volume: nothing need be given up, it starts by itself. "
+            "If the volume's status says that the copy there is no good, power that host off first.",
         )
     need_assigned(replica, host_id)
     boot_id = live_boot(draft, host_id)

@@ -26,7 +26,7 @@ from holdfast.replicator.local import LocalReplica
 from holdfast.replicator.messages import INDEXES_MAX, Message
 from holdfast.replicator.settle import settle
 from holdfast.replicator.store import Store
-from holdfast.replicator.talk import Talk
+from holdfast.replicator.talk import REFUSED, Talk
 
 COPY_BYTES = MIB
 MIRROR = "mirror"
@@ -93,7 +93,7 @@ def fetch_bits(talk: Talk, word: str, bits: int) -> Steps[Bitmap]:
                 found.or_page(at, page)
             start = int(answer["next"])
         except (ValueError, KeyError, TypeError) as error:
-            raise Unavailable("MIRROR_REFUSED", f"the mirror's bitmap cannot be read: {error}") from error
+            raise Unavailable(REFUSED, f"the mirror's bitmap cannot be read: {error}") from error
     return found
 
 

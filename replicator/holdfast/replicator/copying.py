@@ -11,7 +11,7 @@ from holdfast.base.limits import EXTENT_BYTES
 from holdfast.base.steps import Resume, Starter, Steps
 from holdfast.replicator.local import LocalReplica
 from holdfast.replicator.order import Turn
-from holdfast.replicator.talk import Talk
+from holdfast.replicator.talk import REFUSED, Talk
 
 
 def copy(local: LocalReplica, talk: Talk, offset: int, length: int) -> Steps[None]:
@@ -70,7 +70,7 @@ def send(talk: Talk, offset: int, content: bytearray) -> Steps[None]:
         request = Request(Op.WRITE, offset, length, _nobody, [memoryview(content)])
     outcome = yield talk.confirm(request)
     if outcome is not Outcome.OK:
-        raise Unavailable("MIRROR_REFUSED", f"the mirror answered {outcome.value} to a copy.")
+        raise Unavailable(REFUSED, f"the mirror answered {outcome.value} to a copy.")
 
 
 def _nobody(_outcome: Outcome) -> None:

@@ -6,7 +6,8 @@ Three kinds of file, each with its own promise about a crash:
 - bits: a small file mapped into memory. A bit set survives the process at once (it is in the page
   cache), the machine after `sync`. Its blocks are allocated beforehand, because a full disk would
   otherwise end the process with SIGBUS.
-- records: replaced whole (write new, fsync, rename, fsync the directory), durable on return.
+- records: replaced whole (write new, fsync, exchange names, fsync the directory), durable on return. The
+  new one is written over the one before the last: that needs no room.
 
 Making a file and opening one are two calls: what should be there and is not must never be taken for empty.
 All calls block, but for one whose name says `soon`; the caller decides on which thread they run.
@@ -32,6 +33,8 @@ _quick = twin("holdfast.replicator._files")
 _KEEP_SIZE, _PUNCH_HOLE = 0x01, 0x02
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+_HERE, _EXCHANGE = -100, 0x02
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _TMPFS_MAGIC = 0x01021994
 _STATFS_BYTES = 256
 """More than `struct statfs` takes; its first word is the file system's magic number."""
@@ -165,11 +168,15 @@ class BitsFile:
         if size < length and not make:
             os.close(self._fd)
             raise OSError(errno.EIO, f"{path} has {size} bytes, not {length}")
-        # Also when it is there: a copy of a store may have lost the blocks under its zeros.
-        os.posix_fallocate(self._fd, 0, length)
-        if size < length:
-            os.fsync(self._fd)
-        self.buffer: mmap.mmap | bytearray = mmap.mmap(self._fd, length)
+        try:
+            # Also when it is there: a copy of a store may have lost the blocks under its zeros.
+            os.posix_fallocate(self._fd, 0, length)
+            if size < length:
+                os.fsync(self._fd)
+            self.buffer: mmap.mmap | bytearray = mmap.mmap(self._fd, length)
+        except OSError:
+            os.close(self._fd)
+            raise
 
     def sync(self) -> None:
         os.fdatasync(self._fd)
@@ -216,11 +223,12 @@ class Files:
     def replace_record(self, name: str, content: bytes) -> None:
         path = self._path(name, make=True)
         fresh = path.with_name(path.name + ".new")
-        with open(fresh, "wb") as file:
+        with open(_open(fresh, make=True), "wb") as file:
             file.write(content)
+            file.truncate()
             file.flush()
             os.fsync(file.fileno())
-        fresh.rename(path)
+        _exchange(fresh, path)
         _sync_directory(path.parent)
 
     def sync_names(self, folder: str = "") -> None:
@@ -249,6 +257,11 @@ class ThrownAway(Files):
         raise Unavailable("STORE_THROWN_AWAY", "this copy was thrown away: another is made in its place.")
 
 
+def no_room(error: BaseException) -> bool:
+    """The disk, or what is allowed of it, is full: what it holds is as good as it was."""
+    return isinstance(error, OSError) and error.errno in _NO_ROOM
+
+
 def _open(path: Path, make: bool) -> int:
     return os.open(path, os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if make else 0), 0o600)
 
@@ -259,6 +272,15 @@ def _magic(fd: int) -> int:
     if _libc.fstatfs(fd, answer) != 0:
         return 0
     return int.from_bytes(answer.raw[: ctypes.sizeof(ctypes.c_long)], sys.byteorder)
+
+
+def _exchange(fresh: Path, path: Path) -> None:
+    """Each takes the other's name, at once. If there is no other yet, or no such call, it is a renaming."""
+    if _libc.renameat2(_HERE, os.fsencode(fresh), _HERE, os.fsencode(path), _EXCHANGE) != 0:
+        number = ctypes.get_errno()
+        if number not in (errno.ENOENT, errno.EINVAL, errno.ENOSYS):
+            raise OSError(number, os.strerror(number), str(path))
+        fresh.rename(path)
 
 
 def _sync_directory(path: Path) -> None:

@@ -21,7 +21,6 @@ from holdfast.base.device import Outcome
 from holdfast.base.errors import HoldfastError, Unavailable
 from holdfast.base.limits import (
     BEACON_INTERVAL_S,
-    BEACON_LEASE_S,
     PATH_AWAY_S,
     SYNC_MAX_BYTES_S,
 )
@@ -325,6 +324,7 @@ class Leading:
 
     def _make_link(self, partner: Partner) -> Link:
         link = Link(self._loop, partial(self._dial_partner, partner), partial(self._align, partner))
+        link.wants_lease = lambda: not self.trouble
         link.on_change = partial(self._link_changed, partner)
         link.on_beat = partial(self._beaten, partner)
         link.on_greeted = partial(self._greeted, partner)
@@ -339,8 +339,18 @@ class Leading:
     def _align(self, partner: Partner, link: Link) -> Steps[None]:
         assert self._wanted is not None
         if partner.standing is Standing.MEMBER:
-            return align(self._local, self._host_id, self._wanted.epoch, link)
+            return self._align_member(link)
         return attach(self._local, self._host_id, self._wanted.epoch, partner)
+
+    def _align_member(self, link: Link) -> Steps[None]:
+        assert self._wanted is not None
+        try:
+            yield from align(self._local, self._host_id, self._wanted.epoch, link)
+        except OSError as error:
+            # Not that host's fault, and it would be tried again for ever.
+            self._local.not_noted(error)
+            self._give_way(f"the disk of this host failed what must be written down: {error}")
+            raise
 
     def _link_changed(self, partner: Partner) -> None:
         if not self._entered:
@@ -436,10 +446,11 @@ class Leading:
         if not self._entered:
             return False
         if self.wants_resign:
-            return self._heir_lives
-        target = self.partners.get(self._yield_to)
-        ready = target is not None and target.link.up and not target.link.in_doubt
-        return ready and self.primary.quiet
+            return bool(self.heirs)
+        # All: what another may lack only this host knows.
+        required = {host: partner for host, partner in self.partners.items() if partner.required}
+        equal = all(partner.link.up for partner in required.values())
+        return self._yield_to in required and equal and self.primary.quiet
 
     @property
     def gives_up(self) -> bool:
@@ -448,13 +459,15 @@ class Leading:
         return self._entered and self.wants_resign and not self.yielded and waited_s > HEIR_HEARD_S
 
     @property
-    def _heir_lives(self) -> bool:
-        """Somebody in sync has answered since this host is in trouble, and lately. Its lease in etcd would
-        tell of its death much later, when this host, good disk or bad, holds the only copy.
+    def heirs(self) -> tuple[str, ...]:
+        """Those in sync that have answered since this host is in trouble, and lately. A lease in etcd would
+        tell of a death much later, when this host, good disk or bad, holds the only copy.
         """
-        heirs = (partner for partner in self.partners.values() if partner.heir)
+        if not (self._entered and self.trouble):
+            return ()
         heard_s = max(self._trouble_s, self._loop.now() - HEIR_HEARD_S)
-        return any(heir.link.leased_until_s >= heard_s + BEACON_LEASE_S for heir in heirs)
+        heirs = (partner for partner in self.partners.values() if partner.heir)
+        return tuple(sorted(heir.host_id for heir in heirs if heir.link.answered_s >= heard_s))
 
     @property
     def _yield_to(self) -> str:

@@ -6,7 +6,7 @@ is the link `up`. What a host that is gone for longer means to its requests is t
 (partner.py): it may take them all back (`take_unconfirmed`).
 
 Each answered beat is a beacon: a lease, counted from its sending, within which no other host has become
-the primary (I-3).
+the primary (I-3). A primary that should not be it asks for none: others may take over from it.
 
 A write that its owner gives up is dropped with its session (a copy may be anywhere between the two
 hosts, and the mirror drains an old session before it serves a new one), and its regions are in doubt.
@@ -15,17 +15,24 @@ back of an alignment, and is empty while the link is up.
 """
 
 import logging
+import math
 from collections.abc import Callable
 from functools import partial
 
 from holdfast.base.device import Done, Op, Outcome, Request
 from holdfast.base.errors import HoldfastError, Unavailable
 from holdfast.base.extents import covering
-from holdfast.base.limits import BEACON_INTERVAL_S, BEACON_LEASE_S, LINK_LOST_S, REGION_BYTES
+from holdfast.base.limits import (
+    BEACON_INTERVAL_S,
+    BEACON_LEASE_S,
+    LINK_LOST_S,
+    LINK_REFUSED_S,
+    REGION_BYTES,
+)
 from holdfast.base.loop import Loop, Timer
 from holdfast.base.steps import Steps, run
 from holdfast.replicator.messages import Message
-from holdfast.replicator.talk import TAKES_NO_PART, Session, Talk
+from holdfast.replicator.talk import REFUSED, TAKES_NO_PART, Session, Talk
 
 log = logging.getLogger(__name__)
 
@@ -81,14 +88,19 @@ class Link:
         self.hopeless = ""
         """Why waiting for that host helps nobody; empty while there is hope."""
         self.sound = True
-        """Though it is hopeless, what it holds is good: it had no room."""
+        """Though it is hopeless, what it holds is good: it had no room, or does not say."""
+        self._refused_s = math.inf
+        """Since when it refuses to be made equal."""
         self.in_doubt: set[int] = set()
+        self.answered_s = -math.inf
+        """When the newest beat was sent that a session answered which serves."""
         self.leased_until_s = 0.0
+        self.wants_lease: Callable[[], bool] = lambda: True
         self.on_change: Callable[[], None] = lambda: None
         self.on_greeted: Callable[[], None] = lambda: None
         """Called when that host has answered a hello: it has drained all earlier sessions."""
         self.on_beat: Callable[[Message], None] = lambda _answer: None
-        """Called with the answer to a beat, when `leased_until_s` has moved."""
+        """Called with the answer to a beat, when `answered_s` has moved."""
 
     def start(self) -> None:
         self._timer = None
@@ -121,7 +133,7 @@ class Link:
     def renew(self, why: str) -> None:
         """Whatever there is ends, and a session is dialled at once: the epoch, or what it is for, is new."""
         self.pause(why)
-        self._retry_s, self.hopeless = RETRY_MIN_S, ""
+        self._retry_s, self.hopeless, self._refused_s = RETRY_MIN_S, "", math.inf
         self._heard_of, self._heard_at_s = False, self._loop.now()
         self.start()
 
@@ -227,21 +239,30 @@ class Link:
 
         def aligned(_nothing: None) -> None:
             if self._talk is talk:
-                self.up, self.why_down, self._retry_s, self.hopeless = True, "", RETRY_MIN_S, ""
+                self.up, self.why_down, self.hopeless = True, "", ""
+                self._retry_s, self._refused_s = RETRY_MIN_S, math.inf
                 log.info("the mirror session is up")
                 self.on_change()
 
         def failed(error: Exception) -> None:
             if not isinstance(error, HoldfastError | OSError):
                 raise error
-            if self._talk is not talk:
-                return
-            if isinstance(error, HoldfastError) and error.reason == TAKES_NO_PART:
-                self.give_up_hope(str(error))
-            else:
-                self.start_over(str(error))
+            if self._talk is talk:
+                self._not_aligned(error)
 
         run(self._align(self), aligned, failed)
+
+    def _not_aligned(self, error: HoldfastError | OSError) -> None:
+        reason = error.reason if isinstance(error, HoldfastError) else ""
+        if reason == REFUSED:
+            self._refused_s = min(self._refused_s, self._loop.now())
+        if reason == TAKES_NO_PART:
+            self.give_up_hope(str(error))
+        elif self._loop.now() - self._refused_s > LINK_REFUSED_S:
+            # It lives, and that helps nobody: its disk is full, or it does not hear of the epoch.
+            self.give_up_hope(str(error), sound=True)
+        else:
+            self.start_over(str(error))
 
     def _heard(self) -> None:
         self._heard_of = True
@@ -253,17 +274,20 @@ class Link:
         if min(self.unheard_s(), self._loop.now() - self._opened_at_s) > LINK_LOST_S:
             self.start_over(f"the mirror said nothing for {LINK_LOST_S:.0f} s")
             return
-        talk.ask({"do": "beat"})(partial(self._beaten, talk, self._loop.now()))
+        lease = self.wants_lease()
+        talk.ask({"do": "beat", "lease": lease})(partial(self._beaten, talk, self._loop.now(), lease))
         self._loop.call_about(BEACON_INTERVAL_S, partial(self._beat, talk))
 
-    def _beaten(self, talk: Talk, sent_at_s: float, answer: object) -> None:
+    def _beaten(self, talk: Talk, sent_at_s: float, leased: bool, answer: object) -> None:
         if self._talk is not talk:
             return
         if isinstance(answer, Unavailable) and answer.reason == TAKES_NO_PART:
             # Its disk failed what nobody here waited for.
             self.give_up_hope(str(answer))
-        elif isinstance(answer, dict) and answer.get("leased"):
-            self.leased_until_s = max(self.leased_until_s, sent_at_s + BEACON_LEASE_S)
+        elif isinstance(answer, dict) and answer.get("serves"):
+            self.answered_s = max(self.answered_s, sent_at_s)
+            if leased:
+                self.leased_until_s = max(self.leased_until_s, sent_at_s + BEACON_LEASE_S)
             self.on_beat(answer)
 
     def _lost(self, number: int, why: str) -> None:

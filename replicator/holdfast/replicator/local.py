@@ -12,7 +12,6 @@ It stays so when it is opened again, as far as its disk still takes that down. T
 read all the same: what can be read of it is all that there is.
 """
 
-import errno
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -23,6 +22,7 @@ from holdfast.base.extents import covering, inside
 from holdfast.base.limits import EXTENT_BYTES, MIB, REGION_BYTES
 from holdfast.base.loop import Loop
 from holdfast.base.twins import twin
+from holdfast.replicator.files import no_room
 from holdfast.replicator.intent import Intent
 from holdfast.replicator.look import look
 from holdfast.replicator.order import BUCKET_SHIFT, Order, Turn
@@ -36,7 +36,6 @@ _Turn = TypeVar("_Turn", bound=Turn)
 _REGION_SHIFT = REGION_BYTES.bit_length() - 1
 assert REGION_BYTES == 1 << _REGION_SHIFT
 INLINE_ZERO_MAX_BYTES = MIB
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 class LocalReplica:
@@ -291,8 +290,13 @@ class LocalReplica:
         self._serial.run(record, lambda _result: None)
         self._on_suspect(why)
 
+    def not_noted(self, error: OSError) -> None:
+        """Something that must be written down was not."""
+        if not no_room(error):
+            self.distrust(f"the disk failed what must be written down: {error}")
+
     def _write_failed(self, done: Done, error: BaseException) -> None:
-        if isinstance(error, OSError) and error.errno in _NO_ROOM:
+        if no_room(error):
             done(Outcome.NO_SPACE)
             return
         self.distrust(f"the disk failed a write: {error}")

@@ -237,7 +237,7 @@ class MirrorExport:
         if self._ended or not (self._greeted or word in ("hello", "beat")):
             done(Outcome.STALE_EPOCH, b"")
         elif word == "beat":
-            done(Outcome.OK, encode(self._beat()))
+            done(Outcome.OK, encode(self._beat(message)))
         elif word == "clean":
             # At once: a write that follows in the stream must find its region cold.
             regions = _within(message.get("regions"), self._local.store.regions)
@@ -292,16 +292,17 @@ class MirrorExport:
 
     # Words.
 
-    def _beat(self) -> Message:
-        """An answer in a session that serves is a lease: this host does not act against it for a while.
+    def _beat(self, message: Message) -> Message:
+        """An answer in a session that serves is a lease, if one is asked for: this host does not act against
+        it for a while.
 
         A copy that is not to be trusted leaves the set, also while nobody writes.
         """
         if self._local.suspect:
             return {FAILED: self._local.suspect, HOPELESS: True}
-        if self._greeted:
+        if self._greeted and message.get("lease"):
             self._host.beat()
-        return {"leased": self._greeted, "standby_age_s": self._host.standby_age_s}
+        return {"serves": self._greeted, "standby_age_s": self._host.standby_age_s}
 
     def _next_word(self) -> None:
         if not self._words:
@@ -323,7 +324,10 @@ class MirrorExport:
             if not isinstance(error, HoldfastError | OSError):
                 raise error
             log.warning("the primary's %s failed: %s", message.get("do"), error)
-            hopeless = isinstance(error, HoldfastError) and error.reason in TAKES_NO_PART
+            if isinstance(error, OSError):
+                self._local.not_noted(error)
+            named = isinstance(error, HoldfastError) and error.reason in TAKES_NO_PART
+            hopeless = named or bool(self._local.suspect)
             end(Outcome.OK, encode({FAILED: str(error), HOPELESS: hopeless}))
 
         self._one_more()

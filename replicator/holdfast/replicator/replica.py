@@ -12,11 +12,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from holdfast.base.device import Outcome, Request
-from holdfast.base.errors import HoldfastError, Unavailable
+from holdfast.base.errors import HoldfastError, StaleEpoch, Unavailable
 from holdfast.base.loop import Loop
 from holdfast.base.steps import Steps, run
 from holdfast.base.trace import TracedRequest
 from holdfast.replicator.endings import Endings
+from holdfast.replicator.files import no_room
 from holdfast.replicator.following import Following, Promise, Role
 from holdfast.replicator.gate import Gate
 from holdfast.replicator.hydrate import Hydrator, Source
@@ -87,6 +88,7 @@ class ReplicaReport:
     wants_resign: bool = False
     gives_up: bool = False
     yielded: bool = False
+    heirs: tuple[str, ...] = ()
     may_take_over: bool = False
     standby_io_age_s: float = -1.0
     frozen: tuple[tuple[str, tuple[str, ...]], ...] = ()
@@ -209,12 +211,12 @@ class Replica:
         self._changing = False
         if not isinstance(error, HoldfastError | OSError):
             raise error
-        if isinstance(error, OSError):
-            self._local.distrust(f"the disk failed what an epoch must write down: {error}")
-        self._trouble = (
-            error.reason if isinstance(error, HoldfastError) else "DISK_FAILED",
-            str(error),
-        )
+        if isinstance(error, HoldfastError):
+            self._trouble = (error.reason, str(error))
+        else:
+            self._local.not_noted(error)
+            reason = "NO_SPACE" if no_room(error) else "DISK_FAILED"
+            self._trouble = (reason, f"this host cannot write down that an epoch begins: {error}.")
         log.error("the role cannot be taken: %s", error)
         self.on_change()
         self._loop.call_later(RETRY_S, self._go_on)
@@ -299,6 +301,7 @@ class Replica:
             wants_resign=leading.wants_resign,
             gives_up=leading.gives_up,
             yielded=leading.yielded,
+            heirs=leading.heirs,
             standby_io_age_s=leading.standby_io_age_s,
             frozen=tuple(sorted(leading.chores.frozen.items())),
             gates=tuple(leading.chores.gates.items()),
@@ -310,12 +313,12 @@ class Replica:
         )
 
     def _report_of_none(self) -> ReplicaReport:
-        """A primary whose disk failed it before it could begin its epoch acknowledges nothing in it, and has
-        no session over which it could hear of its heir.
+        """A primary that cannot begin its epoch, for its disk or for what is on it, acknowledges nothing in
+        it, and has no session over which it could hear of its heir.
         """
         reason, message = self._trouble
         wanted = self._wanted
         leads = wanted is not None and wanted.role is Role.PRIMARY and len(wanted.members) > 1
-        stuck = leads and bool(reason and self._local.suspect)
+        stuck = leads and reason not in ("", StaleEpoch.REASON)
         epoch = self._local.store.state.epoch
         return ReplicaReport(None, epoch, False, False, reason, message, wants_resign=stuck, gives_up=stuck)

@@ -17,6 +17,7 @@ Two threads meet here. `views`, `changed` and what is said of them below as "loo
 what is said to block runs in `LocalReplica.in_pool`, one after another.
 """
 
+import logging
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -26,10 +27,12 @@ from holdfast.base.extents import covering, runs
 from holdfast.base.limits import EXTENT_BYTES, REGION_BYTES
 from holdfast.replicator import epochs, frozen, state
 from holdfast.replicator.bitmap import Bitmap
-from holdfast.replicator.files import Files, ThrownAway
+from holdfast.replicator.files import Files, ThrownAway, no_room
 from holdfast.replicator.frozen import FrozenView
 from holdfast.replicator.missing import Missing
 from holdfast.replicator.state import State, ViewState
+
+log = logging.getLogger(__name__)
 
 CHANGED = "changed"
 ABSENT = "absent"
@@ -126,7 +129,7 @@ class Store:
         On disk; it counts once the state lists it.
         """
         self.files.remove(f"{ABSENT}/{host}")
-        bitmap = _bits(self.files, f"{ABSENT}/{host}", self.extents, make=True)
+        bitmap = self._absent_made(host)
         self.cover_regions(bitmap, regions)
         for offset, length in ranges:
             covered = covering(offset, length, EXTENT_BYTES)
@@ -187,13 +190,27 @@ class Store:
                 bitmap = _bits(self.files, f"{ABSENT}/{host}", self.extents)
             except FileNotFoundError:
                 # Lost: that host is compared with us block by block.
-                bitmap = _bits(self.files, f"{ABSENT}/{host}", self.extents, make=True)
+                bitmap = self._absent_made(host)
                 self.track_from(host, 0)
             self.cover_regions(bitmap, self.intent.set_bits())
             bitmap.sync()
             self.absent[host] = bitmap
         for name in set(self.files.names(ABSENT)) - known.keys():
             self.files.remove(f"{ABSENT}/{name}")
+
+    def _absent_made(self, host: str) -> Bitmap:
+        """On a full disk in memory: it is lost with this process, and that host is compared then. What it
+        takes otherwise is that nobody is served.
+        """
+        name = f"{ABSENT}/{host}"
+        try:
+            return _bits(self.files, name, self.extents, make=True)
+        except OSError as error:
+            if not no_room(error):
+                raise
+            log.warning("no room for %s: it is kept in memory (%s)", name, error)
+        self.files.remove(name)
+        return Bitmap.in_memory(self.extents)
 
     def extents_of(self, region: int) -> range:
         """The extents of a region; the last region may be short."""

@@ -16,6 +16,8 @@ from holdfast.replicator.messages import FAILED, HOPELESS, Message, decode, enco
 _FLUSH, _ZERO = Op.FLUSH, Op.ZERO
 TAKES_NO_PART = "TAKES_NO_PART"
 """The reason of an Unavailable: that host can take no part as it is."""
+REFUSED = "MIRROR_REFUSED"
+"""That host answers, and does not do what it is asked."""
 
 
 class Session(Protocol):
@@ -110,7 +112,7 @@ class Talk:
 
     def _answered(self, number: int, outcome: Outcome, payload: bytes) -> None:
         if outcome is not Outcome.OK:
-            refused = Unavailable("MIRROR_REFUSED", f"the mirror answered {outcome.value}.")
+            refused = Unavailable(REFUSED, f"the mirror answered {outcome.value}.")
             self._take(number, refused)
             return
         try:
@@ -121,6 +123,6 @@ class Talk:
         if message.get(HOPELESS):
             self._take(number, Unavailable(TAKES_NO_PART, f"that host takes no part: {message[FAILED]}"))
         elif FAILED in message:
-            self._take(number, Unavailable("MIRROR_REFUSED", f"the mirror refused: {message[FAILED]}"))
+            self._take(number, Unavailable(REFUSED, f"the mirror refused: {message[FAILED]}"))
         else:
             self._take(number, message)

@@ -187,6 +187,8 @@ class Observed:
     """Primary: nothing is under way, and nothing will be begun in this epoch."""
     wants_resign: bool = False
     """Primary: this disk failed, and a mirror is in sync."""
+    heirs: tuple[str, ...] = ()
+    """Primary that wants to resign: members that it has just heard of."""
     gives_up: bool = False
     """Primary: it wants to resign, and cannot tell whether that mirror lives."""
     may_take_over: bool = False
@@ -241,6 +243,7 @@ def decode_answer(line: bytes) -> Answer:
     observed = raw["observed"]
     observed["snapshots"] = tuple(_observed_snapshot(item) for item in observed["snapshots"])
     observed["wants_leave_out"] = tuple(observed["wants_leave_out"])
+    observed["heirs"] = tuple(observed.get("heirs", ()))
     observed["syncs"] = tuple(_made(ObservedSync, item) for item in observed["syncs"])
     observed["verify"] = _made(ObservedVerify, observed["verify"]) if observed["verify"] else None
     return Answer(raw["id"], _made(Observed, observed))

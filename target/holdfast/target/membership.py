@@ -8,7 +8,7 @@ it again (metadata's replica_changes.py): a decision from old news is refused th
 |---|---|---|
 | primary | crash_move | its worker does not stay (workers.py), and a member holds its lease |
 | primary | leave_out | the worker wants it: members are lost, or a join must be fenced |
-| primary | resign | it has yielded because its disk failed, and a member lives (who is not left out before) |
+| primary | resign | its disk failed, and a member that it just heard of lives (who is not left out before) |
 | primary | release | it wants to resign and hears from no member, but one holds its lease |
 | primary | hand_over | it has yielded because it was asked to, and that host lives |
 | primary | leave_out | it has yielded to a host that does not live any more: nothing else ends the epoch |
@@ -98,8 +98,8 @@ def _as_primary(
 
 def _resignation(assignment: r.Assignment, observed: Observed, leases: Leases) -> Change | None:
     """Without an heir it stays: it would be asked in vain."""
-    heirs = _heirs(assignment, leases)
-    if not (observed.yielded and observed.wants_resign and heirs):
+    heirs = [host for host in _heirs(assignment, leases) if host in observed.heirs]
+    if not (observed.wants_resign and heirs):
         return None
     wanted = assignment.yield_to_host_id
     return say.Resign(assignment.epoch, wanted if wanted in heirs else heirs[0])

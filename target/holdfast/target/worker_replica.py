@@ -100,6 +100,7 @@ def observed_of(desired: Desired, report: ReplicaReport, state: State, suspect: 
         wants_join=report.wants_join,
         wants_join_boot=report.wants_join_boot,
         yielded=report.yielded,
+        heirs=report.heirs,
         wants_resign=report.wants_resign,
         gives_up=report.gives_up,
         may_take_over=report.may_take_over,

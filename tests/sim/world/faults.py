@@ -371,10 +371,11 @@ class Faults:
     def _no_room(self) -> None:
         host = self._host()
         self._checks.disk_faults += 1
-        self._note(f"the disk of {host.name} is full")
+        needs = self._chance.choice(({"write"}, {"write", "make"}, {"write", "make", "write record"}))
+        self._note(f"the disk of {host.name} is full: no {', '.join(sorted(needs))}")
 
         def full(kind: str, name: str) -> None:
-            if kind == "write" and name == "data":
+            if kind in needs and not (kind == "write" and name != "data"):
                 raise OSError(errno.ENOSPC, "injected")
 
         host.disk.on_step = full

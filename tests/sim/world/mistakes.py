@@ -235,7 +235,7 @@ MISTAKES = (
     _mistake(
         "resign to one that may be dead",
         _REPLICATOR + "leading",
-        ("            return self._heir_lives\n", "            return True\n"),
+        ("heir.link.answered_s >= heard_s", "True"),
     ),
     _mistake(
         "resign to one that was not heard",
