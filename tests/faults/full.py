@@ -13,9 +13,10 @@ _UNWRITTEN_MIB = 40
 
 def last_copy(scene: Scene) -> None:
     scene.host("mirror").power_off()
+    # Before it is left out: no epoch needs room to begin.
+    fill_disk(scene.host("primary"))
     scene.volume.await_left_out(scene.mirror)
     scene.io_goes_on()
-    fill_disk(scene.host("primary"))
     _expect(scene, {"write": "ENOSPC", "read": ""})
     # The pulse, whose place is allocated.
     scene.io_goes_on()
