@@ -700,3 +700,15 @@ def test_an_epoch_that_a_full_disk_cannot_write_down_begins_when_there_is_room(r
     assert not pair.a.store.state.suspect
     rig.mend()
     pair.until(lambda: replica.report().serving)
+
+
+def test_a_volume_that_needs_a_mirror_acknowledges_nothing_alone(rig: Rig) -> None:
+    """Nor what was under way when the mirror was left out."""
+    pair = rig.pair
+    pair.kill("b")
+    outcomes = pair.submit(Op.WRITE, 0, b"x" * BLOCK)
+    pair.until(lambda: pair.leading.wants_leave_out == ("b",))
+    pair.tell("a", Role.PRIMARY, 2, "a", needs_mirror=True)
+    pair.until(lambda: bool(outcomes))
+    assert outcomes == [Outcome.BUSY]
+    assert pair.do(Op.READ, 0, BLOCK) is Outcome.OK

@@ -150,6 +150,7 @@ class Leading:
 
     def _take_standings(self, wanted: Wanted) -> None:
         self._wanted = wanted
+        self.primary.needs_mirror = wanted.needs_mirror
         released: list[Sent] = []
         for host in sorted(set(self.partners) - set(wanted.peers)):
             released += self.partners.pop(host).dismiss()
@@ -266,7 +267,7 @@ class Leading:
         serving = self._entered and not self.trouble and self._loop.now() >= self._serve_from_s
         required = [partner for partner in self.partners.values() if partner.required]
         complete = all(partner.link.up for partner in required)
-        enough = bool(required) or not (self._wanted is not None and self._wanted.needs_mirror)
+        enough = bool(required) or not primary.needs_mirror
         primary.reads = serving and not self._yield_to
         primary.writes = primary.reads and complete and enough
         if primary.reads or primary.writes:

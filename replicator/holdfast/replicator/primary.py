@@ -100,7 +100,7 @@ class Primary:
     """holdfast.base.device.Device over a local replica and its partners. Loop thread only.
 
     What may be acknowledged, and when, is said by its owner (leading.py) through `partners`, `alone`,
-    `hardens`, `reads`, `writes` and `leased_until_s`.
+    `needs_mirror`, `hardens`, `reads`, `writes` and `leased_until_s`.
     """
 
     def __init__(
@@ -123,6 +123,8 @@ class Primary:
         self.partners: Sequence[Partner] = ()
         self.alone = False
         """Nobody else is in sync, or about to be."""
+        self.needs_mirror = False
+        """No write is acknowledged by this host alone."""
         self.hardens = False
         """A write is on this disk before it is acknowledged: perhaps no other host is recorded as in sync."""
         self.reads = False
@@ -491,7 +493,10 @@ class Primary:
 
     def done(self, job: Job) -> None:
         """All hosts that it waited for have done it."""
-        if self.hardens and not (job.hard or job.fill or job.forgotten):
+        if self.needs_mirror and self.alone and not (job.fill or job.request.op is _FLUSH):
+            # One of them was left out meanwhile.
+            self._end(job, Outcome.BUSY)
+        elif self.hardens and not (job.hard or job.fill or job.forgotten):
             # Nobody else has it, or nobody knows of it: it must survive this host's memory.
             # (What fills brought, the origin has.)
             job.hard = True

@@ -143,11 +143,14 @@ class Inode:
 
 
 class DataInode:
-    """The same for a data file. `content.touched` are the pages that a sync has to write."""
+    """The same for a data file. `content.touched` are the pages that a sync has to write; `dropped` those
+    that a failed one did not write, and that no other will, unless they are written again.
+    """
 
     def __init__(self) -> None:
         self.content = Sparse()
         self.durable = Sparse()
+        self.dropped: set[int] = set()
 
     def extend(self, length: int) -> None:
         if self.content.length < length:
@@ -158,7 +161,13 @@ class DataInode:
         durable.length = content.length
         for page in content.touched:
             durable.take(page, content)
+        self.dropped -= content.touched
         content.touched.clear()
+
+    def drop(self) -> None:
+        """A sync has failed: as Linux does, what it could not write counts as written."""
+        self.dropped |= self.content.touched
+        self.content.touched.clear()
 
     def cut(self, chance: Random) -> None:
         content, durable = self.content, self.durable
@@ -176,6 +185,9 @@ class DataInode:
             )
             content.pages[page] = kept
             durable.pages[page] = kept
+        for page in self.dropped - content.touched:
+            content.take(page, durable)
+        self.dropped.clear()
         content.touched.clear()
 
 
@@ -339,7 +351,11 @@ class _DiskData(DataFile):
 
     def sync(self) -> None:
         assert self._open, f"{self._name} is closed"
-        self._disk.on_step("sync", self._name)
+        try:
+            self._disk.on_step("sync", self._name)
+        except OSError:
+            self._inode.drop()
+            raise
         self._inode.sync()
 
     def sync_soon(

@@ -101,6 +101,8 @@ class Checks:
         self.size_bytes = size_bytes
         self.record: Record | None = None
         self.answers: dict[str, int] = {}
+        self.needs_mirror = False
+        """The volume's policy: writes go to two hosts or wait."""
         self.disk_faults = 0
         self.comparisons = 0
         self.note: Callable[[str], None] = lambda _line: None
@@ -348,6 +350,9 @@ class Checks:
             return
         if command.write is not None:
             command.write.lost = False
+            others = [name for name in self.hosts if name != host and self._data(name) is not None]
+            if alone and self.needs_mirror and all(self._lacks(o, command.write, False) for o in others):
+                self.violated(f"policy: {host} acknowledged {command}, which no other host has")
             for member in members:
                 self._judge_holds(f"I-1: acknowledged by {host}", member, command.write, False)
                 if alone or command.io.fua:
@@ -439,7 +444,7 @@ class Checks:
         durable = self.hosts[host].disk.durable_names.get("data")
         if durable is not inode:
             self.violated(f"flush: the data file of {host} is not on its disk")
-        for page in sorted(inode.content.touched):
+        for page in sorted(inode.content.touched | inode.dropped):
             if inode.content.pages.get(page, ZERO_PAGE) != inode.durable.pages.get(page, ZERO_PAGE):
                 content = self.bytes_of(host, page * PAGE_BYTES, PAGE_BYTES, True)
                 for wrong in self.history.wrong(page * PAGE_BYTES, content, since, now):

@@ -58,6 +58,7 @@ class Story:
         sectors = self.size_bytes // SECTOR_BYTES
         self.source = FakeSource(origin_content(sectors)) if chance.random() < 0.12 else None
         self.replaces = chance.random() < 0.1
+        self.needs_mirror = self._aside.random() < 0.08
         self._moments = 3
         self.wholes = 0.03
         """How many commands that write are for a whole extent."""
@@ -70,6 +71,7 @@ class Story:
         )
         self.around.note = self.checks.note = self._note
         self.checks.hosts = self.around.hosts
+        self.checks.needs_mirror = self.needs_mirror
         self.checks.entry = self._entry
         self.checks.asked_s = lambda: self.etcd.asked_s
         self.etcd.committed = self.checks.committed
@@ -117,6 +119,7 @@ class Story:
                 nbd_port=20000,
                 portal_group=number,
                 origin_snapshot_uid=origin,
+                needs_mirror=self.needs_mirror,
             )
             draft.put(keys.assignment(name, VOLUME), assignment)
         for name in hosts:
