@@ -103,7 +103,9 @@ class Checks:
         self.answers: dict[str, int] = {}
         self.needs_mirror = False
         """The volume's policy: writes go to two hosts or wait."""
-        self.disk_faults = 0
+        self.bad_disks: set[str] = set()
+        """Hosts whose disk has failed something for good; those that were only full:"""
+        self.full_disks: set[str] = set()
         self.comparisons = 0
         self.note: Callable[[str], None] = lambda _line: None
         self.moment: Callable[[], None] = lambda: None
@@ -221,7 +223,7 @@ class Checks:
             self.violated("I-4: a host became the primary that was not in sync")
         self._to_keep = len(new.in_sync) == 1
         gone = set(old.in_sync) - set(new.in_sync)
-        resigned = bool(self.disk_faults)
+        resigned = self.has_had_trouble(old.primary)
         if old.primary in gone and old.primary in new.host_ids and not (resigned or old.released):
             self._judge_lease(old)
         others = gone - {old.primary}
@@ -315,6 +317,7 @@ class Checks:
         kind = f"{command.io.op} {status:#x} {completion.sense[2:3].hex()}{completion.sense[12:14].hex()}"
         self.answers[kind] = self.answers.get(kind, 0) + 1
         if status != GOOD:
+            command.good = self._good_copies(host)
             if completion.sense[2:3] == b"\x06" and completion.sense[12:14] == b"\x29\x00":
                 self._untold_epoch = 0
             if command.value:
@@ -368,7 +371,7 @@ class Checks:
     def _judge_kept(self, host: str, now: int) -> None:
         """It took over alone, and serves: it has on its disk what two had in memory."""
         self._to_keep = False
-        if self.disk_faults:
+        if host in self.bad_disks:
             return  # The last copy is served as far as it goes.
         self._judge_flushed(f"kept by {host}, which serves alone", host, now, now)
         for write in self.history.unflushed():
@@ -476,11 +479,20 @@ class Checks:
             own.ok, own.ended = ok, ended
 
     def failed(self, host: str, command: Try, completion: Completion) -> None:
-        """An error that the initiator does not try again."""
-        if not self.disk_faults:
+        """An error that the initiator does not try again: only the last copy may tell, of its own disk."""
+        if command.good or not self.has_had_trouble(host):
             self.violated(
-                f"{host} answered a {command.io.op} with {completion.status} {completion.sense.hex()}"
+                f"{host} answered a {command.io.op} with {completion.status} {completion.sense.hex()}; "
+                f"good copies were on {command.good}"
             )
+
+    def _good_copies(self, but: str) -> list[str]:
+        members = self.record.in_sync.items() if self.record is not None else ()
+        return [
+            name
+            for name, boot in members
+            if name != but and self._holds_memory(name, boot) and not self.has_had_trouble(name)
+        ]
 
     # I-11.
 
@@ -490,7 +502,7 @@ class Checks:
         if by_reset:
             return now_s - self.hosts[host].worker_since_s >= RESET_MIN_S
         since, primary = self._primaries[-1]
-        leads = primary == host and since < command.began and not self.disk_faults
+        leads = primary == host and since < command.began and not self.has_had_trouble(host)
         return now_s - command.arrived_s >= (HELD_MIN_S if leads else ENDED_MIN_S)
 
     def abort_answered(self, host: str, command: Command) -> None:
@@ -658,7 +670,7 @@ class Checks:
         if ours is None or theirs is None:
             return
         states = self._state(one), self._state(two)
-        if not _one_history(one, two, *states):
+        if not self._one_history(one, two, *states):
             return
         covered: tuple[int, int] | None = None
         for page in self._differing(one, two, ours, theirs):
@@ -671,6 +683,20 @@ class Checks:
                     f"I-7: {when}: {one} and {two} differ in page {page} (sector {sector}), and no bitmap "
                     f"on disk says so; regions {regions:#x}, extents {extents:#x}; states {states}"
                 )
+
+    def _one_history(self, one: str, two: str, ours: dict[str, Any], theirs: dict[str, Any]) -> bool:
+        """Whether what differs between two copies is tracked, and not found out by comparing them."""
+        if not (ours.get("synced_epoch") and theirs.get("synced_epoch")):
+            return False
+        tracked = self._tracks(one, two, ours, theirs) or self._tracks(two, one, theirs, ours)
+        both = ours["synced_epoch"] == theirs["synced_epoch"]
+        both = both and two in ours.get("members", ()) and one in theirs.get("members", ())
+        return tracked or both
+
+    def _tracks(self, host: str, other: str, says: dict[str, Any], of: dict[str, Any]) -> bool:
+        """Where the disk was full there is no bitmap: with the process, what it tracked is lost."""
+        since = says.get("absent", {}).get(other)
+        return since == of["synced_epoch"] and f"absent/{other}" in self.hosts[host].disk.inodes
 
     def _differing(self, one: str, two: str, ours: DataInode, theirs: DataInode) -> Iterator[int]:
         if not self.history.has_origin:
@@ -697,8 +723,16 @@ class Checks:
         return regions, extents
 
     def suspect(self, host: str) -> bool:
-        """Its disk failed, by its own word."""
-        return bool(self._state(host).get("suspect"))
+        """Its disk failed, by its own word, which it may not have been able to write down."""
+        worker = self.hosts[host].worker
+        says = self._state(host).get("suspect") or (worker is not None and worker.observe().suspect)
+        if says and host not in self.bad_disks:
+            self.violated(f"{host} distrusts a disk that never failed: {says}")
+        return bool(says)
+
+    def has_had_trouble(self, host: str) -> bool:
+        """Its disk has failed, or was full."""
+        return host in self.bad_disks or host in self.full_disks
 
     # The end.
 
@@ -726,14 +760,3 @@ class Checks:
 
 def _number(bits: bytes) -> int:
     return int.from_bytes(bits, "little")
-
-
-def _one_history(one: str, two: str, ours: dict[str, Any], theirs: dict[str, Any]) -> bool:
-    """Whether what differs between two copies is tracked, and not found out by comparing them."""
-    if not (ours.get("synced_epoch") and theirs.get("synced_epoch")):
-        return False
-    tracked = ours.get("absent", {}).get(two) == theirs["synced_epoch"]
-    tracked = tracked or theirs.get("absent", {}).get(one) == ours["synced_epoch"]
-    both = ours["synced_epoch"] == theirs["synced_epoch"]
-    both = both and two in ours.get("members", ()) and one in theirs.get("members", ())
-    return tracked or both

@@ -54,6 +54,7 @@ class Faults:
             (3, self._isolate),
             (3, self._forsake),
             (2, self._crash_loop),
+            (1, self._last_words),
         ]
         self._weights = [weight for weight, _fault in self._table]
         self._acts = [fault for _weight, fault in self._table]
@@ -350,10 +351,10 @@ class Faults:
 
     def _disk_error(self) -> None:
         """On one host of a run only: what two failed disks leave is for operators."""
-        if self._checks.disk_faults:
-            return
         host = self._host()
-        self._checks.disk_faults += 1
+        if self._checks.bad_disks - {host.name}:
+            return
+        self._checks.bad_disks.add(host.name)
         kinds = self._chance.choice(
             (("read",), ("write", "zero"), ("sync",), ("read", "write", "zero", "sync"))
         )
@@ -368,9 +369,30 @@ class Faults:
         host.disk.on_step = fail
         self._later(_LONG, partial(_mend_disk, host))
 
+    def _last_words(self) -> None:
+        """A mirror dies, its primary's process with it, and the disk there takes no record any more: in etcd,
+        the mirror lives for a while.
+        """
+        record = self._checks.record
+        if record is None or len(record.in_sync) < 2 or self._checks.bad_disks - {record.primary}:
+            return
+        host = self._around.hosts[record.primary]
+        mirror = self._chance.choice(sorted(record.in_sync.keys() - {record.primary}))
+        self._checks.bad_disks.add(host.name)
+        self._note(f"{mirror} loses power, and the disk of {host.name} takes no record any more")
+
+        def fail(kind: str, _name: str) -> None:
+            if kind == "write record":
+                raise OSError(errno.EIO, "injected")
+
+        host.disk.on_step = fail
+        self._later(_LONG, partial(_mend_disk, host))
+        self._off(self._around.hosts[mirror], _LONG)
+        host.kill_worker()
+
     def _no_room(self) -> None:
         host = self._host()
-        self._checks.disk_faults += 1
+        self._checks.full_disks.add(host.name)
         needs = self._chance.choice(({"write"}, {"write", "make"}, {"write", "make", "write record"}))
         self._note(f"the disk of {host.name} is full: no {', '.join(sorted(needs))}")
 

@@ -67,6 +67,8 @@ class Try:
         """In the ring."""
         self.era = 0
         """Of the history, in which it was carried out."""
+        self.good: list[str] = []
+        """Other hosts with a good copy, when it failed."""
         self.over = False
         self.read_length = io.count * SECTOR_BYTES if io.op == Op.READ else 0
         self.cdb, self.data_out = _encode(io, value, expected)

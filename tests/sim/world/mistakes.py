@@ -240,7 +240,10 @@ MISTAKES = (
     _mistake(
         "resign to one that was not heard",
         _REPLICATOR + "replica",
-        ("wants_resign=stuck, gives_up=stuck", "wants_resign=stuck, yielded=stuck"),
+        (
+            "wants_resign=stuck, gives_up=stuck",
+            "wants_resign=stuck, heirs=tuple(wanted.members if stuck and wanted else ())",
+        ),
     ),
     _mistake(
         "join without missing",

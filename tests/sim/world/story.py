@@ -313,7 +313,7 @@ class Story:
         """
         record, hosts = self.checks.record, self.around.hosts
         assert record is not None
-        if not self.checks.disk_faults:
+        if not self.checks.bad_disks:
             return False
         return all(
             self.checks.suspect(name) or hosts[name].boot_id != boot for name, boot in record.in_sync.items()
