@@ -353,9 +353,8 @@ class Checks:
             return
         if command.write is not None:
             command.write.lost = False
-            others = [name for name in self.hosts if name != host and self._data(name) is not None]
-            if alone and self.needs_mirror and all(self._lacks(o, command.write, False) for o in others):
-                self.violated(f"policy: {host} acknowledged {command}, which no other host has")
+            if alone and self.needs_mirror:
+                self._judge_policy(host, record, command.write)
             for member in members:
                 self._judge_holds(f"I-1: acknowledged by {host}", member, command.write, False)
                 if alone or command.io.fua:
@@ -367,6 +366,13 @@ class Checks:
         elif command.io.op == Op.FLUSH:
             for member in members:
                 self._judge_flushed(f"flushed by {host}", member, command.began, now)
+
+    def _judge_policy(self, host: str, record: Record, write: Write) -> None:
+        """A host that is taken off the volume throws away what it had confirmed: then nobody can tell."""
+        others = [name for name in self.hosts if name != host and self._data(name) is not None]
+        kept = set(record.host_ids) == set(self.hosts)
+        if kept and all(self._lacks(other, write, False) for other in others):
+            self.violated(f"policy: {host} acknowledged {write.value}, which no other host has")
 
     def _judge_kept(self, host: str, now: int) -> None:
         """It took over alone, and serves: it has on its disk what two had in memory."""
