@@ -282,6 +282,22 @@ def test_writes_go_on_while_a_host_is_made_equal(make_rig: MakeRig) -> None:
     assert all(outcome == [Outcome.OK] for outcome in outcomes) and rig.same()
 
 
+def test_a_joiner_that_waits_for_its_turn_and_one_that_has_all_are_told_of(rig: Rig) -> None:
+    pair = rig.pair
+    leave_out_b(rig)
+    pair.tell("a", Role.PRIMARY, 2, "a", may_sync=False)
+    pair.start("b", Role.JOINER, 2, "a")
+    replica = pair.a.replica
+    assert replica is not None and not replica.report().joining
+    pair.until(lambda: replica.report().joining == ("b",))
+    assert not replica.report().syncs and not replica.report().bound
+    pair.tell("a", Role.PRIMARY, 2, "a", may_sync=True)
+    pair.until(lambda: bool(pair.leading.wants_join[0]))
+    assert (replica.report().joining, replica.report().bound) == ((), ("b",))
+    bring_back(pair, "b", "a", 3)
+    assert not replica.report().bound
+
+
 def test_a_joiner_that_is_lost_on_the_way_costs_no_write(rig: Rig) -> None:
     pair = rig.pair
     leave_out_b(rig)

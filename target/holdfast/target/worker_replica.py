@@ -112,6 +112,8 @@ def observed_of(desired: Desired, report: ReplicaReport, state: State, suspect: 
             ObservedSync(one.host_id, one.remaining_bytes, one.total_bytes, one.rate_bytes_s)
             for one in report.syncs
         ),
+        joining=report.joining,
+        bound=report.bound,
         verify=_verify(report.verification),
     )
 
