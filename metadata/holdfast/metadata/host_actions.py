@@ -170,12 +170,6 @@ class HostActions:
             lambda draft: volume_changes.creation_waits(draft, volume_uid, self.host_id, epoch, reason),
         )
 
-    def volume_could_not_be_made(self, volume_uid: str, epoch: int, reason: str) -> bool:
-        return run(
-            self.etcd,
-            lambda draft: volume_changes.could_not_be_made(draft, volume_uid, self.host_id, epoch, reason),
-        )
-
     def report_health(
         self,
         volume_uid: str,

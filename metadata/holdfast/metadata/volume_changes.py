@@ -25,17 +25,6 @@ def became_available(draft: Draft, volume_uid: str, host_id: str, epoch: int) ->
     return draft.put(keys.volume(volume_uid), volume)
 
 
-def could_not_be_made(draft: Draft, volume_uid: str, host_id: str, epoch: int, reason: str) -> bool:
-    """CREATING → FAILED, for good; its owner deletes it. `reason` is one sentence."""
-    check_owner(draft, volume_uid, host_id, epoch)
-    volume = draft.need(keys.volume(volume_uid), r.VolumeRecord)
-    if volume.state != r.VOLUME_STATE_CREATING:
-        return False
-    volume.state = r.VOLUME_STATE_FAILED
-    volume.reason = reason
-    return draft.put(keys.volume(volume_uid), volume)
-
-
 def creation_waits(draft: Draft, volume_uid: str, host_id: str, epoch: int, reason: str) -> bool:
     """Say why a volume is still CREATING (one sentence; empty to say nothing)."""
     check_owner(draft, volume_uid, host_id, epoch)

@@ -36,8 +36,6 @@ class _VolumeStateEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """Both replicas exist and are in sync: it can be attached."""
     VOLUME_STATE_DELETING: _VolumeState.ValueType  # 3
     """Being removed from its hosts. Nothing brings it back."""
-    VOLUME_STATE_FAILED: _VolumeState.ValueType  # 4
-    """It could not be made. It holds no data: delete it."""
 
 class VolumeState(_VolumeState, metaclass=_VolumeStateEnumTypeWrapper): ...
 
@@ -48,8 +46,6 @@ VOLUME_STATE_AVAILABLE: VolumeState.ValueType  # 2
 """Both replicas exist and are in sync: it can be attached."""
 VOLUME_STATE_DELETING: VolumeState.ValueType  # 3
 """Being removed from its hosts. Nothing brings it back."""
-VOLUME_STATE_FAILED: VolumeState.ValueType  # 4
-"""It could not be made. It holds no data: delete it."""
 global___VolumeState = VolumeState
 
 class _HealthState:
