@@ -63,6 +63,15 @@ def test_every_python_file_that_a_page_names_is_there(page: Path) -> None:
     assert [name for name in named if not files(name)] == []
 
 
+@pytest.mark.parametrize("component", ["replicator", "target"])
+def test_a_component_names_its_modules(component: str) -> None:
+    """Those whose README has a table of them."""
+    page = (ROOT / component / "README.md").read_text()
+    named = {name.removesuffix(".py") for name in re.findall(r"`(\w+(?:\.py)?)`", page)}
+    modules = {path.stem for path in (ROOT / component / "holdfast").rglob("*.py")} - {"__init__"}
+    assert sorted(modules - named) == []
+
+
 def test_invariants_name_code_that_is_there() -> None:
     named = re.findall(r"`([A-Za-z_]\w*(?:\.\w+)?)`", INVARIANTS)
     names = {name for name in named if not name.endswith(".py")}
