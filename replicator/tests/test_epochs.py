@@ -12,8 +12,10 @@ from holdfast.base.limits import (
     HELD_COMMAND_MAX_S,
     LINK_LOST_S,
     LINK_REFUSED_S,
+    MIB,
     REGION_BYTES,
 )
+from holdfast.replicator.budget import ADAPT_S
 from holdfast.replicator.chores import Snapshots
 from holdfast.replicator.following import Role
 from holdfast.replicator.testing import FakeSource, Host, Pair
@@ -716,3 +718,19 @@ def test_an_epoch_that_a_full_disk_cannot_write_down_begins_when_there_is_room(r
     assert not pair.a.store.state.suspect
     rig.mend()
     pair.until(lambda: replica.report().serving)
+
+
+def test_a_comparison_keeps_to_its_rate(make_rig: MakeRig) -> None:
+    rig = make_rig(size_bytes=10 * MIB)
+    pair = rig.pair
+    pair.until_up()
+    pair.tell("a", Role.PRIMARY, 1, "ab", verify_request=1, verify_rate_bytes_s=MIB)
+    found, began_s = pair.leading.chores.verification, pair.clock.now_s
+    assert found is not None
+    while found.running:
+        pair.for_s(0.5)
+        took_s = pair.clock.now_s - began_s
+        # It may have done the piece that it waits after, and not more.
+        assert found.done_bytes <= (took_s + ADAPT_S + 1) * MIB
+    assert found.failed == "" and found.done_bytes == pair.size_bytes
+    assert 10 - ADAPT_S <= took_s <= 12
