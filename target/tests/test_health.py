@@ -92,6 +92,14 @@ def test_health(
     assert (found.message == "") == (state == GOOD)
 
 
+def test_how_far_the_copying_is() -> None:
+    filling = but(hydrate_remaining_bytes=5, hydrate_total_bytes=9, hydrate_rate_bytes_s=2)
+    found = health(assigned(), "primary", filling, KNOWN)
+    assert isinstance(found, say.Health)
+    told = found.hydrate_remaining_bytes, found.hydrate_total_bytes, found.hydrate_rate_bytes_s
+    assert told == (5, 9, 2)
+
+
 def test_a_primary_that_restarted_says_whom_it_waits_for() -> None:
     """But not while somebody else will start the volume."""
     lost = Observed(UID, "joiner", 3, store_open=True)

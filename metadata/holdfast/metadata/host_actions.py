@@ -177,6 +177,7 @@ class HostActions:
         health: r.VolumeHealth,
         hydrate_remaining_bytes: int = 0,
         hydrate_total_bytes: int = 0,
+        hydrate_rate_bytes_s: int = 0,
     ) -> bool:
         """Written only if it differs. Progress of hydration: at most every five seconds, please."""
         return run(
@@ -189,6 +190,7 @@ class HostActions:
                 health,
                 hydrate_remaining_bytes,
                 hydrate_total_bytes,
+                hydrate_rate_bytes_s,
                 self._clock(),
             ),
         )

@@ -43,6 +43,7 @@ def report_health(
     health: r.VolumeHealth,
     hydrate_remaining_bytes: int,
     hydrate_total_bytes: int,
+    hydrate_rate_bytes_s: int,
     now_s: float,
 ) -> bool:
     """Record what the primary sees, if it differs from what is recorded. `health.since_time` is set here."""
@@ -53,6 +54,7 @@ def report_health(
     set_health(volume.health, health, now_s)
     volume.hydrate_remaining_bytes = hydrate_remaining_bytes
     volume.hydrate_total_bytes = hydrate_total_bytes
+    volume.hydrate_rate_bytes_s = hydrate_rate_bytes_s
     return draft.put(keys.volume(volume_uid), volume)
 
 

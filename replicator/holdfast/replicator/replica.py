@@ -102,6 +102,7 @@ class ReplicaReport:
     verification: Verification | None = None
     hydrate_remaining_bytes: int = 0
     hydrate_total_bytes: int = 0
+    hydrate_rate_bytes_s: int = 0
     hydrate_trouble: tuple[str, str] = ("", "")
     """What keeps it from its origin: a word and a sentence."""
 
@@ -314,6 +315,7 @@ class Replica:
             verification=leading.chores.verification,
             hydrate_remaining_bytes=hydrator.remaining_bytes if hydrator else 0,
             hydrate_total_bytes=hydrator.total_bytes if hydrator else 0,
+            hydrate_rate_bytes_s=hydrator.rate_bytes_s if hydrator else 0,
             hydrate_trouble=hydrator.trouble if hydrator else ("", ""),
         )
 

@@ -175,6 +175,7 @@ class Observed:
     snapshots: tuple[ObservedSnapshot, ...] = ()
     hydrate_remaining_bytes: int = 0
     hydrate_total_bytes: int = 0
+    hydrate_rate_bytes_s: int = 0
     hydrate_reason: str = ""
     """One word, empty if all is well: what keeps it from its origin. It serves all the same."""
     hydrate_message: str = ""

@@ -62,8 +62,10 @@ def health(assignment: r.Assignment, role: str, observed: Observed | None, known
         word = _not_serving(assignment, observed, known)
     if word is None:
         return None
-    left, total = (observed.hydrate_remaining_bytes, observed.hydrate_total_bytes) if observed else (0, 0)
-    return say.Health(assignment.epoch, *word, left, total)
+    if observed is None:
+        return say.Health(assignment.epoch, *word)
+    copied = observed.hydrate_remaining_bytes, observed.hydrate_total_bytes, observed.hydrate_rate_bytes_s
+    return say.Health(assignment.epoch, *word, *copied)
 
 
 def _without_primary(assignment: r.Assignment, observed: Observed, known: Known) -> _Word | None:
