@@ -46,14 +46,20 @@ def report_health(
     hydrate_rate_bytes_s: int,
     now_s: float,
 ) -> bool:
-    """Record what the primary sees, if it differs from what is recorded. `health.since_time` is set here."""
+    """Record what the primary sees, if it differs from what is recorded. `health.since_time` is set here.
+
+    Args:
+        hydrate_total_bytes: 0 if nobody knows what is left, e.g. because the worker is down: then what was
+            known stays. (Of a volume that was made blank that is 0 of 0.)
+    """
     check_owner(draft, volume_uid, host_id, epoch)
     volume = draft.need(keys.volume(volume_uid), r.VolumeRecord)
     # What the agent says takes the place of what the control plane said while there was no primary.
     volume.ClearField("reported_health")
     set_health(volume.health, health, now_s)
-    volume.hydrate_remaining_bytes = hydrate_remaining_bytes
-    volume.hydrate_total_bytes = hydrate_total_bytes
+    if hydrate_total_bytes:
+        volume.hydrate_remaining_bytes = hydrate_remaining_bytes
+        volume.hydrate_total_bytes = hydrate_total_bytes
     volume.hydrate_rate_bytes_s = hydrate_rate_bytes_s
     return draft.put(keys.volume(volume_uid), volume)
 
