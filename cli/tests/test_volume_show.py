@@ -5,7 +5,7 @@ import pytest
 from holdfast.api.records.v1 import records_pb2 as r
 from holdfast.api.volume.v1 import volume_pb2 as pb
 from holdfast.cli.show import duration
-from holdfast.cli.volume_show import show_volume, syncing, verified
+from holdfast.cli.volume_show import copied, show_volume, syncing, verified
 
 MIB = 1 << 20
 
@@ -48,6 +48,10 @@ def test_bytes_to_go_and_expected_time() -> None:
     assert syncing(volume) == "60 MiB of 100 MiB to go"
     volume.sync_rate_bytes_s = 2 * MIB
     assert syncing(volume) == "60 MiB of 100 MiB to go, about 30 s"
+    filled = pb.Volume(hydrate_total_bytes=100 * MIB, hydrate_remaining_bytes=60 * MIB)
+    assert copied(filled) == "40 MiB of 100 MiB"
+    filled.hydrate_rate_bytes_s = 2 * MIB
+    assert copied(filled) == "40 MiB of 100 MiB, about 30 s to go" and copied(pb.Volume()) == ""
     assert syncing(pb.Volume()) == "" and verified(r.VerifyStatus()) == ""
 
 

@@ -497,3 +497,19 @@ def test_sync_is_forgotten_when_the_last_has_joined(at: Cluster) -> None:
     assert at.volume().sync_remaining_bytes == 5
     at.do(replica_changes.join, "a", 2, "b", "b.1")
     assert at.volume().sync_total_bytes == at.volume().sync_rate_bytes_s == 0
+
+
+def test_how_much_is_still_to_be_copied_stays_while_nobody_knows(at: Cluster) -> None:
+    good = r.VolumeHealth(state=r.HEALTH_STATE_DEGRADED, reason="HYDRATING")
+    down = r.VolumeHealth(state=r.HEALTH_STATE_UNAVAILABLE, reason="WORKER_DOWN")
+
+    def told() -> tuple[int, int, int]:
+        volume = at.volume()
+        return volume.hydrate_remaining_bytes, volume.hydrate_total_bytes, volume.hydrate_rate_bytes_s
+
+    at.do(volume_changes.report_health, "a", 1, good, 5, 9, 2, 1.0)
+    assert told() == (5, 9, 2)
+    at.do(volume_changes.report_health, "a", 1, down, 0, 0, 0, 2.0)
+    assert told() == (5, 9, 0)
+    at.do(volume_changes.report_health, "a", 1, good, 0, 9, 0, 3.0)
+    assert told() == (0, 9, 0)

@@ -304,7 +304,7 @@ def test_last_copy_away() -> None:
     said = r.VolumeHealth(state=r.HEALTH_STATE_DEGRADED, reason="MIRROR_LOST", message="The mirror is away.")
     world.go(mirror)
     world.agents(uid)
-    world.do(volume_changes.report_health, primary, world.replica().epoch, said, 0, 0, 1.0)
+    world.do(volume_changes.report_health, primary, world.replica().epoch, said, 0, 0, 0, 1.0)
     world.come(mirror)
     world.go(primary)
     world.act(world.sight())

@@ -12,8 +12,10 @@ from holdfast.base.limits import (
     HELD_COMMAND_MAX_S,
     LINK_LOST_S,
     LINK_REFUSED_S,
+    MIB,
     REGION_BYTES,
 )
+from holdfast.replicator.budget import ADAPT_S
 from holdfast.replicator.chores import Snapshots
 from holdfast.replicator.following import Role
 from holdfast.replicator.testing import FakeSource, Host, Pair
@@ -280,6 +282,22 @@ def test_writes_go_on_while_a_host_is_made_equal(make_rig: MakeRig) -> None:
     bring_back(pair, "b", "a", 3)
     pair.until(lambda: all(outcomes))
     assert all(outcome == [Outcome.OK] for outcome in outcomes) and rig.same()
+
+
+def test_a_joiner_that_waits_for_its_turn_and_one_that_has_all_are_told_of(rig: Rig) -> None:
+    pair = rig.pair
+    leave_out_b(rig)
+    pair.tell("a", Role.PRIMARY, 2, "a", may_sync=False)
+    pair.start("b", Role.JOINER, 2, "a")
+    replica = pair.a.replica
+    assert replica is not None and not replica.report().joining
+    pair.until(lambda: replica.report().joining == ("b",))
+    assert not replica.report().syncs and not replica.report().bound
+    pair.tell("a", Role.PRIMARY, 2, "a", may_sync=True)
+    pair.until(lambda: bool(pair.leading.wants_join[0]))
+    assert (replica.report().joining, replica.report().bound) == ((), ("b",))
+    bring_back(pair, "b", "a", 3)
+    assert not replica.report().bound
 
 
 def test_a_joiner_that_is_lost_on_the_way_costs_no_write(rig: Rig) -> None:
@@ -712,3 +730,19 @@ def test_a_volume_that_needs_a_mirror_acknowledges_nothing_alone(rig: Rig) -> No
     pair.until(lambda: bool(outcomes))
     assert outcomes == [Outcome.BUSY]
     assert pair.do(Op.READ, 0, BLOCK) is Outcome.OK
+
+
+def test_a_comparison_keeps_to_its_rate(make_rig: MakeRig) -> None:
+    rig = make_rig(size_bytes=10 * MIB)
+    pair = rig.pair
+    pair.until_up()
+    pair.tell("a", Role.PRIMARY, 1, "ab", verify_request=1, verify_rate_bytes_s=MIB)
+    found, began_s = pair.leading.chores.verification, pair.clock.now_s
+    assert found is not None
+    while found.running:
+        pair.for_s(0.5)
+        took_s = pair.clock.now_s - began_s
+        # It may have done the piece that it waits after, and not more.
+        assert found.done_bytes <= (took_s + ADAPT_S + 1) * MIB
+    assert found.failed == "" and found.done_bytes == pair.size_bytes
+    assert 10 - ADAPT_S <= took_s <= 12

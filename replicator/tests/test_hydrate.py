@@ -16,6 +16,7 @@ from holdfast.replicator.hydrate import (
     TROUBLE_AFTER_S,
     trouble_of,
 )
+from holdfast.replicator.rate import STALE_S
 from holdfast.replicator.testing import FakeSource
 from holdfast.replicator.testing_rig import MakeRig, Rig
 
@@ -64,6 +65,28 @@ def test_the_background_keeps_to_its_rate_and_reads_do_not_wait_for_it(make_rig:
     # Six stretches of a MiB: one was brought by the read, three are begun at once, the others one a second.
     assert pair.clock.now_s - began_s > 1.5
     assert rig.same() and rig.disks["a"].content("data") == content
+
+
+def test_how_fast_it_comes_is_told(make_rig: MakeRig) -> None:
+    content = CONTENT[: 2 * MIB] * 12
+    rig = make_rig(origin=FakeSource(content), size_bytes=len(content))
+    pair = rig.pair
+    pair.hydrates = False
+    pair.until_up()
+    assert pair.hydrator.rate_bytes_s == 0, "not known yet"
+    pair.hydrator.limit(MIB)
+    pair.hydrator.go_on()
+    pair.for_s(9)
+    assert 0.7 * MIB <= pair.hydrator.rate_bytes_s <= 1.6 * MIB
+    pair.hydrator.use(None)
+    pair.for_s(STALE_S + 4)
+    assert pair.hydrator.rate_bytes_s == 0 < pair.hydrator.remaining_bytes
+    pair.hydrator.use(pair.origin)
+    pair.hydrator.go_on()
+    pair.for_s(6)
+    assert pair.hydrator.rate_bytes_s
+    pair.until(lambda: not pair.a.store.missing.left)
+    assert pair.hydrator.rate_bytes_s == 0, "it is all there"
 
 
 def test_a_users_write_wins(make_rig: MakeRig) -> None:

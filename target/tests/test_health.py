@@ -56,11 +56,20 @@ SYNC = (ObservedSync("b", 600 * MIB, GIB, 5 * MIB),)
         (assigned(), None, KNOWN, None, "", ()),
         (assigned(JOINING), SERVING, KNOWN, BAD, "MIRROR_LOST", ("one host only", "b is to join")),
         (assigned(JOINING), but(syncs=SYNC), KNOWN, BAD, "SYNCING", ("600 MiB of 1024 MiB", "about 2 min")),
+        (assigned(JOINING), but(syncs=SYNC, joining=("b",)), KNOWN, BAD, "SYNCING", ("600 MiB of 1024 MiB",)),
+        (assigned(JOINING), but(joining=("b",)), KNOWN, BAD, "SYNC_WAITS",
+         ("one host only", "b is back and waits for its turn", "nothing need be done")),
+        (assigned(JOINING), but(bound=("b",)), KNOWN, BAD, "SYNCING",
+         ("go to two hosts", "b is up to date and is being recorded")),
+        (assigned(JOINING, r.Peer(host_id="c")), but(joining=("c",)), KNOWN, BAD, "SYNC_WAITS",
+         ("c is back and waits", "b is to join")),
         (assigned(B, r.Peer(host_id="c")), but(syncs=SYNC), KNOWN, GOOD, "", ()),
         (assigned(), LOSING, KNOWN, GONE, "MIRROR_LOST", ("b is out",)),
         (assigned(), LOSING, Known("a1", {}, etcd_away=True), GONE,
          "WAITING_FOR_ETCD", ("so is etcd", "Bring either back")),
         (assigned(JOINING, needs_mirror=True), DOWN, KNOWN, GONE, "NEEDS_MIRROR", ("two hosts", "b is")),
+        (assigned(JOINING, needs_mirror=True), dataclasses.replace(DOWN, joining=("b",)), KNOWN, GONE,
+         "NEEDS_MIRROR", ("two hosts", "b is back and waits")),
         (assigned(JOINING, needs_mirror=True), dataclasses.replace(DOWN, reason="DISK_FAILED", message="m"),
          KNOWN, GONE, "DISK_FAILED", ("m",)),
     ],
@@ -79,7 +88,16 @@ def test_health(
         return
     assert found is not None and (found.epoch, found.state, found.reason) == (3, state, reason)
     assert all(word in found.message for word in words), found.message
+    assert "is to join" not in found.message or "b" not in (*observed.joining, *observed.bound)
     assert (found.message == "") == (state == GOOD)
+
+
+def test_how_far_the_copying_is() -> None:
+    filling = but(hydrate_remaining_bytes=5, hydrate_total_bytes=9, hydrate_rate_bytes_s=2)
+    found = health(assigned(), "primary", filling, KNOWN)
+    assert isinstance(found, say.Health)
+    told = found.hydrate_remaining_bytes, found.hydrate_total_bytes, found.hydrate_rate_bytes_s
+    assert told == (5, 9, 2)
 
 
 def test_a_primary_that_restarted_says_whom_it_waits_for() -> None:

@@ -318,12 +318,13 @@ def test_what_a_worker_says(bench: Bench) -> None:
     bench.replica.says = {
         "wants_leave_out": ("b",), "wants_join": "c", "wants_join_boot": "c1", "standby_io_age_s": 2.0,
         "syncs": (Progress("c", 5, 9, 1),), "yielded": True, "heirs": ("b",),
+        "joining": ("c",), "bound": ("d",),
     }  # fmt: skip
     bench.replica.on_change()
     (said,) = bench.told[-1:]
     assert (said.wants_leave_out, said.wants_join, said.wants_join_boot) == (("b",), "c", "c1")
     assert said.syncs == (ObservedSync("c", 5, 9, 1),) and said.yielded and said.standby_io_age_s == 2.0
-    assert said.heirs == ("b",)
+    assert (said.heirs, said.joining, said.bound) == (("b",), ("c",), ("d",))
     # Between two roles nothing is wanted, and nobody takes the old role's word.
     bench.replica.says = {"role": None}
     assert bench.worker.observe().role == ""

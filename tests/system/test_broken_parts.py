@@ -67,7 +67,7 @@ def test_a_cut_link_costs_the_mirror_and_no_write(disk: Disk, tmp_path: Path) ->
     health = cluster.await_record(
         f"volumes/{disk.uid}", lambda v: v.get("health", {}).get("state") == "HEALTH_STATE_DEGRADED"
     )["health"]
-    assert health["reason"] in ("MIRROR_LOST", "SYNCING") and health["message"]
+    assert health["reason"] in ("MIRROR_LOST", "SYNC_WAITS", "SYNCING") and health["message"]
     assert len(cluster.record(f"replicas/{disk.uid}")["in_sync"]) == 1
     switch.mend(*STORAGE_NAMES)
     end_fio(fio)

@@ -5,7 +5,7 @@ import click
 from holdfast.api.encryption.v1 import encryption_pb2 as eb
 from holdfast.api.records.v1 import records_pb2 as r
 from holdfast.api.volume.v1 import volume_pb2 as pb
-from holdfast.base.errors import BadInput, HoldfastError, NotFound
+from holdfast.base.errors import BadInput, NotFound
 from holdfast.cli import volume_moves
 from holdfast.cli.session import Session, session
 from holdfast.cli.show import emit, output_option, state_name, table
@@ -163,8 +163,6 @@ def wait_available(at: Session, volume_id: str, timeout_s: float, hydrated: bool
     def done(answer: pb.WatchVolumeResponse) -> bool:
         if answer.deleted or answer.volume.state == r.VOLUME_STATE_DELETING:
             raise NotFound("NOT_FOUND", f"Volume {volume_id!r} is deleted.")
-        if answer.volume.state == r.VOLUME_STATE_FAILED:
-            raise HoldfastError("FAILED", f"Volume {volume_id!r} could not be made: {answer.volume.reason}")
         left_bytes = answer.volume.hydrate_remaining_bytes if hydrated else 0
         return answer.volume.state == r.VOLUME_STATE_AVAILABLE and not left_bytes
 

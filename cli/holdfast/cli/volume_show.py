@@ -25,8 +25,21 @@ def syncing(volume: pb.Volume) -> str:
     left_bytes, rate_bytes_s = volume.sync_remaining_bytes, volume.sync_rate_bytes_s
     if not volume.sync_total_bytes:
         return ""
-    expected = f", about {duration(left_bytes / rate_bytes_s)}" if rate_bytes_s else ""
-    return f"{show_size(left_bytes)} of {show_size(volume.sync_total_bytes)} to go{expected}"
+    to_go = f"{show_size(left_bytes)} of {show_size(volume.sync_total_bytes)} to go"
+    return to_go + _expected(left_bytes, rate_bytes_s)
+
+
+def copied(volume: pb.Volume) -> str:
+    """How much of its source it has, and when it will have all; empty once it has."""
+    left_bytes, total_bytes = volume.hydrate_remaining_bytes, volume.hydrate_total_bytes
+    if not left_bytes:
+        return ""
+    has = f"{show_size(total_bytes - left_bytes)} of {show_size(total_bytes)}"
+    return has + _expected(left_bytes, volume.hydrate_rate_bytes_s, " to go")
+
+
+def _expected(left_bytes: int, rate_bytes_s: int, what: str = "") -> str:
+    return f", about {duration(left_bytes / rate_bytes_s)}{what}" if rate_bytes_s else ""
 
 
 def verified(verify: r.VerifyStatus) -> str:
@@ -69,8 +82,6 @@ def _what_it_is(volume: pb.Volume) -> list[tuple[str, str]]:
 def _how_it_is(volume: pb.Volume) -> list[tuple[str, str]]:
     """`Why` says what happened, to what, and what to do: whoever found it out wrote it."""
     health = volume.health
-    copied_bytes = volume.hydrate_total_bytes - volume.hydrate_remaining_bytes
-    copied = f"{show_size(copied_bytes)} of {show_size(volume.hydrate_total_bytes)}"
     return [
         ("State", state_name(r.VolumeState.Name(volume.state))),
         ("Reason", volume.reason),
@@ -80,7 +91,7 @@ def _how_it_is(volume: pb.Volume) -> list[tuple[str, str]]:
         ("Syncing", syncing(volume)),
         ("Repair", volume.repair_reason),
         ("Verified", verified(volume.verify)),
-        ("Copied", copied if volume.hydrate_remaining_bytes else ""),
+        ("Copied", copied(volume)),
     ]
 
 

@@ -170,12 +170,6 @@ class HostActions:
             lambda draft: volume_changes.creation_waits(draft, volume_uid, self.host_id, epoch, reason),
         )
 
-    def volume_could_not_be_made(self, volume_uid: str, epoch: int, reason: str) -> bool:
-        return run(
-            self.etcd,
-            lambda draft: volume_changes.could_not_be_made(draft, volume_uid, self.host_id, epoch, reason),
-        )
-
     def report_health(
         self,
         volume_uid: str,
@@ -183,6 +177,7 @@ class HostActions:
         health: r.VolumeHealth,
         hydrate_remaining_bytes: int = 0,
         hydrate_total_bytes: int = 0,
+        hydrate_rate_bytes_s: int = 0,
     ) -> bool:
         """Written only if it differs. Progress of hydration: at most every five seconds, please."""
         return run(
@@ -195,6 +190,7 @@ class HostActions:
                 health,
                 hydrate_remaining_bytes,
                 hydrate_total_bytes,
+                hydrate_rate_bytes_s,
                 self._clock(),
             ),
         )

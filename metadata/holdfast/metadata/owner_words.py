@@ -34,6 +34,7 @@ WORDS = {
     "RING_FAILED": "It cannot be exported to initiators; operators are told where and why.",
     "EXPORT_TROUBLE": "It cannot be exported to initiators as it should; operators are told where and why.",
     "SYNCING": "One of its copies is being brought up to date.",
+    "SYNC_WAITS": "One of its copies is back, and waits for its turn to be brought up to date.",
     "HYDRATING": "It is still being copied from the snapshot that it was made from.",
     "SNAPSHOTTER_UNREACHABLE": "It is still being copied from the snapshot that it was made from, and that "
     "cannot be reached: reads of what is missing wait.",

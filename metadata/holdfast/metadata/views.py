@@ -32,6 +32,7 @@ def volume_view(
         multi_attach=volume.multi_attach,
         hydrate_remaining_bytes=volume.hydrate_remaining_bytes,
         hydrate_total_bytes=volume.hydrate_total_bytes,
+        hydrate_rate_bytes_s=volume.hydrate_rate_bytes_s,
         epoch=replica.epoch if replica else 0,
         target_iqn=volume.target_iqn,
         needs_mirror=volume.needs_mirror,

@@ -25,17 +25,6 @@ def became_available(draft: Draft, volume_uid: str, host_id: str, epoch: int) ->
     return draft.put(keys.volume(volume_uid), volume)
 
 
-def could_not_be_made(draft: Draft, volume_uid: str, host_id: str, epoch: int, reason: str) -> bool:
-    """CREATING → FAILED, for good; its owner deletes it. `reason` is one sentence."""
-    check_owner(draft, volume_uid, host_id, epoch)
-    volume = draft.need(keys.volume(volume_uid), r.VolumeRecord)
-    if volume.state != r.VOLUME_STATE_CREATING:
-        return False
-    volume.state = r.VOLUME_STATE_FAILED
-    volume.reason = reason
-    return draft.put(keys.volume(volume_uid), volume)
-
-
 def creation_waits(draft: Draft, volume_uid: str, host_id: str, epoch: int, reason: str) -> bool:
     """Say why a volume is still CREATING (one sentence; empty to say nothing)."""
     check_owner(draft, volume_uid, host_id, epoch)
@@ -54,16 +43,24 @@ def report_health(
     health: r.VolumeHealth,
     hydrate_remaining_bytes: int,
     hydrate_total_bytes: int,
+    hydrate_rate_bytes_s: int,
     now_s: float,
 ) -> bool:
-    """Record what the primary sees, if it differs from what is recorded. `health.since_time` is set here."""
+    """Record what the primary sees, if it differs from what is recorded. `health.since_time` is set here.
+
+    Args:
+        hydrate_total_bytes: 0 if nobody knows what is left, e.g. because the worker is down: then what was
+            known stays. (Of a volume that was made blank that is 0 of 0.)
+    """
     check_owner(draft, volume_uid, host_id, epoch)
     volume = draft.need(keys.volume(volume_uid), r.VolumeRecord)
     # What the agent says takes the place of what the control plane said while there was no primary.
     volume.ClearField("reported_health")
     set_health(volume.health, health, now_s)
-    volume.hydrate_remaining_bytes = hydrate_remaining_bytes
-    volume.hydrate_total_bytes = hydrate_total_bytes
+    if hydrate_total_bytes:
+        volume.hydrate_remaining_bytes = hydrate_remaining_bytes
+        volume.hydrate_total_bytes = hydrate_total_bytes
+    volume.hydrate_rate_bytes_s = hydrate_rate_bytes_s
     return draft.put(keys.volume(volume_uid), volume)
 
 

@@ -82,7 +82,7 @@ def limit(draft: Draft, named: Named, limits: r.VolumeLimits) -> tuple[r.VolumeR
     """Set a volume's limits: the volume, and whether they are new. Errors: VolumeService.LimitVolume."""
     volume = volume_of(draft, named.owner, named.volume_id)
     if volume.state not in (r.VOLUME_STATE_CREATING, r.VOLUME_STATE_AVAILABLE):
-        raise Precondition("NOT_AVAILABLE", f"Volume {named.volume_id!r} is deleted, or could not be made.")
+        raise Precondition("NOT_AVAILABLE", f"Volume {named.volume_id!r} is being deleted.")
     if volume.limits == limits:
         return volume, False
     _set_limits(volume, limits)

@@ -171,9 +171,6 @@ def decide(sight: Sight, settings: Settings) -> list[Action]:
         volume, replica = sight.volumes.get(uid), sight.replicas[uid]
         if volume is not None and volume.state in (r.VOLUME_STATE_CREATING, r.VOLUME_STATE_AVAILABLE):
             actions += _of_volume(sight, brake, volume, replica, waits, drains)
-        elif volume is not None and volume.state == r.VOLUME_STATE_FAILED:
-            for host_id in set(replica.host_ids) & drains.keys():
-                drains[host_id].append(f"{_called(volume)} could not be made: its owner must delete it")
     actions += _reasons(sight, waits, drains)
     return actions
 

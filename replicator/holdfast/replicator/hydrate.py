@@ -24,6 +24,7 @@ from holdfast.base.loop import Loop
 from holdfast.base.steps import Resume, run
 from holdfast.replicator.budget import Budget
 from holdfast.replicator.holes import FillRefused, HoleSource, fill_holes
+from holdfast.replicator.rate import Rate
 from holdfast.replicator.store import Store
 
 log = logging.getLogger(__name__)
@@ -88,6 +89,7 @@ class Hydrator:
         self._trouble_since_s = 0.0
         self._lost: dict[int, str] = {}
         self._budget = Budget(loop.now(), SYNC_MAX_BYTES_S)
+        self._rate = Rate()
         self.busy: Callable[[], bool] = lambda: False
         """Whether users' requests are under way."""
         self.fill: Callable[[Request], None] = lambda _request: None
@@ -101,6 +103,11 @@ class Hydrator:
     @property
     def remaining_bytes(self) -> int:
         return min(self._store.missing.left * EXTENT_BYTES, self.total_bytes)
+
+    @property
+    def rate_bytes_s(self) -> int:
+        """How fast that goes down; 0 while it stands still, or is not known yet."""
+        return self._rate.bytes_s(self._loop.now()) if self.remaining_bytes else 0
 
     @property
     def trouble(self) -> tuple[str, str]:
@@ -220,6 +227,8 @@ class Hydrator:
 
     def _background_done(self) -> None:
         """Its place is free for the next one as soon as the rate allows."""
+        if self._rate.due(self._loop.now()):
+            self._rate.count(self.remaining_bytes, self._loop.now())
         wait_s = self._budget.spend(STRETCH_BYTES, self._loop.now(), self.busy())
         self._loop.call_later(wait_s, self._begin_next)
 

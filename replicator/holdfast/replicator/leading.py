@@ -436,6 +436,11 @@ class Leading:
                 return host, partner.boot_id
         return "", ""
 
+    def attached(self, standing: Standing) -> tuple[str, ...]:
+        """Hosts of that standing whose sessions are up."""
+        up = (p.host_id for p in self.partners.values() if p.standing is standing and p.link.up)
+        return tuple(sorted(up)) if self._entered else ()
+
     @property
     def wants_resign(self) -> bool:
         """Its disk fails it, and another host has it all: also one that it cannot reach, as it is."""

@@ -24,6 +24,7 @@ from holdfast.replicator.hydrate import Hydrator, Source
 from holdfast.replicator.leading import Dial, Leading
 from holdfast.replicator.local import LocalReplica
 from holdfast.replicator.mirror import MirrorExport
+from holdfast.replicator.partner import Standing
 from holdfast.replicator.syncing import Progress
 from holdfast.replicator.traced import TracedJob
 from holdfast.replicator.verify import Verification
@@ -96,9 +97,12 @@ class ReplicaReport:
     gates: tuple[tuple[str, Gate], ...] = ()
     """(snapshot, how it stands) of those that are frozen together with other volumes."""
     syncs: tuple[Progress, ...] = ()
+    joining: tuple[str, ...] = ()
+    bound: tuple[str, ...] = ()
     verification: Verification | None = None
     hydrate_remaining_bytes: int = 0
     hydrate_total_bytes: int = 0
+    hydrate_rate_bytes_s: int = 0
     hydrate_trouble: tuple[str, str] = ("", "")
     """What keeps it from its origin: a word and a sentence."""
 
@@ -306,9 +310,12 @@ class Replica:
             frozen=tuple(sorted(leading.chores.frozen.items())),
             gates=tuple(leading.chores.gates.items()),
             syncs=tuple(leading.syncing.progress()),
+            joining=leading.attached(Standing.JOINING),
+            bound=leading.attached(Standing.BOUND),
             verification=leading.chores.verification,
             hydrate_remaining_bytes=hydrator.remaining_bytes if hydrator else 0,
             hydrate_total_bytes=hydrator.total_bytes if hydrator else 0,
+            hydrate_rate_bytes_s=hydrator.rate_bytes_s if hydrator else 0,
             hydrate_trouble=hydrator.trouble if hydrator else ("", ""),
         )
 

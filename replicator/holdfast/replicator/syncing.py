@@ -12,10 +12,10 @@ from holdfast.base.steps import run
 from holdfast.replicator.budget import Budget
 from holdfast.replicator.partner import Partner
 from holdfast.replicator.primary import Primary
+from holdfast.replicator.rate import Rate
 from holdfast.replicator.resync import resync
 
 log = logging.getLogger(__name__)
-COUNT_INTERVAL_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,7 @@ class _Run:
     def __init__(self, loop: Loop, most_bytes_s: int) -> None:
         self.budget = Budget(loop.now(), most_bytes_s)
         self.total_bytes = 0
-        self.remaining_bytes = 0
-        self.counted_at_s = 0.0
-        self.rate_bytes_s = 0.0
+        self.rate = Rate()
 
 
 class Syncing:
@@ -73,22 +71,20 @@ class Syncing:
         run(steps, ended, failed)
 
     def progress(self) -> list[Progress]:
+        now_s = self._loop.now()
         return [
-            Progress(host, one.remaining_bytes, one.total_bytes, int(one.rate_bytes_s))
+            Progress(host, one.rate.left_bytes, one.total_bytes, one.rate.bytes_s(now_s))
             for host, one in sorted(self._runs.items())
         ]
 
     def _busy(self, partner: Partner, one: _Run) -> bool:
         """Asked after every piece: also the moment to look how far it is."""
         one.budget.most_bytes_s = self.most_bytes_s
-        if self._loop.now() - one.counted_at_s >= COUNT_INTERVAL_S:
+        if one.rate.due(self._loop.now()):
             self._count(partner, one)
         return self._primary.under_way > 0
 
     def _count(self, partner: Partner, one: _Run) -> None:
-        now_s = self._loop.now()
         remaining = min(partner.absent.count() * EXTENT_BYTES, self._primary.size_bytes)
-        if one.counted_at_s and now_s > one.counted_at_s:
-            one.rate_bytes_s = max(0.0, (one.remaining_bytes - remaining) / (now_s - one.counted_at_s))
-        one.remaining_bytes, one.counted_at_s = remaining, now_s
+        one.rate.count(remaining, self._loop.now())
         one.total_bytes = max(one.total_bytes, remaining)

@@ -1,6 +1,6 @@
 """A story: a pair under random requests and faults, chosen by a seed, and judged at every step.
 
-What is judged, by code that shares nothing with what it judges but the names of the files: the history
+What is judged, by a model of its own (testing_model.py), from files, answers and exports: the history
 (testing_model.py) on reads, on both hosts when a write is acknowledged, and on both disks when a flush is;
 regions that differ are intended; views are what was frozen, on both hosts, and stay so; what differs
 between two views is counted as changed; memory that was given back is left alone.

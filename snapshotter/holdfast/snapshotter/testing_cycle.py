@@ -208,7 +208,7 @@ class Cycle:
         run(
             self.etcd,
             lambda draft: volume_changes.report_health(
-                draft, disk.uid, self._primary(disk.uid), 1, health, left, SIZE_BYTES, self.now_s
+                draft, disk.uid, self._primary(disk.uid), 1, health, left, SIZE_BYTES, 0, self.now_s
             ),
         )
 

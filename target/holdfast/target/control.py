@@ -175,6 +175,7 @@ class Observed:
     snapshots: tuple[ObservedSnapshot, ...] = ()
     hydrate_remaining_bytes: int = 0
     hydrate_total_bytes: int = 0
+    hydrate_rate_bytes_s: int = 0
     hydrate_reason: str = ""
     """One word, empty if all is well: what keeps it from its origin. It serves all the same."""
     hydrate_message: str = ""
@@ -202,6 +203,10 @@ class Observed:
     store_empty: bool = True
     """This copy never was in sync: it holds nothing."""
     syncs: tuple[ObservedSync, ...] = ()
+    joining: tuple[str, ...] = ()
+    """Primary: joiners whose session is up, also those that wait for their turn to be brought up to date."""
+    bound: tuple[str, ...] = ()
+    """Primary: joiners that lack nothing; that is being recorded."""
     verify: ObservedVerify | None = None
 
 
@@ -243,7 +248,8 @@ def decode_answer(line: bytes) -> Answer:
     observed = raw["observed"]
     observed["snapshots"] = tuple(_observed_snapshot(item) for item in observed["snapshots"])
     observed["wants_leave_out"] = tuple(observed["wants_leave_out"])
-    observed["heirs"] = tuple(observed.get("heirs", ()))
+    for name in ("heirs", "joining", "bound"):
+        observed[name] = tuple(observed.get(name, ()))
     observed["syncs"] = tuple(_made(ObservedSync, item) for item in observed["syncs"])
     observed["verify"] = _made(ObservedVerify, observed["verify"]) if observed["verify"] else None
     return Answer(raw["id"], _made(Observed, observed))

@@ -13,7 +13,8 @@ says (VolumeHealth.since_time). The first row that fits is told.
 | unavailable | NEEDS_MIRROR | no other host is in sync, and the volume's policy is not to go on alone |
 | unavailable | what the worker says | e.g. DISK_FAILED, NO_SPACE, STORE_ABSENT |
 | degraded | what the worker says | it serves, and something is wrong all the same |
-| degraded | SYNCING | it goes on alone, and a host is being brought up to date |
+| degraded | SYNCING | it goes on alone, and a host is being brought up to date, or recorded as in sync |
+| degraded | SYNC_WAITS | it goes on alone; a host is back, and waits for its turn (syncs.py) |
 | degraded | MIRROR_LOST | it goes on alone |
 | degraded | EXPORT_TROUBLE | |
 | degraded | what the worker says of its origin | it is still being copied, and that does not go on |
@@ -61,8 +62,10 @@ def health(assignment: r.Assignment, role: str, observed: Observed | None, known
         word = _not_serving(assignment, observed, known)
     if word is None:
         return None
-    left, total = (observed.hydrate_remaining_bytes, observed.hydrate_total_bytes) if observed else (0, 0)
-    return say.Health(assignment.epoch, *word, left, total)
+    if observed is None:
+        return say.Health(assignment.epoch, *word)
+    copied = observed.hydrate_remaining_bytes, observed.hydrate_total_bytes, observed.hydrate_rate_bytes_s
+    return say.Health(assignment.epoch, *word, *copied)
 
 
 def _without_primary(assignment: r.Assignment, observed: Observed, known: Known) -> _Word | None:
@@ -116,13 +119,7 @@ def _serving(assignment: r.Assignment, observed: Observed, known: Known) -> _Wor
     if observed.reason:
         return _DEGRADED, observed.reason, observed.message
     if len(members_seen(assignment, known.boot_id)) < 2:
-        what = "SYNCING" if observed.syncs else "MIRROR_LOST"
-        return (
-            _DEGRADED,
-            what,
-            "Writes go to one host only, each to its disk before it is acknowledged."
-            + _about_joiners(assignment, observed),
-        )
+        return _DEGRADED, _alone(observed), _writes(observed) + _about_joiners(assignment, observed)
     if known.trouble:
         return _DEGRADED, "EXPORT_TROUBLE", known.trouble
     if observed.hydrate_remaining_bytes:
@@ -141,21 +138,52 @@ def _hydrating(observed: Observed) -> _Word:
     return _DEGRADED, observed.hydrate_reason, f"{sentence} But {observed.hydrate_message} {waits}."
 
 
+def _alone(observed: Observed) -> str:
+    """The reason, while nobody else is recorded as in sync."""
+    if observed.syncs or observed.bound:
+        return "SYNCING"
+    return "SYNC_WAITS" if observed.joining else "MIRROR_LOST"
+
+
+def _writes(observed: Observed) -> str:
+    hosts = "two hosts" if observed.bound else "one host only"
+    disk = "the disk of this one" if observed.bound else "its disk"
+    return f"Writes go to {hosts}, each to {disk} before it is acknowledged."
+
+
 def _about_joiners(assignment: r.Assignment, observed: Observed) -> str:
     """What is happening to the hosts that should be in sync, and what to do."""
-    if observed.syncs:
-        return "".join(
-            f" Host {one.host_id} is being brought up to date: {one.remaining_bytes // MIB} MiB of "
-            f"{one.total_bytes // MIB} MiB to go{_duration(one.remaining_bytes, one.rate_bytes_s)}."
-            for one in observed.syncs
-        )
-    waiting = _names(peer.host_id for peer in joiners(assignment))
+    waiting = sorted(peer.host_id for peer in joiners(assignment))
     if not waiting:
         return " No other host is assigned: one will be as soon as there is room."
+    told = "".join(_about_attached(host_id, observed) for host_id in waiting)
+    away = [host_id for host_id in waiting if host_id not in _attached(observed)]
+    if not away:
+        return told
     return (
-        f" {waiting} is to join as soon as it answers: bring it back, or another takes its place in time. "
-        "What ails one that is there, its own host says (replica_troubles)."
+        f"{told} {_names(away)} is to join as soon as it answers: bring it back, or another takes its place "
+        "in time. What ails one that is there, its own host says (replica_troubles)."
     )
+
+
+def _attached(observed: Observed) -> set[str]:
+    return {*observed.joining, *observed.bound, *(one.host_id for one in observed.syncs)}
+
+
+def _about_attached(host_id: str, observed: Observed) -> str:
+    """One sentence; nothing of a host that is away."""
+    for one in observed.syncs:
+        if one.host_id == host_id:
+            left, total = one.remaining_bytes // MIB, one.total_bytes // MIB
+            duration = _duration(one.remaining_bytes, one.rate_bytes_s)
+            return f" Host {host_id} is being brought up to date: {left} MiB of {total} MiB to go{duration}."
+    if host_id in observed.bound:
+        return f" Host {host_id} is up to date and is being recorded as in sync; nothing need be done."
+    if host_id in observed.joining:
+        return (
+            f" Host {host_id} is back and waits for its turn to be brought up to date; nothing need be done."
+        )
+    return ""
 
 
 def _duration(remaining_bytes: int, rate_bytes_s: int) -> str:

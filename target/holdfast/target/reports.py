@@ -36,14 +36,14 @@ class Health:
     message: str = ""
     hydrate_remaining_bytes: int = 0
     hydrate_total_bytes: int = 0
+    hydrate_rate_bytes_s: int = 0
 
     def send(self, actions: HostActions, volume_uid: str) -> None:
         health = r.VolumeHealth(
             state=r.HealthState.ValueType(self.state), reason=self.reason, message=self.message
         )
-        actions.report_health(
-            volume_uid, self.epoch, health, self.hydrate_remaining_bytes, self.hydrate_total_bytes
-        )
+        copied = self.hydrate_remaining_bytes, self.hydrate_total_bytes, self.hydrate_rate_bytes_s
+        actions.report_health(volume_uid, self.epoch, health, *copied)
 
 
 @dataclass(frozen=True)

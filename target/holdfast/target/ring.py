@@ -150,7 +150,7 @@ class Ring:
             raise AssertionError(f"command {cmd_id} is not open: ended twice, or never drained") from None
         entry, tail = self._slots.popleft()
         uflags = self._read_len_flag if read_len else 0
-        self._pack_response(self._bytes, entry + 4, cmd_id, 0, uflags, status, read_len)
+        self._pack_response(self._bytes, entry + at.RESPONSE_AT, cmd_id, 0, uflags, status, read_len)
         if sense:
             start = entry + at.SENSE_AT
             self._bytes[start : start + at.SENSE_BYTES] = sense.ljust(at.SENSE_BYTES, b"\0")
@@ -162,7 +162,7 @@ class Ring:
     def complete_good(self, cmd_ids: list[int]) -> None:
         """End open commands with GOOD, all of their buffers filled or stored."""
         opened, slots, pack, data = self._open, self._slots, self._pack_response, self._bytes
-        tail = -1
+        response_at, tail = at.RESPONSE_AT, -1
         if _quick is not None and len(cmd_ids) > 1:
             tail = _quick.give_back(data, cmd_ids, opened, slots)
             cmd_ids = []
@@ -172,7 +172,7 @@ class Ring:
             except KeyError:
                 raise AssertionError(f"command {cmd_id} is not open: ended twice, or never drained") from None
             entry, tail = slots.popleft()
-            pack(data, entry + 4, cmd_id, 0, 0, 0, 0)
+            pack(data, entry + response_at, cmd_id, 0, 0, 0, 0)
             if slots and slots[0][0] < 0:
                 self._words[at.TAIL_WORD] = tail
                 self._give_back_silent()

@@ -94,6 +94,7 @@ def observed_of(desired: Desired, report: ReplicaReport, state: State, suspect: 
         message=report.message,
         hydrate_remaining_bytes=report.hydrate_remaining_bytes,
         hydrate_total_bytes=report.hydrate_total_bytes,
+        hydrate_rate_bytes_s=report.hydrate_rate_bytes_s,
         hydrate_reason=report.hydrate_trouble[0],
         hydrate_message=report.hydrate_trouble[1],
         wants_leave_out=report.wants_leave_out,
@@ -112,6 +113,8 @@ def observed_of(desired: Desired, report: ReplicaReport, state: State, suspect: 
             ObservedSync(one.host_id, one.remaining_bytes, one.total_bytes, one.rate_bytes_s)
             for one in report.syncs
         ),
+        joining=report.joining,
+        bound=report.bound,
         verify=_verify(report.verification),
     )
 

@@ -1,5 +1,6 @@
-"""The judges. They read the bytes of files, the values in etcd and what an initiator was told; of the code
-that they judge they share no line but the simulated disk.
+"""The judges. They read the bytes of files, the values in etcd and what an initiator was told, by code of
+their own. What they import are words in which they are told (Op, Outcome, Completion, ObservedVerify) and the
+simulated disk. One word of a replica's own is believed: `suspect` (see there), that its disk failed it.
 
     history    what is read, and what each member holds when a write is acknowledged (history.py)
     I-1        a write is on every member when it is acknowledged; on disk, if only one is in sync

@@ -36,8 +36,6 @@ class _VolumeStateEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """Both replicas exist and are in sync: it can be attached."""
     VOLUME_STATE_DELETING: _VolumeState.ValueType  # 3
     """Being removed from its hosts. Nothing brings it back."""
-    VOLUME_STATE_FAILED: _VolumeState.ValueType  # 4
-    """It could not be made. It holds no data: delete it."""
 
 class VolumeState(_VolumeState, metaclass=_VolumeStateEnumTypeWrapper): ...
 
@@ -48,8 +46,6 @@ VOLUME_STATE_AVAILABLE: VolumeState.ValueType  # 2
 """Both replicas exist and are in sync: it can be attached."""
 VOLUME_STATE_DELETING: VolumeState.ValueType  # 3
 """Being removed from its hosts. Nothing brings it back."""
-VOLUME_STATE_FAILED: VolumeState.ValueType  # 4
-"""It could not be made. It holds no data: delete it."""
 global___VolumeState = VolumeState
 
 class _HealthState:
@@ -463,6 +459,7 @@ class VolumeRecord(google.protobuf.message.Message):
     HEALTH_FIELD_NUMBER: builtins.int
     HYDRATE_REMAINING_BYTES_FIELD_NUMBER: builtins.int
     HYDRATE_TOTAL_BYTES_FIELD_NUMBER: builtins.int
+    HYDRATE_RATE_BYTES_S_FIELD_NUMBER: builtins.int
     BASE_SNAPSHOT_UID_FIELD_NUMBER: builtins.int
     BASE_GENERATION_FIELD_NUMBER: builtins.int
     TARGET_IQN_FIELD_NUMBER: builtins.int
@@ -490,8 +487,9 @@ class VolumeRecord(google.protobuf.message.Message):
     multi_attach: builtins.bool
     """More than one initiator may be attached at a time."""
     hydrate_remaining_bytes: builtins.int
-    """Bytes of the origin still to be copied, of all at first; 0 of 0 for a blank volume."""
+    """Bytes of the origin still to be copied, of all at first, and how fast it goes; 0 of 0 for a blank volume."""
     hydrate_total_bytes: builtins.int
+    hydrate_rate_bytes_s: builtins.int
     base_snapshot_uid: builtins.str
     """The newest COMPLETED snapshot, and the generation that its freeze opened: the next one's base."""
     base_generation: builtins.int
@@ -547,6 +545,7 @@ class VolumeRecord(google.protobuf.message.Message):
         health: global___VolumeHealth | None = ...,
         hydrate_remaining_bytes: builtins.int = ...,
         hydrate_total_bytes: builtins.int = ...,
+        hydrate_rate_bytes_s: builtins.int = ...,
         base_snapshot_uid: builtins.str = ...,
         base_generation: builtins.int = ...,
         target_iqn: builtins.str = ...,
@@ -564,7 +563,7 @@ class VolumeRecord(google.protobuf.message.Message):
         origin_key: global___WrappedKey | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["create_time", b"create_time", "health", b"health", "limits", b"limits", "origin_key", b"origin_key", "reported_health", b"reported_health", "verify", b"verify"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["base_generation", b"base_generation", "base_snapshot_uid", b"base_snapshot_uid", "create_time", b"create_time", "encryption_key", b"encryption_key", "health", b"health", "hydrate_remaining_bytes", b"hydrate_remaining_bytes", "hydrate_total_bytes", b"hydrate_total_bytes", "limits", b"limits", "multi_attach", b"multi_attach", "naa", b"naa", "needs_mirror", b"needs_mirror", "origin_key", b"origin_key", "origin_snapshot_uid", b"origin_snapshot_uid", "owner", b"owner", "reason", b"reason", "repair_reason", b"repair_reason", "replica_troubles", b"replica_troubles", "reported_health", b"reported_health", "size_bytes", b"size_bytes", "state", b"state", "sync_rate_bytes_s", b"sync_rate_bytes_s", "sync_remaining_bytes", b"sync_remaining_bytes", "sync_total_bytes", b"sync_total_bytes", "target_iqn", b"target_iqn", "uid", b"uid", "verify", b"verify", "volume_id", b"volume_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["base_generation", b"base_generation", "base_snapshot_uid", b"base_snapshot_uid", "create_time", b"create_time", "encryption_key", b"encryption_key", "health", b"health", "hydrate_rate_bytes_s", b"hydrate_rate_bytes_s", "hydrate_remaining_bytes", b"hydrate_remaining_bytes", "hydrate_total_bytes", b"hydrate_total_bytes", "limits", b"limits", "multi_attach", b"multi_attach", "naa", b"naa", "needs_mirror", b"needs_mirror", "origin_key", b"origin_key", "origin_snapshot_uid", b"origin_snapshot_uid", "owner", b"owner", "reason", b"reason", "repair_reason", b"repair_reason", "replica_troubles", b"replica_troubles", "reported_health", b"reported_health", "size_bytes", b"size_bytes", "state", b"state", "sync_rate_bytes_s", b"sync_rate_bytes_s", "sync_remaining_bytes", b"sync_remaining_bytes", "sync_total_bytes", b"sync_total_bytes", "target_iqn", b"target_iqn", "uid", b"uid", "verify", b"verify", "volume_id", b"volume_id"]) -> None: ...
 
 global___VolumeRecord = VolumeRecord
 

@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from holdfast.api.records.v1 import records_pb2 as holdfast_dot_api_dot_records_dot_v1_dot_records__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#holdfast/api/volume/v1/volume.proto\x12\x16holdfast.api.volume.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a%holdfast/api/records/v1/records.proto\"\xb2\x07\n\x06Volume\x12\x11\n\tvolume_id\x18\x01 \x01(\t\x12\x0b\n\x03uid\x18\x02 \x01(\t\x12\r\n\x05owner\x18\x03 \x01(\t\x12\x12\n\nsize_bytes\x18\x04 \x01(\x04\x12\x33\n\x05state\x18\x05 \x01(\x0e\x32$.holdfast.api.records.v1.VolumeState\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\x35\n\x06health\x18\x07 \x01(\x0b\x32%.holdfast.api.records.v1.VolumeHealth\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12<\n\x0fsource_snapshot\x18\t \x01(\x0b\x32#.holdfast.api.volume.v1.SnapshotRef\x12\x14\n\x0cmulti_attach\x18\n \x01(\x08\x12\x1f\n\x17hydrate_remaining_bytes\x18\x0b \x01(\x04\x12\x1b\n\x13hydrate_total_bytes\x18\x0c \x01(\x04\x12\r\n\x05\x65poch\x18\r \x01(\x04\x12\x17\n\x0fprimary_host_id\x18\x0e \x01(\t\x12\x18\n\x10in_sync_host_ids\x18\x0f \x03(\t\x12\x12\n\ntarget_iqn\x18\x10 \x01(\t\x12\x14\n\x0cneeds_mirror\x18\x11 \x01(\x08\x12\x1c\n\x14sync_remaining_bytes\x18\x12 \x01(\x04\x12\x18\n\x10sync_total_bytes\x18\x13 \x01(\x04\x12\x19\n\x11sync_rate_bytes_s\x18\x14 \x01(\x04\x12\x35\n\x06verify\x18\x15 \x01(\x0b\x32%.holdfast.api.records.v1.VerifyStatus\x12\x15\n\rrepair_reason\x18\x16 \x01(\t\x12\x18\n\x10joining_host_ids\x18\x17 \x03(\t\x12\x1e\n\x16wanted_primary_host_id\x18\x18 \x01(\t\x12\x17\n\x0fleaving_host_id\x18\x19 \x01(\t\x12\x34\n\x06\x66orced\x18\x1a \x03(\x0b\x32$.holdfast.api.records.v1.ForcedStart\x12\x41\n\x10replica_troubles\x18# \x03(\x0b\x32\'.holdfast.api.records.v1.ReplicaTrouble\x12\x35\n\x06limits\x18\x64 \x01(\x0b\x32%.holdfast.api.records.v1.VolumeLimits\x12\x16\n\x0e\x65ncryption_key\x18\x37 \x01(\t\"1\n\x0bSnapshotRef\x12\r\n\x05owner\x18\x01 \x01(\t\x12\x13\n\x0bsnapshot_id\x18\x02 \x01(\t\"\xbe\x01\n\x13\x43reateVolumeRequest\x12\x11\n\tvolume_id\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12<\n\x0fsource_snapshot\x18\x03 \x01(\x0b\x32#.holdfast.api.volume.v1.SnapshotRef\x12\x14\n\x0cmulti_attach\x18\x04 \x01(\x08\x12\x14\n\x0cneeds_mirror\x18\x05 \x01(\x08\x12\x16\n\x0e\x65ncryption_key\x18\x37 \x01(\t\"W\n\x14\x43reateVolumeResponse\x12.\n\x06volume\x18\x01 \x01(\x0b\x32\x1e.holdfast.api.volume.v1.Volume\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x08\"4\n\x10GetVolumeRequest\x12\x11\n\tvolume_id\x18\x01 \x01(\t\x12\r\n\x05owner\x18\x02 \x01(\t\"C\n\x11GetVolumeResponse\x12.\n\x06volume\x18\x01 \x01(\x0b\x32\x1e.holdfast.api.volume.v1.Volume\"O\n\x12ListVolumesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x12\n\nall_owners\x18\x03 \x01(\x08\"_\n\x13ListVolumesResponse\x12/\n\x07volumes\x18\x01 \x03(\x0b\x32\x1e.holdfast.api.volume.v1.Volume\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"6\n\x12WatchVolumeRequest\x12\x11\n\tvolume_id\x18\x01 \x01(\t\x12\r\n\x05owner\x18\x02 \x01(\t\"V\n\x13WatchVolumeResponse\x12.\n\x06volume\x18\x01 \x01(\x0b\x32\x1e.holdfast.api.volume.v1.Volume\x12\x0f\n\x07\x64\x65leted\x18\x02 \x01(\x08\"(\n\x13\x44\x65leteVolumeRequest\x12\x11\n\tvolume_id\x18\x01 \x01(\t\"\'\n\x14\x44\x65leteVolumeResponse\x12\x0f\n\x07\x63hanged\x18\x01 \x01(\x08\"[\n\x14SwitchPrimaryRequest\x12\x11\n\tvolume_id\x18\x01 \x01(\t\x12\r\n\x05owner\x18\x02 \x01(\t\x12\x12\n\nto_host_id\x18\x03 \x01(\t\x12\r\n\x05\x65poch\x18\x04 \x01(\x04\"7\n\x15SwitchPrimaryResponse\x12\x0f\n\x07\x63hanged\x18\x01 \x01(\x08\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\"M\n\x13VerifyVolumeRequest\x12\x11\n\tvolume_id\x18\x01 \x01(\t\x12\r\n\x05owner\x18\x02 \x01(\t\x12\x14\n\x0crate_bytes_s\x18\x03 \x01(\x03\"8\n\x14VerifyVolumeResponse\x12\x0f\n\x07request\x18\x01 \x01(\x04\x12\x0f\n\x07\x63hanged\x18\x02 \x01(\x08\"U\n\x12LimitVolumeRequest\x12\x11\n\tvolume_id\x18\x01 \x01(\t\x12\r\n\x05owner\x18\x02 \x01(\t\x12\x0c\n\x04iops\x18\x03 \x01(\x03\x12\x0f\n\x07\x62ytes_s\x18\x04 \x01(\x03\"V\n\x13LimitVolumeResponse\x12.\n\x06volume\x18\x01 \x01(\x0b\x32\x1e.holdfast.api.volume.v1.Volume\x12\x0f\n\x07\x63hanged\x18\x02 \x01(\x08\"v\n\x17\x46orceStartVolumeRequest\x12\x11\n\tvolume_id\x18\x01 \x01(\t\x12\r\n\x05owner\x18\x02 \x01(\t\x12\x0f\n\x07host_id\x18\x03 \x01(\t\x12\x0c\n\x04loss\x18\x04 \x01(\t\x12\x1a\n\x12\x61\x63\x63\x65pt_half_synced\x18\x05 \x01(\x08\")\n\x18\x46orceStartVolumeResponse\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x32\xd1\x07\n\rVolumeService\x12i\n\x0c\x43reateVolume\x12+.holdfast.api.volume.v1.CreateVolumeRequest\x1a,.holdfast.api.volume.v1.CreateVolumeResponse\x12`\n\tGetVolume\x12(.holdfast.api.volume.v1.GetVolumeRequest\x1a).holdfast.api.volume.v1.GetVolumeResponse\x12\x66\n\x0bListVolumes\x12*.holdfast.api.volume.v1.ListVolumesRequest\x1a+.holdfast.api.volume.v1.ListVolumesResponse\x12h\n\x0bWatchVolume\x12*.holdfast.api.volume.v1.WatchVolumeRequest\x1a+.holdfast.api.volume.v1.WatchVolumeResponse0\x01\x12i\n\x0c\x44\x65leteVolume\x12+.holdfast.api.volume.v1.DeleteVolumeRequest\x1a,.holdfast.api.volume.v1.DeleteVolumeResponse\x12l\n\rSwitchPrimary\x12,.holdfast.api.volume.v1.SwitchPrimaryRequest\x1a-.holdfast.api.volume.v1.SwitchPrimaryResponse\x12i\n\x0cVerifyVolume\x12+.holdfast.api.volume.v1.VerifyVolumeRequest\x1a,.holdfast.api.volume.v1.VerifyVolumeResponse\x12\x66\n\x0bLimitVolume\x12*.holdfast.api.volume.v1.LimitVolumeRequest\x1a+.holdfast.api.volume.v1.LimitVolumeResponse\x12u\n\x10\x46orceStartVolume\x12/.holdfast.api.volume.v1.ForceStartVolumeRequest\x1a\x30.holdfast.api.volume.v1.ForceStartVolumeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#holdfast/api/volume/v1/volume.proto\x12\x16holdfast.api.volume.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a%holdfast/api/records/v1/records.proto\"\xd0\x07\n\x06Volume\x12\x11\n\tvolume_id\x18\x01 \x01(\t\x12\x0b\n\x03uid\x18\x02 \x01(\t\x12\r\n\x05owner\x18\x03 \x01(\t\x12\x12\n\nsize_bytes\x18\x04 \x01(\x04\x12\x33\n\x05state\x18\x05 \x01(\x0e\x32$.holdfast.api.records.v1.VolumeState\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\x35\n\x06health\x18\x07 \x01(\x0b\x32%.holdfast.api.records.v1.VolumeHealth\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12<\n\x0fsource_snapshot\x18\t \x01(\x0b\x32#.holdfast.api.volume.v1.SnapshotRef\x12\x14\n\x0cmulti_attach\x18\n \x01(\x08\x12\x1f\n\x17hydrate_remaining_bytes\x18\x0b \x01(\x04\x12\x1b\n\x13hydrate_total_bytes\x18\x0c \x01(\x04\x12\x1c\n\x14hydrate_rate_bytes_s\x18\x1b \x01(\x04\x12\r\n\x05\x65poch\x18\r \x01(\x04\x12\x17\n\x0fprimary_host_id\x18\x0e \x01(\t\x12\x18\n\x10in_sync_host_ids\x18\x0f \x03(\t\x12\x12\n\ntarget_iqn\x18\x10 \x01(\t\x12\x14\n\x0cneeds_mirror\x18\x11 \x01(\x08\x12\x1c\n\x14sync_remaining_bytes\x18\x12 \x01(\x04\x12\x18\n\x10sync_total_bytes\x18\x13 \x01(\x04\x12\x19\n\x11sync_rate_bytes_s\x18\x14 \x01(\x04\x12\x35\n\x06verify\x18\x15 \x01(\x0b\x32%.holdfast.api.records.v1.VerifyStatus\x12\x15\n\rrepair_reason\x18\x16 \x01(\t\x12\x18\n\x10joining_host_ids\x18\x17 \x03(\t\x12\x1e\n\x16wanted_primary_host_id\x18\x18 \x01(\t\x12\x17\n\x0fleaving_host_id\x18\x19 \x01(\t\x12\x34\n\x06\x66orced\x18\x1a \x03(\x0b\x32$.holdfast.api.records.v1.ForcedStart\x12\x41\n\x10replica_troubles\x18# \x03(\x0b\x32\'.holdfast.api.records.v1.ReplicaTrouble\x12\x35\n\x06limits\x18\x64 \x01(\x0b\x32%.holdfast.api.records.v1.VolumeLimits\x12\x16\n\x0e\x65ncryption_key\x18\x37 \x01(\t\"1\n\x0bSnapshotRef\x12\r\n\x05owner\x18\x01 \x01(\t\x12\x13\n\x0bsnapshot_id\x18\x02 \x01(\t\"\xbe\x01\n\x13\x43reateVolumeRequest\x12\x11\n\tvolume_id\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12<\n\x0fsource_snapshot\x18\x03 \x01(\x0b\x32#.holdfast.api.volume.v1.SnapshotRef\x12\x14\n\x0cmulti_attach\x18\x04 \x01(\x08\x12\x14\n\x0cneeds_mirror\x18\x05 \x01(\x08\x12\x16\n\x0e\x65ncryption_key\x18\x37 \x01(\t\"W\n\x14\x43reateVolumeResponse\x12.\n\x06volume\x18\x01 \x01(\x0b\x32\x1e.holdfast.api.volume.v1.Volume\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x08\"4\n\x10GetVolumeRequest\x12\x11\n\tvolume_id\x18\x01 \x01(\t\x12\r\n\x05owner\x18\x02 \x01(\t\"C\n\x11GetVolumeResponse\x12.\n\x06volume\x18\x01 \x01(\x0b\x32\x1e.holdfast.api.volume.v1.Volume\"O\n\x12ListVolumesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x12\n\nall_owners\x18\x03 \x01(\x08\"_\n\x13ListVolumesResponse\x12/\n\x07volumes\x18\x01 \x03(\x0b\x32\x1e.holdfast.api.volume.v1.Volume\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"6\n\x12WatchVolumeRequest\x12\x11\n\tvolume_id\x18\x01 \x01(\t\x12\r\n\x05owner\x18\x02 \x01(\t\"V\n\x13WatchVolumeResponse\x12.\n\x06volume\x18\x01 \x01(\x0b\x32\x1e.holdfast.api.volume.v1.Volume\x12\x0f\n\x07\x64\x65leted\x18\x02 \x01(\x08\"(\n\x13\x44\x65leteVolumeRequest\x12\x11\n\tvolume_id\x18\x01 \x01(\t\"\'\n\x14\x44\x65leteVolumeResponse\x12\x0f\n\x07\x63hanged\x18\x01 \x01(\x08\"[\n\x14SwitchPrimaryRequest\x12\x11\n\tvolume_id\x18\x01 \x01(\t\x12\r\n\x05owner\x18\x02 \x01(\t\x12\x12\n\nto_host_id\x18\x03 \x01(\t\x12\r\n\x05\x65poch\x18\x04 \x01(\x04\"7\n\x15SwitchPrimaryResponse\x12\x0f\n\x07\x63hanged\x18\x01 \x01(\x08\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\"M\n\x13VerifyVolumeRequest\x12\x11\n\tvolume_id\x18\x01 \x01(\t\x12\r\n\x05owner\x18\x02 \x01(\t\x12\x14\n\x0crate_bytes_s\x18\x03 \x01(\x03\"8\n\x14VerifyVolumeResponse\x12\x0f\n\x07request\x18\x01 \x01(\x04\x12\x0f\n\x07\x63hanged\x18\x02 \x01(\x08\"U\n\x12LimitVolumeRequest\x12\x11\n\tvolume_id\x18\x01 \x01(\t\x12\r\n\x05owner\x18\x02 \x01(\t\x12\x0c\n\x04iops\x18\x03 \x01(\x03\x12\x0f\n\x07\x62ytes_s\x18\x04 \x01(\x03\"V\n\x13LimitVolumeResponse\x12.\n\x06volume\x18\x01 \x01(\x0b\x32\x1e.holdfast.api.volume.v1.Volume\x12\x0f\n\x07\x63hanged\x18\x02 \x01(\x08\"v\n\x17\x46orceStartVolumeRequest\x12\x11\n\tvolume_id\x18\x01 \x01(\t\x12\r\n\x05owner\x18\x02 \x01(\t\x12\x0f\n\x07host_id\x18\x03 \x01(\t\x12\x0c\n\x04loss\x18\x04 \x01(\t\x12\x1a\n\x12\x61\x63\x63\x65pt_half_synced\x18\x05 \x01(\x08\")\n\x18\x46orceStartVolumeResponse\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x32\xd1\x07\n\rVolumeService\x12i\n\x0c\x43reateVolume\x12+.holdfast.api.volume.v1.CreateVolumeRequest\x1a,.holdfast.api.volume.v1.CreateVolumeResponse\x12`\n\tGetVolume\x12(.holdfast.api.volume.v1.GetVolumeRequest\x1a).holdfast.api.volume.v1.GetVolumeResponse\x12\x66\n\x0bListVolumes\x12*.holdfast.api.volume.v1.ListVolumesRequest\x1a+.holdfast.api.volume.v1.ListVolumesResponse\x12h\n\x0bWatchVolume\x12*.holdfast.api.volume.v1.WatchVolumeRequest\x1a+.holdfast.api.volume.v1.WatchVolumeResponse0\x01\x12i\n\x0c\x44\x65leteVolume\x12+.holdfast.api.volume.v1.DeleteVolumeRequest\x1a,.holdfast.api.volume.v1.DeleteVolumeResponse\x12l\n\rSwitchPrimary\x12,.holdfast.api.volume.v1.SwitchPrimaryRequest\x1a-.holdfast.api.volume.v1.SwitchPrimaryResponse\x12i\n\x0cVerifyVolume\x12+.holdfast.api.volume.v1.VerifyVolumeRequest\x1a,.holdfast.api.volume.v1.VerifyVolumeResponse\x12\x66\n\x0bLimitVolume\x12*.holdfast.api.volume.v1.LimitVolumeRequest\x1a+.holdfast.api.volume.v1.LimitVolumeResponse\x12u\n\x10\x46orceStartVolume\x12/.holdfast.api.volume.v1.ForceStartVolumeRequest\x1a\x30.holdfast.api.volume.v1.ForceStartVolumeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,45 +34,45 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'holdfast.api.volume.v1.volu
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_VOLUME']._serialized_start=136
-  _globals['_VOLUME']._serialized_end=1082
-  _globals['_SNAPSHOTREF']._serialized_start=1084
-  _globals['_SNAPSHOTREF']._serialized_end=1133
-  _globals['_CREATEVOLUMEREQUEST']._serialized_start=1136
-  _globals['_CREATEVOLUMEREQUEST']._serialized_end=1326
-  _globals['_CREATEVOLUMERESPONSE']._serialized_start=1328
-  _globals['_CREATEVOLUMERESPONSE']._serialized_end=1415
-  _globals['_GETVOLUMEREQUEST']._serialized_start=1417
-  _globals['_GETVOLUMEREQUEST']._serialized_end=1469
-  _globals['_GETVOLUMERESPONSE']._serialized_start=1471
-  _globals['_GETVOLUMERESPONSE']._serialized_end=1538
-  _globals['_LISTVOLUMESREQUEST']._serialized_start=1540
-  _globals['_LISTVOLUMESREQUEST']._serialized_end=1619
-  _globals['_LISTVOLUMESRESPONSE']._serialized_start=1621
-  _globals['_LISTVOLUMESRESPONSE']._serialized_end=1716
-  _globals['_WATCHVOLUMEREQUEST']._serialized_start=1718
-  _globals['_WATCHVOLUMEREQUEST']._serialized_end=1772
-  _globals['_WATCHVOLUMERESPONSE']._serialized_start=1774
-  _globals['_WATCHVOLUMERESPONSE']._serialized_end=1860
-  _globals['_DELETEVOLUMEREQUEST']._serialized_start=1862
-  _globals['_DELETEVOLUMEREQUEST']._serialized_end=1902
-  _globals['_DELETEVOLUMERESPONSE']._serialized_start=1904
-  _globals['_DELETEVOLUMERESPONSE']._serialized_end=1943
-  _globals['_SWITCHPRIMARYREQUEST']._serialized_start=1945
-  _globals['_SWITCHPRIMARYREQUEST']._serialized_end=2036
-  _globals['_SWITCHPRIMARYRESPONSE']._serialized_start=2038
-  _globals['_SWITCHPRIMARYRESPONSE']._serialized_end=2093
-  _globals['_VERIFYVOLUMEREQUEST']._serialized_start=2095
-  _globals['_VERIFYVOLUMEREQUEST']._serialized_end=2172
-  _globals['_VERIFYVOLUMERESPONSE']._serialized_start=2174
-  _globals['_VERIFYVOLUMERESPONSE']._serialized_end=2230
-  _globals['_LIMITVOLUMEREQUEST']._serialized_start=2232
-  _globals['_LIMITVOLUMEREQUEST']._serialized_end=2317
-  _globals['_LIMITVOLUMERESPONSE']._serialized_start=2319
-  _globals['_LIMITVOLUMERESPONSE']._serialized_end=2405
-  _globals['_FORCESTARTVOLUMEREQUEST']._serialized_start=2407
-  _globals['_FORCESTARTVOLUMEREQUEST']._serialized_end=2525
-  _globals['_FORCESTARTVOLUMERESPONSE']._serialized_start=2527
-  _globals['_FORCESTARTVOLUMERESPONSE']._serialized_end=2568
-  _globals['_VOLUMESERVICE']._serialized_start=2571
-  _globals['_VOLUMESERVICE']._serialized_end=3548
+  _globals['_VOLUME']._serialized_end=1112
+  _globals['_SNAPSHOTREF']._serialized_start=1114
+  _globals['_SNAPSHOTREF']._serialized_end=1163
+  _globals['_CREATEVOLUMEREQUEST']._serialized_start=1166
+  _globals['_CREATEVOLUMEREQUEST']._serialized_end=1356
+  _globals['_CREATEVOLUMERESPONSE']._serialized_start=1358
+  _globals['_CREATEVOLUMERESPONSE']._serialized_end=1445
+  _globals['_GETVOLUMEREQUEST']._serialized_start=1447
+  _globals['_GETVOLUMEREQUEST']._serialized_end=1499
+  _globals['_GETVOLUMERESPONSE']._serialized_start=1501
+  _globals['_GETVOLUMERESPONSE']._serialized_end=1568
+  _globals['_LISTVOLUMESREQUEST']._serialized_start=1570
+  _globals['_LISTVOLUMESREQUEST']._serialized_end=1649
+  _globals['_LISTVOLUMESRESPONSE']._serialized_start=1651
+  _globals['_LISTVOLUMESRESPONSE']._serialized_end=1746
+  _globals['_WATCHVOLUMEREQUEST']._serialized_start=1748
+  _globals['_WATCHVOLUMEREQUEST']._serialized_end=1802
+  _globals['_WATCHVOLUMERESPONSE']._serialized_start=1804
+  _globals['_WATCHVOLUMERESPONSE']._serialized_end=1890
+  _globals['_DELETEVOLUMEREQUEST']._serialized_start=1892
+  _globals['_DELETEVOLUMEREQUEST']._serialized_end=1932
+  _globals['_DELETEVOLUMERESPONSE']._serialized_start=1934
+  _globals['_DELETEVOLUMERESPONSE']._serialized_end=1973
+  _globals['_SWITCHPRIMARYREQUEST']._serialized_start=1975
+  _globals['_SWITCHPRIMARYREQUEST']._serialized_end=2066
+  _globals['_SWITCHPRIMARYRESPONSE']._serialized_start=2068
+  _globals['_SWITCHPRIMARYRESPONSE']._serialized_end=2123
+  _globals['_VERIFYVOLUMEREQUEST']._serialized_start=2125
+  _globals['_VERIFYVOLUMEREQUEST']._serialized_end=2202
+  _globals['_VERIFYVOLUMERESPONSE']._serialized_start=2204
+  _globals['_VERIFYVOLUMERESPONSE']._serialized_end=2260
+  _globals['_LIMITVOLUMEREQUEST']._serialized_start=2262
+  _globals['_LIMITVOLUMEREQUEST']._serialized_end=2347
+  _globals['_LIMITVOLUMERESPONSE']._serialized_start=2349
+  _globals['_LIMITVOLUMERESPONSE']._serialized_end=2435
+  _globals['_FORCESTARTVOLUMEREQUEST']._serialized_start=2437
+  _globals['_FORCESTARTVOLUMEREQUEST']._serialized_end=2555
+  _globals['_FORCESTARTVOLUMERESPONSE']._serialized_start=2557
+  _globals['_FORCESTARTVOLUMERESPONSE']._serialized_end=2598
+  _globals['_VOLUMESERVICE']._serialized_start=2601
+  _globals['_VOLUMESERVICE']._serialized_end=3578
 # @@protoc_insertion_point(module_scope)

@@ -32,6 +32,7 @@ class Volume(google.protobuf.message.Message):
     MULTI_ATTACH_FIELD_NUMBER: builtins.int
     HYDRATE_REMAINING_BYTES_FIELD_NUMBER: builtins.int
     HYDRATE_TOTAL_BYTES_FIELD_NUMBER: builtins.int
+    HYDRATE_RATE_BYTES_S_FIELD_NUMBER: builtins.int
     EPOCH_FIELD_NUMBER: builtins.int
     PRIMARY_HOST_ID_FIELD_NUMBER: builtins.int
     IN_SYNC_HOST_IDS_FIELD_NUMBER: builtins.int
@@ -57,7 +58,9 @@ class Volume(google.protobuf.message.Message):
     reason: builtins.str
     multi_attach: builtins.bool
     hydrate_remaining_bytes: builtins.int
+    """Bytes of its source still to be copied, of how many, and how fast they come (0: not known, or none do)."""
     hydrate_total_bytes: builtins.int
+    hydrate_rate_bytes_s: builtins.int
     epoch: builtins.int
     primary_host_id: builtins.str
     """Operators only: which hosts hold it."""
@@ -118,6 +121,7 @@ class Volume(google.protobuf.message.Message):
         multi_attach: builtins.bool = ...,
         hydrate_remaining_bytes: builtins.int = ...,
         hydrate_total_bytes: builtins.int = ...,
+        hydrate_rate_bytes_s: builtins.int = ...,
         epoch: builtins.int = ...,
         primary_host_id: builtins.str = ...,
         in_sync_host_ids: collections.abc.Iterable[builtins.str] | None = ...,
@@ -137,7 +141,7 @@ class Volume(google.protobuf.message.Message):
         encryption_key: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["create_time", b"create_time", "health", b"health", "limits", b"limits", "source_snapshot", b"source_snapshot", "verify", b"verify"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["create_time", b"create_time", "encryption_key", b"encryption_key", "epoch", b"epoch", "forced", b"forced", "health", b"health", "hydrate_remaining_bytes", b"hydrate_remaining_bytes", "hydrate_total_bytes", b"hydrate_total_bytes", "in_sync_host_ids", b"in_sync_host_ids", "joining_host_ids", b"joining_host_ids", "leaving_host_id", b"leaving_host_id", "limits", b"limits", "multi_attach", b"multi_attach", "needs_mirror", b"needs_mirror", "owner", b"owner", "primary_host_id", b"primary_host_id", "reason", b"reason", "repair_reason", b"repair_reason", "replica_troubles", b"replica_troubles", "size_bytes", b"size_bytes", "source_snapshot", b"source_snapshot", "state", b"state", "sync_rate_bytes_s", b"sync_rate_bytes_s", "sync_remaining_bytes", b"sync_remaining_bytes", "sync_total_bytes", b"sync_total_bytes", "target_iqn", b"target_iqn", "uid", b"uid", "verify", b"verify", "volume_id", b"volume_id", "wanted_primary_host_id", b"wanted_primary_host_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["create_time", b"create_time", "encryption_key", b"encryption_key", "epoch", b"epoch", "forced", b"forced", "health", b"health", "hydrate_rate_bytes_s", b"hydrate_rate_bytes_s", "hydrate_remaining_bytes", b"hydrate_remaining_bytes", "hydrate_total_bytes", b"hydrate_total_bytes", "in_sync_host_ids", b"in_sync_host_ids", "joining_host_ids", b"joining_host_ids", "leaving_host_id", b"leaving_host_id", "limits", b"limits", "multi_attach", b"multi_attach", "needs_mirror", b"needs_mirror", "owner", b"owner", "primary_host_id", b"primary_host_id", "reason", b"reason", "repair_reason", b"repair_reason", "replica_troubles", b"replica_troubles", "size_bytes", b"size_bytes", "source_snapshot", b"source_snapshot", "state", b"state", "sync_rate_bytes_s", b"sync_rate_bytes_s", "sync_remaining_bytes", b"sync_remaining_bytes", "sync_total_bytes", b"sync_total_bytes", "target_iqn", b"target_iqn", "uid", b"uid", "verify", b"verify", "volume_id", b"volume_id", "wanted_primary_host_id", b"wanted_primary_host_id"]) -> None: ...
 
 global___Volume = Volume
 

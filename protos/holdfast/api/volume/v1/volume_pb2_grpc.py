@@ -169,7 +169,7 @@ class VolumeServiceServicer(object):
         FAILED_PRECONDITION NOT_ASSIGNED   the volume is not on to_host_id: choose one that holds it
         FAILED_PRECONDITION NOT_IN_SYNC    to_host_id lacks writes: wait until it has them
         FAILED_PRECONDITION NOT_LIVE       to_host_id is away: wait, or choose another
-        FAILED_PRECONDITION NOT_AVAILABLE  the volume is being deleted, or could not be made
+        FAILED_PRECONDITION NOT_AVAILABLE  the volume is being deleted
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -195,7 +195,7 @@ class VolumeServiceServicer(object):
         PERMISSION_DENIED   OPERATOR_ONLY  use an operator's certificate
         INVALID_ARGUMENT    BAD_LIMIT      negative, or so low that an initiator's queue would not end in time
         NOT_FOUND           NOT_FOUND      no such volume
-        FAILED_PRECONDITION NOT_AVAILABLE  the volume is being deleted, or could not be made
+        FAILED_PRECONDITION NOT_AVAILABLE  the volume is being deleted
         The same request again changes nothing, and changed=false.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

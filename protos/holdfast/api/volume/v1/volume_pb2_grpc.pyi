@@ -93,7 +93,7 @@ class VolumeServiceStub:
       FAILED_PRECONDITION NOT_ASSIGNED   the volume is not on to_host_id: choose one that holds it
       FAILED_PRECONDITION NOT_IN_SYNC    to_host_id lacks writes: wait until it has them
       FAILED_PRECONDITION NOT_LIVE       to_host_id is away: wait, or choose another
-      FAILED_PRECONDITION NOT_AVAILABLE  the volume is being deleted, or could not be made
+      FAILED_PRECONDITION NOT_AVAILABLE  the volume is being deleted
     """
 
     VerifyVolume: grpc.UnaryUnaryMultiCallable[
@@ -119,7 +119,7 @@ class VolumeServiceStub:
       PERMISSION_DENIED   OPERATOR_ONLY  use an operator's certificate
       INVALID_ARGUMENT    BAD_LIMIT      negative, or so low that an initiator's queue would not end in time
       NOT_FOUND           NOT_FOUND      no such volume
-      FAILED_PRECONDITION NOT_AVAILABLE  the volume is being deleted, or could not be made
+      FAILED_PRECONDITION NOT_AVAILABLE  the volume is being deleted
     The same request again changes nothing, and changed=false.
     """
 
@@ -214,7 +214,7 @@ class VolumeServiceAsyncStub:
       FAILED_PRECONDITION NOT_ASSIGNED   the volume is not on to_host_id: choose one that holds it
       FAILED_PRECONDITION NOT_IN_SYNC    to_host_id lacks writes: wait until it has them
       FAILED_PRECONDITION NOT_LIVE       to_host_id is away: wait, or choose another
-      FAILED_PRECONDITION NOT_AVAILABLE  the volume is being deleted, or could not be made
+      FAILED_PRECONDITION NOT_AVAILABLE  the volume is being deleted
     """
 
     VerifyVolume: grpc.aio.UnaryUnaryMultiCallable[
@@ -240,7 +240,7 @@ class VolumeServiceAsyncStub:
       PERMISSION_DENIED   OPERATOR_ONLY  use an operator's certificate
       INVALID_ARGUMENT    BAD_LIMIT      negative, or so low that an initiator's queue would not end in time
       NOT_FOUND           NOT_FOUND      no such volume
-      FAILED_PRECONDITION NOT_AVAILABLE  the volume is being deleted, or could not be made
+      FAILED_PRECONDITION NOT_AVAILABLE  the volume is being deleted
     The same request again changes nothing, and changed=false.
     """
 
@@ -347,7 +347,7 @@ class VolumeServiceServicer(metaclass=abc.ABCMeta):
           FAILED_PRECONDITION NOT_ASSIGNED   the volume is not on to_host_id: choose one that holds it
           FAILED_PRECONDITION NOT_IN_SYNC    to_host_id lacks writes: wait until it has them
           FAILED_PRECONDITION NOT_LIVE       to_host_id is away: wait, or choose another
-          FAILED_PRECONDITION NOT_AVAILABLE  the volume is being deleted, or could not be made
+          FAILED_PRECONDITION NOT_AVAILABLE  the volume is being deleted
         """
 
     @abc.abstractmethod
@@ -377,7 +377,7 @@ class VolumeServiceServicer(metaclass=abc.ABCMeta):
           PERMISSION_DENIED   OPERATOR_ONLY  use an operator's certificate
           INVALID_ARGUMENT    BAD_LIMIT      negative, or so low that an initiator's queue would not end in time
           NOT_FOUND           NOT_FOUND      no such volume
-          FAILED_PRECONDITION NOT_AVAILABLE  the volume is being deleted, or could not be made
+          FAILED_PRECONDITION NOT_AVAILABLE  the volume is being deleted
         The same request again changes nothing, and changed=false.
         """
 
