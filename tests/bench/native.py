@@ -11,14 +11,13 @@ import argparse
 import shutil
 import signal
 import sys
-import time
 from collections import defaultdict
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import mkdtemp
 
-from native_world import Host, Process, bare, cpu_s, load, start_volume
+from native_world import REST_S, Host, Process, bare, cpu_s, load, run_for, start_volume
 from nbd_peers import NBD_PACKAGES, nbd_rounds
 from rounds import Steal, figure, table
 
@@ -162,19 +161,21 @@ class Bench:
 
     def _idle(self) -> None:
         """Memory and wake-ups of workers that have nothing to do."""
+        run_for(self.loop, REST_S)
         counted = [(name, host) for name, hosts in self.volumes.items() for host in hosts]
         before = [(host.process.switches(), cpu_s(host.process.pid)) for _name, host in counted]
-        began_s = time.monotonic()
-        while time.monotonic() < began_s + IDLE_S:
-            self.loop.run_once(IDLE_S)
+        run_for(self.loop, IDLE_S)
         rows = []
         for (name, host), (switches, used_s) in zip(counted, before, strict=True):
             woken = (host.process.switches() - switches) / IDLE_S
             idle_ms = (cpu_s(host.process.pid) - used_s) / IDLE_S * 1e3
-            memory = f"{host.process.rss_kib() / 1024:.1f}"
-            rows.append([f"{name}: {host.host_id}", memory, f"{woken:.1f}", f"{idle_ms:.2f}"])
+            process = host.process
+            memory = [kib / 1024 for kib in (process.rss_kib(), process.ring_kib(), process.peak_kib())]
+            figures = [*(f"{mib:.1f}" for mib in memory), f"{woken:.1f}", f"{idle_ms:.2f}"]
+            rows.append([f"{name}: {host.host_id}", *figures])
         print()
-        print(table(("idle worker", "resident MiB", "wake-ups a second", "ms of processor a second"), rows))
+        memory_head = ("resident MiB", "of that the ring's", "the most so far")
+        print(table(("idle worker", *memory_head, "wake-ups a second", "ms of processor a second"), rows))
 
 
 def main() -> int:
