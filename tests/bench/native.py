@@ -1,6 +1,6 @@
 """What a worker costs without an initiator and without LIO, beside the bare system calls.
 
-    python tests/bench/native.py [--seconds 0.5] [--rounds 5] [--folder DIRECTORY] [--only WORD]
+    python tests/bench/native.py [--seconds 0.5] [--rounds 5] [--folder DIRECTORY] [--only WORD] [--gib 1]
 
 A process stands in for the kernel: it fills a TCMU ring in shared memory and takes completions from it, so
 the worker's loop, signals and files are real, and the load costs the worker nothing. What to compare is the
@@ -21,7 +21,7 @@ from native_world import REST_S, Host, Process, bare, cpu_s, load, run_for, star
 from nbd_peers import NBD_PACKAGES, nbd_rounds
 from rounds import Steal, figure, table
 
-from holdfast.base.limits import KIB, MIB
+from holdfast.base.limits import GIB, KIB, MIB
 from holdfast.base.loop import Loop
 from holdfast.lab.folders import fast_dir
 from holdfast.lab.packages import install_packages
@@ -74,8 +74,8 @@ class Results:
 
 
 class Bench:
-    def __init__(self, folder: Path, seconds: float, rounds: int, only: str) -> None:
-        self.folder, self.seconds, self.rounds = folder, seconds, rounds
+    def __init__(self, folder: Path, seconds: float, rounds: int, only: str, size_bytes: int) -> None:
+        self.folder, self.seconds, self.rounds, self.size_bytes = folder, seconds, rounds, size_bytes
         self.shapes = [shape for shape in SHAPES if only in shape.name]
         self.loop = Loop()
         self.steal = Steal()
@@ -86,7 +86,8 @@ class Bench:
         try:
             for name, hosts, tls in (("alone", 1, False), ("mirrored", 2, False), ("mirrored, TLS", 2, True)):
                 uid = name.replace(", ", "-")
-                self.volumes[name] = start_volume(self.loop, self.folder, uid, hosts, tls)
+                volume = start_volume(self.loop, self.folder, uid, hosts, tls, self.size_bytes)
+                self.volumes[name] = volume
             for name in self.volumes:
                 self._fill(self._peer(name))
             for number in range(self.rounds):
@@ -170,11 +171,11 @@ class Bench:
             woken = (host.process.switches() - switches) / IDLE_S
             idle_ms = (cpu_s(host.process.pid) - used_s) / IDLE_S * 1e3
             process = host.process
-            memory = [kib / 1024 for kib in (process.rss_kib(), process.ring_kib(), process.peak_kib())]
+            memory = [kib / 1024 for kib in (process.rss_kib(), process.shared_kib(), process.peak_kib())]
             figures = [*(f"{mib:.1f}" for mib in memory), f"{woken:.1f}", f"{idle_ms:.2f}"]
             rows.append([f"{name}: {host.host_id}", *figures])
         print()
-        memory_head = ("resident MiB", "of that the ring's", "the most so far")
+        memory_head = ("resident MiB", "of that shared (the ring)", "the most so far")
         print(table(("idle worker", *memory_head, "wake-ups a second", "ms of processor a second"), rows))
 
 
@@ -186,13 +187,15 @@ def main() -> int:
         "--folder", type=Path, help="where stores are made; default: in memory, if there is room"
     )
     parser.add_argument("--only", default="", help="only loads whose name holds this")
+    parser.add_argument("--gib", type=int, default=1, help="size of the volumes; the load stays the same")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # What was started is ended then, too.
     install_packages(print, NBD_PACKAGES)
     with ExitStack() as stack:
         folder = Path(mkdtemp(prefix="holdfast-bench-", dir=arguments.folder or fast_dir(4096)))
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        Bench(folder, arguments.seconds, arguments.rounds, arguments.only).run()
+        size_bytes = arguments.gib * GIB
+        Bench(folder, arguments.seconds, arguments.rounds, arguments.only, size_bytes).run()
     return 0
 
 

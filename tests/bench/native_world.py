@@ -73,8 +73,8 @@ class Process:
         """The most that was resident at any moment."""
         return self._status_kib("VmHWM:")
 
-    def ring_kib(self) -> int:
-        """Of the resident memory, pages of the ring, which are the kernel's as well."""
+    def shared_kib(self) -> int:
+        """Of the resident memory, shared pages: the ring's, which are the kernel's as well."""
         return self._status_kib("RssShmem:")
 
     def _status_kib(self, field: str) -> int:
@@ -175,7 +175,9 @@ class Host:
         self.ring.close()
 
 
-def start_volume(loop: Loop, folder: Path, uid: str, hosts: int, tls: bool = False) -> list[Host]:
+def start_volume(
+    loop: Loop, folder: Path, uid: str, hosts: int, tls: bool = False, size_bytes: int = SIZE_BYTES
+) -> list[Host]:
     """A volume on `hosts` hosts, serving; the first is its primary."""
     names = ["host-a", "host-b"][:hosts]
     words: dict[str, list[str]] = {name: ["--clear"] for name in names}
@@ -189,7 +191,8 @@ def start_volume(loop: Loop, folder: Path, uid: str, hosts: int, tls: bool = Fal
             ]
     workers = [Host(loop, folder / uid, uid, name, words[name]) for name in names]
     for number, worker in enumerate(workers):
-        worker.apply("mirror" if number else "primary", [one for one in workers if one is not worker])
+        others = [one for one in workers if one is not worker]
+        worker.apply("mirror" if number else "primary", others, size_bytes)
     workers[0].until_serving()
     return workers
 
