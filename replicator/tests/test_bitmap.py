@@ -65,3 +65,23 @@ def test_an_empty_bitmap_takes_a_byte() -> None:
     assert Bitmap.bytes_for(0) == 1
     assert Bitmap.bytes_for(8) == 1
     assert Bitmap.bytes_for(9) == 2
+
+
+def test_a_large_one_is_looked_through_without_becoming_memory(directory: Path) -> None:
+    bits = 1 << 27  # of a volume of 16 TiB
+    bitmap = Bitmap(Files(directory).bits("b", Bitmap.bytes_for(bits), make=True), bits)
+    bitmap.set(5)
+    bitmap.set(bits - 1)
+    assert list(bitmap.set_bits()) == [5, bits - 1]
+    assert bitmap.count() == 2
+    assert _mapped_kib(directory / "b") < 256
+    bitmap.clear_all()
+    assert not bitmap.any()
+    bitmap.close()
+
+
+def _mapped_kib(path: Path) -> int:
+    """How much of a mapped file is a part of this process's memory."""
+    lines = iter(Path("/proc/self/smaps").read_text().splitlines())
+    assert any(line.endswith(str(path)) for line in lines)
+    return next(int(line.split()[1]) for line in lines if line.startswith("Rss:"))

@@ -199,6 +199,25 @@ def test_the_link_says_once_and_hears_everything(tmp_path: Path) -> None:
     loop.close()
 
 
+def test_what_is_so_again_is_told_again(tmp_path: Path) -> None:
+    loop = Loop()
+    answers = iter((Observed(UID, epoch=1), Observed(UID, epoch=1, serving=True)))
+    path = tmp_path / "w.sock"
+    server = ControlServer(loop, path, lambda _desired: next(answers))
+    link = WorkerLink(loop, path, lambda: None)
+    assert link.connect()
+    link.apply(DESIRED)
+    run_until(loop, lambda: link.answered == DESIRED)
+    server.tell(Observed(UID, epoch=1))
+    link.apply(DESIRED, again=True)
+    run_until(loop, lambda: link.observed is not None and link.observed.serving)
+    server.tell(Observed(UID, epoch=1))
+    run_until(loop, lambda: link.observed == Observed(UID, epoch=1))
+    link.close()
+    server.close()
+    loop.close()
+
+
 def run_until(loop: Loop, holds: object) -> None:
     assert callable(holds)
     deadline_s = loop.now() + 10

@@ -1,6 +1,6 @@
 """What a worker costs without an initiator and without LIO, beside the bare system calls.
 
-    python tests/bench/native.py [--seconds 0.5] [--rounds 5] [--folder DIRECTORY] [--only WORD]
+    python tests/bench/native.py [--seconds 0.5] [--rounds 5] [--folder DIRECTORY] [--only WORD] [--gib 1]
 
 A process stands in for the kernel: it fills a TCMU ring in shared memory and takes completions from it, so
 the worker's loop, signals and files are real, and the load costs the worker nothing. What to compare is the
@@ -11,18 +11,17 @@ import argparse
 import shutil
 import signal
 import sys
-import time
 from collections import defaultdict
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import mkdtemp
 
-from native_world import Host, Process, bare, cpu_s, load, start_volume
+from native_world import REST_S, Host, Process, bare, cpu_s, load, run_for, start_volume
 from nbd_peers import NBD_PACKAGES, nbd_rounds
 from rounds import Steal, figure, table
 
-from holdfast.base.limits import KIB, MIB
+from holdfast.base.limits import GIB, KIB, MIB
 from holdfast.base.loop import Loop
 from holdfast.lab.folders import fast_dir
 from holdfast.lab.packages import install_packages
@@ -75,8 +74,8 @@ class Results:
 
 
 class Bench:
-    def __init__(self, folder: Path, seconds: float, rounds: int, only: str) -> None:
-        self.folder, self.seconds, self.rounds = folder, seconds, rounds
+    def __init__(self, folder: Path, seconds: float, rounds: int, only: str, size_bytes: int) -> None:
+        self.folder, self.seconds, self.rounds, self.size_bytes = folder, seconds, rounds, size_bytes
         self.shapes = [shape for shape in SHAPES if only in shape.name]
         self.loop = Loop()
         self.steal = Steal()
@@ -87,7 +86,8 @@ class Bench:
         try:
             for name, hosts, tls in (("alone", 1, False), ("mirrored", 2, False), ("mirrored, TLS", 2, True)):
                 uid = name.replace(", ", "-")
-                self.volumes[name] = start_volume(self.loop, self.folder, uid, hosts, tls)
+                volume = start_volume(self.loop, self.folder, uid, hosts, tls, self.size_bytes)
+                self.volumes[name] = volume
             for name in self.volumes:
                 self._fill(self._peer(name))
             for number in range(self.rounds):
@@ -162,19 +162,21 @@ class Bench:
 
     def _idle(self) -> None:
         """Memory and wake-ups of workers that have nothing to do."""
+        run_for(self.loop, REST_S)
         counted = [(name, host) for name, hosts in self.volumes.items() for host in hosts]
         before = [(host.process.switches(), cpu_s(host.process.pid)) for _name, host in counted]
-        began_s = time.monotonic()
-        while time.monotonic() < began_s + IDLE_S:
-            self.loop.run_once(IDLE_S)
+        run_for(self.loop, IDLE_S)
         rows = []
         for (name, host), (switches, used_s) in zip(counted, before, strict=True):
             woken = (host.process.switches() - switches) / IDLE_S
             idle_ms = (cpu_s(host.process.pid) - used_s) / IDLE_S * 1e3
-            memory = f"{host.process.rss_kib() / 1024:.1f}"
-            rows.append([f"{name}: {host.host_id}", memory, f"{woken:.1f}", f"{idle_ms:.2f}"])
+            process = host.process
+            memory = [kib / 1024 for kib in (process.rss_kib(), process.shared_kib(), process.peak_kib())]
+            figures = [*(f"{mib:.1f}" for mib in memory), f"{woken:.1f}", f"{idle_ms:.2f}"]
+            rows.append([f"{name}: {host.host_id}", *figures])
         print()
-        print(table(("idle worker", "resident MiB", "wake-ups a second", "ms of processor a second"), rows))
+        memory_head = ("resident MiB", "of that shared (the ring)", "the most so far")
+        print(table(("idle worker", *memory_head, "wake-ups a second", "ms of processor a second"), rows))
 
 
 def main() -> int:
@@ -185,13 +187,15 @@ def main() -> int:
         "--folder", type=Path, help="where stores are made; default: in memory, if there is room"
     )
     parser.add_argument("--only", default="", help="only loads whose name holds this")
+    parser.add_argument("--gib", type=int, default=1, help="size of the volumes; the load stays the same")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # What was started is ended then, too.
     install_packages(print, NBD_PACKAGES)
     with ExitStack() as stack:
         folder = Path(mkdtemp(prefix="holdfast-bench-", dir=arguments.folder or fast_dir(4096)))
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        Bench(folder, arguments.seconds, arguments.rounds, arguments.only).run()
+        size_bytes = arguments.gib * GIB
+        Bench(folder, arguments.seconds, arguments.rounds, arguments.only, size_bytes).run()
     return 0
 
 

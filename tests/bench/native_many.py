@@ -9,12 +9,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
-from native_world import HERE, Host, cpu_s
+from native_world import HERE, REST_S, Host, cpu_s, run_for
 from rounds import Steal, figure, table
 
 from holdfast.base.limits import KIB, MIB
@@ -46,10 +45,9 @@ def measure(loop: Loop, hosts: list[Host], seconds: float, steal: Steal) -> list
 
 
 def idle(loop: Loop, hosts: list[Host]) -> list[str]:
+    run_for(loop, REST_S)
     before = [(host.process.switches(), cpu_s(host.process.pid)) for host in hosts]
-    began_s = time.monotonic()
-    while time.monotonic() < began_s + IDLE_S:
-        loop.run_once(IDLE_S)
+    run_for(loop, IDLE_S)
     memory = [host.process.rss_kib() / 1024 for host in hosts]
     own = [host.process.own_kib() / 1024 for host in hosts]
     pairs = zip(hosts, before, strict=True)

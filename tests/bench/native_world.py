@@ -16,6 +16,7 @@ from shared_ring import SharedRing
 from holdfast.base.limits import GIB, MIB
 from holdfast.base.loop import Loop
 from holdfast.base.nbd.testing_pki import TestAuthority
+from holdfast.replicator.clean import CLEAN_INTERVAL_S
 from holdfast.target.control import Desired, DesiredPeer, DesiredRing, Observed
 from holdfast.target.control_client import WorkerLink
 
@@ -23,6 +24,8 @@ HERE = Path(__file__).parent
 SIZE_BYTES = GIB
 DATA_BYTES = 64 * MIB
 PATIENCE_S = 240.0
+REST_S = 2 * CLEAN_INTERVAL_S + 5
+"""So long after the last write a primary has cleaned up behind it: idle is what comes then."""
 _CPU_CLOCK = 2
 """clock_gettime's number for a process's own time is (~pid << 3) | this."""
 
@@ -31,6 +34,13 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def run_for(loop: Loop, seconds: float) -> None:
+    """What workers say meanwhile is read."""
+    end_s = time.monotonic() + seconds
+    while (left_s := end_s - time.monotonic()) > 0:
+        loop.run_once(left_s)
 
 
 def cpu_s(pid: int) -> float:
@@ -57,8 +67,19 @@ class Process:
         return self._popen.stdout.readline().strip()
 
     def rss_kib(self) -> int:
+        return self._status_kib("VmRSS:")
+
+    def peak_kib(self) -> int:
+        """The most that was resident at any moment."""
+        return self._status_kib("VmHWM:")
+
+    def shared_kib(self) -> int:
+        """Of the resident memory, shared pages: the ring's, which are the kernel's as well."""
+        return self._status_kib("RssShmem:")
+
+    def _status_kib(self, field: str) -> int:
         status = Path(f"/proc/{self.pid}/status").read_text()
-        return int(status.partition("VmRSS:")[2].split()[0])
+        return int(status.partition(field)[2].split()[0])
 
     def own_kib(self) -> int:
         """Of the resident memory, what it shares with nobody."""
@@ -154,7 +175,9 @@ class Host:
         self.ring.close()
 
 
-def start_volume(loop: Loop, folder: Path, uid: str, hosts: int, tls: bool = False) -> list[Host]:
+def start_volume(
+    loop: Loop, folder: Path, uid: str, hosts: int, tls: bool = False, size_bytes: int = SIZE_BYTES
+) -> list[Host]:
     """A volume on `hosts` hosts, serving; the first is its primary."""
     names = ["host-a", "host-b"][:hosts]
     words: dict[str, list[str]] = {name: ["--clear"] for name in names}
@@ -168,7 +191,8 @@ def start_volume(loop: Loop, folder: Path, uid: str, hosts: int, tls: bool = Fal
             ]
     workers = [Host(loop, folder / uid, uid, name, words[name]) for name in names]
     for number, worker in enumerate(workers):
-        worker.apply("mirror" if number else "primary", [one for one in workers if one is not worker])
+        others = [one for one in workers if one is not worker]
+        worker.apply("mirror" if number else "primary", others, size_bytes)
     workers[0].until_serving()
     return workers
 

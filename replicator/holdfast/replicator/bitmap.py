@@ -1,7 +1,8 @@
 """A bitmap over a mapped file: one bit a unit, least significant bit of byte 0 first.
 
-The mapping is the only copy. The kernel pages it in and out, so that memory does not grow with the
-volume (a 16 TiB volume has 16 MiB of extent bits and 512 KiB of region bits).
+The mapping is the only copy. The kernel pages it in and out, and what is looked through for bits is read
+from the file and not through the mapping, so that memory does not grow with the volume (a 16 TiB volume has
+16 MiB of extent bits and 512 KiB of region bits).
 
 One thread at a time writes to a bitmap: setting a bit rewrites a byte that it shares with seven others.
 Other threads may read.
@@ -20,6 +21,9 @@ class MemoryBits:
 
     def __init__(self, length: int) -> None:
         self.buffer = bytearray(length)
+
+    def read(self, at: int, length: int) -> bytearray:
+        return self.buffer[at : at + length]
 
     def sync(self) -> None:
         pass
@@ -134,8 +138,10 @@ class Bitmap:
     def _pages(self, first: int = 0, end: int | None = None) -> Iterator[tuple[int, bytes | bytearray]]:
         """(index of its first byte, bytes) of the pages of [first, end) that are not all zeros."""
         end = self.bytes_for(self.bits) if end is None else end
+        few = end - first <= _SCAN_BYTES
         for at in range(first, end, _SCAN_BYTES):
-            page = self._buffer[at : min(at + _SCAN_BYTES, end)]
+            until = min(at + _SCAN_BYTES, end)
+            page = self._buffer[at:until] if few else self._file.read(at, until - at)
             if page != _NOTHING[: len(page)]:
                 yield at, page
 

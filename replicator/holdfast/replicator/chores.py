@@ -97,6 +97,13 @@ class Chores:
                 self._loop, self._primary, request, rate_bytes_s, self._on_change
             )
 
+    @property
+    def pending(self) -> bool:
+        """Something is to be begun, or begun again, that no event brings about: `tick` until it is not."""
+        local = self._primary.local
+        done = self.frozen.keys() | local.views.lost().keys()
+        return self._busy or bool(local.intent.hot) or not done.issuperset(self._wanted.freeze)
+
     def tick(self) -> None:
         if self.verification is not None:
             self.verification.tick()

@@ -178,6 +178,10 @@ class BitsFile:
             os.close(self._fd)
             raise
 
+    def read(self, at: int, length: int) -> bytes:
+        """What is in `buffer` there, without making it a part of this process's memory."""
+        return os.pread(self._fd, length, at)
+
     def sync(self) -> None:
         os.fdatasync(self._fd)
 

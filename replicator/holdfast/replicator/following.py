@@ -78,6 +78,8 @@ class Following:
         self._standby_age_s = standby_age_s
         self._on_change = on_change
         self._timer: Timer | None = None
+        self._told = local.store.state
+        """As of the last beacon."""
         self.host_id = host_id
         self.boot_id = boot_id
 
@@ -159,7 +161,14 @@ class Following:
         self._endings.drained(peer)
 
     def beat(self) -> None:
+        """Also the moment to tell of what changed here without a word: nothing else wakes this process."""
+        was_over, state = self._promise.is_over, self._local.store.state
         self._promise.renew()
+        if self._timer is None:
+            self._watch_promise()
+        if was_over or state is not self._told:
+            self._told = state
+            self._on_change()
 
     def close(self) -> None:
         if self._timer is not None:
@@ -173,13 +182,16 @@ class Following:
         yield self._local.order.when_idle
 
     def _watch_promise(self) -> None:
-        """Its end is told at once: a takeover waits for it."""
+        """Its end is told at once: a takeover waits for it. From then on until another is made there is
+        nothing to watch.
+        """
         if self._timer is not None:
             self._timer.cancel()
+            self._timer = None
         if self._role is not Role.MIRROR or not self._entered:
             return
         left_s = self._promise.over_s - self._loop.now()
-        if left_s <= 0:
+        if left_s > 0:
+            self._timer = self._loop.call_later(left_s, self._watch_promise)
+        else:
             self._on_change()
-            left_s = BEACON_LEASE_S
-        self._timer = self._loop.call_later(left_s, self._watch_promise)

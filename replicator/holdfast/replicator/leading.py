@@ -91,7 +91,8 @@ class Leading:
         self._trouble_s = 0.0
         hydrator.on_change = on_change
         hydrator.busy = lambda: self.primary.serving_users
-        self._timer: Timer = loop.call_about(BEACON_INTERVAL_S, self._tick)
+        self._timer: Timer | None = None
+        self.primary.on_work = self._keep_looking
 
     # Epochs.
 
@@ -250,7 +251,8 @@ class Leading:
 
     def _stop(self) -> None:
         self._entered = False
-        self._timer.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
         self.hydrator.stop()
         self._refresh()
         self.primary.close()
@@ -276,6 +278,7 @@ class Leading:
             self.hydrator.go_on()
             self.chores.tick()
         self._on_change()
+        self._keep_looking()
 
     def _notice_lost(self) -> None:
         """From when it is first said, the record may be of this host alone: what is acknowledged, also if the
@@ -490,8 +493,20 @@ class Leading:
     def serving(self) -> bool:
         return self.primary.writes
 
+    @property
+    def _at_rest(self) -> bool:
+        """Nothing changes here before somebody asks for something. With others there always is: silence."""
+        primary = self.primary
+        quiet = primary.rests and not self.chores.pending and not self._local.store.missing.left
+        return quiet and primary.reads and not self.partners and not self.trouble
+
+    def _keep_looking(self) -> None:
+        """An idle process is not to be woken; with others it is, at these moments, to send them beacons."""
+        if self._timer is None and self._entered and not self._at_rest:
+            self._timer = self._loop.call_about(BEACON_INTERVAL_S, self._tick)
+
     def _tick(self) -> None:
-        self._timer = self._loop.call_about(BEACON_INTERVAL_S, self._tick)
+        self._timer = None
         if not self._entered:
             return
         if self.trouble and self.primary.alone:

@@ -24,7 +24,7 @@ from functools import partial
 from holdfast.base.device import LookRequest, Op, Outcome, Request
 from holdfast.base.extents import covering
 from holdfast.base.limits import EXTENT_BYTES, HELD_COMMAND_MAX_S, REGION_BYTES
-from holdfast.base.loop import Loop
+from holdfast.base.loop import Loop, Timer
 from holdfast.replicator.endings import HERE, Endings
 from holdfast.replicator.hydrate import Hydrator
 from holdfast.replicator.link import Sent
@@ -109,6 +109,11 @@ class Primary:
         self._loop = loop
         self._swept_s = loop.now()
         """When jobs were last looked at. A job's age is counted from there: no look at the clock for each."""
+        self._sweeper: Timer | None = None
+        self.rests = True
+        """There is no job, and there was none when they were last looked at: nothing is timed."""
+        self.on_work: Callable[[], None] = lambda: None
+        """Called when it rests no more."""
         self._hydrator = hydrator
         self._endings = endings or Endings(loop)
         self._jobs: dict[Job, None] = {}
@@ -141,11 +146,10 @@ class Primary:
         self._order = local.order
         self.size_bytes = local.store.size_bytes
         hydrator.fill = self.fill
-        self._sweeper = loop.call_about(SWEEP_INTERVAL_S, self._sweep)
 
     def close(self) -> None:
         """Answer everything BUSY, also what is still to come, and begin nothing more."""
-        self._sweeper.cancel()
+        self._rest()
         self._closed = self._gate_closed = True
         self._reopen()
         self.refuse_all()
@@ -187,6 +191,8 @@ class Primary:
         return self._writing == 0
 
     def submit(self, request: Request) -> None:
+        if self.rests:
+            self._work()
         if request.offset < 0 or request.offset + request.length > self.size_bytes:
             request.done(Outcome.INVALID)
         elif not request.length and request.op is not _FLUSH:
@@ -209,6 +215,8 @@ class Primary:
         """`submit` of each, one after the other. WRITEs of which no step has to wait go on together: sent to
         the others in one go, before any is applied here, so that all hosts are at work at once.
         """
+        if self.rests:
+            self._work()
         local, together, at, count = self.local, list[Job](), 0, len(requests)
         while at < count:
             request = requests[at]
@@ -268,14 +276,15 @@ class Primary:
         else:
             self.submit(request)
 
-    @property
-    def swept_s(self) -> float:
-        """When a job that is made now was born, as its age is counted."""
+    def born_s(self) -> float:
+        """When a job that is made now is born, as its age is counted."""
+        if self.rests:
+            self._work()
         return self._swept_s
 
     def fill(self, request: Request) -> None:
         """Write what the origin has, unless the extents were overwritten meanwhile (hydrate.py)."""
-        self._take_on(Job(self, request, self._swept_s, fill=True))
+        self._take_on(Job(self, request, self.born_s(), fill=True))
 
     def limit(self, limits: Limits) -> None:
         """How fast requests may begin from now on; what waits already follows the new limits."""
@@ -546,7 +555,27 @@ class Primary:
 
     # Giving up.
 
+    def _work(self) -> None:
+        """A job is about to come, after a rest: as if jobs had been looked at all the time, at whole
+        multiples of the interval.
+        """
+        if self._closed:
+            return
+        now_s = self._loop.now()
+        since_s = now_s % SWEEP_INTERVAL_S
+        self.rests, self._swept_s = False, now_s - since_s
+        self._sweeper = self._loop.call_later(SWEEP_INTERVAL_S - since_s, self._sweep)
+        self.on_work()
+
+    def _rest(self) -> None:
+        self.rests = True
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+
     def _sweep(self) -> None:
+        if not self._jobs:
+            self._rest()
+            return
         self._swept_s = self._loop.now()
         limit = self._swept_s - HELD_COMMAND_MAX_S - SWEEP_INTERVAL_S
         late = itertools.takewhile(lambda job: job.born_s <= limit, self._jobs)

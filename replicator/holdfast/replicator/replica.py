@@ -67,7 +67,7 @@ class Front:
     def submit_traced(self, request: TracedRequest) -> None:
         if self.leading is not None:
             primary = self.leading.primary
-            primary.submit_job(TracedJob(primary, request, primary.swept_s))
+            primary.submit_job(TracedJob(primary, request, primary.born_s()))
         else:
             self.submit(request)
 

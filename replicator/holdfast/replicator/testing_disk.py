@@ -374,6 +374,9 @@ class _DiskBits(BitsFile):
         self._inode = inode
         self.buffer = inode.content
 
+    def read(self, at: int, length: int) -> bytes:
+        return bytes(self.buffer[at : at + length])
+
     def sync(self) -> None:
         self._disk.on_step("sync", self._name)
         self._inode.sync()

@@ -75,7 +75,8 @@ class Worker:
         self._listed: set[str] = set()
         self._trouble = ("", "")
         self._began_s = loop.now()
-        self._timer: Timer = loop.call_about(TICK_S, self._tick)
+        self._timer: Timer | None = loop.call_about(TICK_S, self._tick)
+        """Once, for an agent that says nothing, and then while a ring waits: only time tells it to open."""
         self.tell: Callable[[Observed], None] = lambda _observed: None
 
     def apply(self, desired: Desired) -> Observed:
@@ -90,7 +91,8 @@ class Worker:
 
     def close(self) -> None:
         """The process ends. The device first: a write under way reads from the ring's memory."""
-        self._timer.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
         if self._replica is not None:
             self._replica.close()
         self._ring.close()
@@ -118,6 +120,7 @@ class Worker:
             self._replica.apply(wanted_of(desired))
             self._drop_unlisted(desired)
         self._ring.apply(desired, self._leads(), self._may_open_ring())
+        self._watch_ring()
 
     def _leads(self) -> bool:
         return self._replica is not None and self._replica.report().role is Role.PRIMARY
@@ -246,11 +249,16 @@ class Worker:
         desired, leads = self._desired, self._leads()
         if desired is not None and ((leads and not self._ring.is_active) or self._ring.waits):
             self._ring.apply(desired, leads, self._may_open_ring())
+        self._watch_ring()
         self.tell(self.observe())
 
+    def _watch_ring(self) -> None:
+        if self._ring.waits and self._timer is None:
+            self._timer = self._loop.call_about(TICK_S, self._tick)
+
     def _tick(self) -> None:
+        self._timer = None
         self._changed()
-        self._timer = self._loop.call_about(TICK_S, self._tick)
 
 
 def _nothing() -> None:

@@ -77,7 +77,10 @@ class ControlServer:
         if asked is not None:
             agent.send(encode_traces(asked.id, self._trace(asked)))
         elif call is not None:
-            agent.send(encode(Answer(call.id, self._apply(call.apply))))
+            observed = self._apply(call.apply)
+            # To all: what is told later is compared with it, also when that is what was so before.
+            self.tell(observed)
+            agent.send(encode(Answer(call.id, observed)))
 
 
 class _Agent:

@@ -191,7 +191,8 @@ class Worker:
         desired = self._desired
         if desired is not None and desired.rebuild:
             self.apply(desired)
-        self.say()
+        if desired is None or (self._ring is None and self._machine.kernel is not None):
+            self.say()
         self.loop.call_later(TICK_S, self._tick)
 
     @property
