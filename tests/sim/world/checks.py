@@ -355,7 +355,7 @@ class Checks:
         if command.write is not None:
             command.write.lost = False
             if alone and self.needs_mirror:
-                self._judge_policy(host, record, command.write)
+                self._judge_policy(host, record, command)
             for member in members:
                 self._judge_holds(f"I-1: acknowledged by {host}", member, command.write, False)
                 if alone or command.io.fua:
@@ -368,12 +368,15 @@ class Checks:
             for member in members:
                 self._judge_flushed(f"flushed by {host}", member, command.began, now)
 
-    def _judge_policy(self, host: str, record: Record, write: Write) -> None:
-        """A host that is taken off the volume throws away what it had confirmed: then nobody can tell."""
+    def _judge_policy(self, host: str, record: Record, command: Try) -> None:
+        """What had confirmed it may have lost it since: then nobody can tell."""
+        write = command.write
+        assert write is not None
         others = [name for name in self.hosts if name != host and self._data(name) is not None]
         kept = set(record.host_ids) == set(self.hosts)
+        kept = kept and all(self.hosts[other].died_s < command.sent_s for other in others)
         if kept and all(self._lacks(other, write, False) for other in others):
-            self.violated(f"policy: {host} acknowledged {write.value}, which no other host has")
+            self.violated(f"policy: {host} acknowledged {command}, which no other host has")
 
     def _judge_kept(self, host: str, now: int) -> None:
         """It took over alone, and serves: it has on its disk what two had in memory."""

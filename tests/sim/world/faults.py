@@ -371,10 +371,11 @@ class Faults:
 
     def _last_words(self) -> None:
         """A mirror dies, its primary's process with it, and the disk there takes no record any more: in etcd,
-        the mirror lives for a while.
+        the mirror lives for a while. (What that disk failed before could not be written down either, and is
+        forgotten with the process: docs/store.md.)
         """
         record = self._checks.record
-        if record is None or len(record.in_sync) < 2 or self._checks.bad_disks - {record.primary}:
+        if record is None or len(record.in_sync) < 2 or self._checks.bad_disks:
             return
         host = self._around.hosts[record.primary]
         mirror = self._chance.choice(sorted(record.in_sync.keys() - {record.primary}))
