@@ -407,3 +407,34 @@ def test_no_input_does_more_than_end_the_connection(
     with contextlib.suppress(ProtocolError):
         end.feed(b"".join(requests), lambda: size)
     assert end.transmission._held_bytes <= BUDGET_BYTES + 33 * MIB
+
+
+class _Lender(MemoryExport):
+    """Lends what it has; of each read `lacking` bytes too few."""
+
+    lends = True
+    lacking = 0
+
+    def _apply(self, request: Request) -> Outcome:
+        assert not request.buffers
+        middle, end = request.offset + request.length // 2, request.offset + request.length - self.lacking
+        data = memoryview(self.data).toreadonly()
+        request.buffers += [data[request.offset : middle], data[middle:end]]
+        return Outcome.OK
+
+
+def test_an_export_may_lend_what_is_read() -> None:
+    export = _Lender(_SIZE)
+    export.data[:] = random.Random(1).randbytes(_SIZE)
+    end = _End(export)
+    end.feed(_request(wire.CMD_READ, 7, 100, 70_001))
+    head = wire.SIMPLE_REPLY.pack(wire.SIMPLE_REPLY_MAGIC, 0, 7)
+    assert end.wire.sent == head + export.data[100:70_101]
+    assert end.transmission.in_flight == 0
+
+
+def test_a_loan_that_is_too_short_is_not_sent() -> None:
+    export = _Lender(_SIZE)
+    export.lacking = 1
+    with pytest.raises(ValueError, match="lent 4095 bytes for a read of 4096"):
+        _End(export).feed(_request(wire.CMD_READ, 7, 0, 4096))

@@ -44,6 +44,18 @@ class Index:
         shard = self.shard(extent // SHARD_EXTENTS)
         return shard.get(extent) if shard else None
 
+    def among(self, wanted: range) -> list[Entry | None]:
+        """As `get` of each; a shard is looked for once."""
+        found: list[Entry | None] = []
+        at = wanted.start
+        while at < wanted.stop:
+            number = at // SHARD_EXTENTS
+            end = min(wanted.stop, (number + 1) * SHARD_EXTENTS)
+            shard = self.shard(number)
+            found += [shard.get(extent) if shard else None for extent in range(at, end)]
+            at = end
+        return found
+
     def ref(self, number: int) -> ShardRef | None:
         """None: the shard holds zeros only."""
         return self._refs.get(number)

@@ -87,7 +87,7 @@ class SnapshotReader:
         return [(length, FLAGS_HOLE)]
 
     def _extents(self, wanted: range) -> list[bytes]:
-        entries = [self.index.get(extent) for extent in wanted]
+        entries = self.index.among(wanted)
         coming = self._fetcher.start((entry for entry in entries if entry), self.index.keys)
         # Apart, and after: what is waited for must not wait for what comes with it.
         self._fetch_ahead(wanted)
@@ -98,7 +98,10 @@ class SnapshotReader:
         if sequence is None:
             return
         first, end = sequence.due()
-        placed = [(extent, entry) for extent in range(first, end) if (entry := self.index.get(extent))]
+        coming = range(first, end)
+        placed = [
+            (extent, entry) for extent, entry in zip(coming, self.index.among(coming), strict=True) if entry
+        ]
         entries = [entry for _, entry in placed]
         most = whole_packs(entries)
         asked = self._fetcher.ahead(entries[:most], self.index.keys)

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from functools import partial
 
-from holdfast.base.device import Op, Outcome, Request, fill
+from holdfast.base.device import Op, Outcome, Request
 from holdfast.base.errors import DataLoss, HoldfastError
-from holdfast.base.limits import MIB
+from holdfast.base.limits import EXTENT_BYTES, MIB
 from holdfast.base.loop import Loop
 from holdfast.base.nbd.export import ControlDone, Served, StatusDone
 from holdfast.snapshotter.access import Readable
@@ -81,6 +81,7 @@ class SnapshotExport:
 
     read_only = True
     private = False
+    lends = True
     contexts: tuple[str, ...] = (ALLOCATION,)
 
     def __init__(
@@ -127,13 +128,11 @@ class SnapshotExport:
         done(Outcome.INVALID, b"")
 
     def _read(self, request: Request) -> None:
-        """A long request in steps: what it holds beside its own buffer is bounded."""
+        """A long request in steps: what it waits for at a time is bounded."""
         at, end = request.offset, request.offset + request.length
-        rest = request.buffers
         while at < end:
             length = min(READ_STEP_BYTES, end - at)
-            step, rest = _cut(rest, length)
-            fill(step, self._pieces(at, length))
+            request.buffers += map(_lent, self._pieces(at, length))
             at += length
 
     def _pieces(self, offset: int, length: int) -> list[memoryview]:
@@ -166,12 +165,6 @@ class SnapshotExport:
         raise error
 
 
-def _cut(buffers: list[memoryview], length: int) -> tuple[list[memoryview], list[memoryview]]:
-    """The first `length` bytes of buffers, and the rest."""
-    first: list[memoryview] = []
-    for number, buffer in enumerate(buffers):
-        if length <= len(buffer):
-            return [*first, buffer[:length]], [buffer[length:], *buffers[number + 1 :]]
-        first.append(buffer)
-        length -= len(buffer)
-    return first, []
+def _lent(piece: memoryview) -> memoryview:
+    """What a reply may hold on to: of an extent the most part, or a copy of what little is asked for."""
+    return piece if 2 * len(piece) > EXTENT_BYTES else memoryview(bytes(piece))

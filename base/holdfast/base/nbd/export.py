@@ -38,6 +38,9 @@ class Export(Protocol):
 
     One that has `submit_all(requests)` too is given WRITEs that came together by that, all of them, even if
     the connection ends with the first.
+
+    One that has `lends = True` is given READs without buffers, and puts into that list memory of its own, as
+    long as the read in all, which never changes again: nothing is copied on its way to the socket.
     """
 
     @property

@@ -55,17 +55,18 @@ class Replies:
         if not self._scheduled:
             self._wake()
 
-    def read(self, cookie: int, offset: int, view: memoryview) -> None:
+    def read(self, cookie: int, offset: int, length: int, views: list[memoryview]) -> None:
+        """`views` hold `length` bytes, which do not change any more."""
         if self._structured:
             flags, kind = wire.REPLY_FLAG_DONE, wire.REPLY_TYPE_OFFSET_DATA
             self._add(
                 wire.OFFSET_DATA_CHUNK.pack(
-                    wire.STRUCTURED_REPLY_MAGIC, flags, kind, cookie, wire.U64.size + len(view), offset
+                    wire.STRUCTURED_REPLY_MAGIC, flags, kind, cookie, wire.U64.size + length, offset
                 ),
-                view,
+                *views,
             )
         else:
-            self._add(_pack_simple(_MAGIC, 0, cookie), view)
+            self._add(_pack_simple(_MAGIC, 0, cookie), *views)
 
     def read_error(self, cookie: int, error: int) -> None:
         """For READ and BLOCK_STATUS, whose errors must be structured where replies are."""

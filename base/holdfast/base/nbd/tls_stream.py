@@ -14,6 +14,8 @@ from holdfast.base.nbd.stream import Buffer, Lost
 
 _RECORDS_BYTES = 256 * KIB
 """How much TLS encrypts, or decrypts, at a time."""
+_JOINED_BYTES = 16 * KIB
+"""A piece as long as a record, or longer, shares none: it is encrypted from where it is."""
 
 
 class TlsStream:
@@ -81,7 +83,7 @@ class TlsStream:
         out = self.out
         while True:
             if not self._unsent:
-                if out and not self._outgoing.pending:
+                while out and self._outgoing.pending < _RECORDS_BYTES:
                     self._encrypt()
                 self._unsent = self._outgoing.read()
                 if not self._unsent:
@@ -119,20 +121,21 @@ class TlsStream:
     def _encrypt(self) -> None:
         """Hand TLS the next pieces of `out`: small ones joined, so that they share records."""
         out = self.out
-        count = len(out)
-        if count > 1 and sum(map(len, out)) > _RECORDS_BYTES:
-            size = count = 0
-            while size < _RECORDS_BYTES:
-                size += len(out[count])
-                count += 1
-        blob = out[0] if count == 1 else b"".join(out[:count])
-        del out[:count]
+        size = count = 0
+        while count < len(out) and size < _RECORDS_BYTES and len(out[count]) < _JOINED_BYTES:
+            size += len(out[count])
+            count += 1
+        if count > 1:
+            out[:count] = [b"".join(out[:count])]
+        first = memoryview(out[0])
         try:
-            written = self.tls.write(blob)
+            written = self.tls.write(first[:_RECORDS_BYTES])
         except ssl.SSLError as error:
             raise Lost(f"TLS failed: {_sentence(error)}") from error
-        if written < len(blob):
-            out.insert(0, memoryview(blob)[written:])
+        if written < len(first):
+            out[0] = first[written:]
+        else:
+            del out[0]
 
 
 def _sentence(error: Exception) -> str:

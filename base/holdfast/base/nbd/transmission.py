@@ -116,6 +116,7 @@ class Transmission:
         self._size_bytes = export.size_bytes
         self._writable = not export.read_only
         self._submit_all: Callable[[list[Request]], None] | None = getattr(export, "submit_all", None)
+        self._lends: bool = getattr(export, "lends", False)
         self._held_bytes = CHUNK_BYTES
         self._budget_bytes = budget_bytes
         self.in_flight = 0
@@ -375,16 +376,22 @@ class Transmission:
         if flags & ~allowed or not 0 < length <= wire.BLOCK_MAX_BYTES or outside:
             self._replies.read_error(cookie, wire.EINVAL)
             return
-        view = memoryview(bytearray(length))
+        views = [] if self._lends else [memoryview(bytearray(length))]
         self.in_flight += 1
         self._held_bytes += length
-        self._submit(Op.READ, offset, length, partial(self._read_done, cookie, offset, view), [view])
+        request = Request(Op.READ, offset, length, partial(self._read_done, cookie, offset, length, views))
+        request.buffers = views  # An empty list is to be the very one that is filled.
+        self._export.submit(request)
 
-    def _read_done(self, cookie: int, offset: int, view: memoryview, outcome: Outcome) -> None:
+    def _read_done(
+        self, cookie: int, offset: int, length: int, views: list[memoryview], outcome: Outcome
+    ) -> None:
         self.in_flight -= 1
-        self._held_bytes -= len(view)
+        self._held_bytes -= length
         if outcome is _OK:
-            self._replies.read(cookie, offset, view)
+            if sum(map(len, views)) != length:
+                raise ValueError(f"an export lent {sum(map(len, views))} bytes for a read of {length}")
+            self._replies.read(cookie, offset, length, views)
         else:
             self._replies.read_error(cookie, wire.error_of(outcome))
 
