@@ -274,7 +274,7 @@ class Process:
         if collect[0]:
             collecting.start()
         service.actions.keeper.wait_attached(REGISTERED_WAIT_S)
-        gc.freeze()  # What was loaded stays: looking through it again and again was 4 % of a restore.
+        gc.freeze()  # What was loaded stays: the collector need not look through it again and again.
         notify.tell_supervisor(notify.READY)
         self._loop.run()
         _exit_after(STOP_GRACE_S)

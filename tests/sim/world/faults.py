@@ -370,9 +370,9 @@ class Faults:
         self._later(_LONG, partial(_mend_disk, host))
 
     def _last_words(self) -> None:
-        """A mirror dies, its primary's process with it, and the disk there takes no record any more: in etcd,
-        the mirror lives for a while. (What that disk failed before could not be written down either, and is
-        forgotten with the process: docs/store.md.)
+        """A mirror dies, and with it the disk of its primary, or that takes no record any more and its process
+        dies: in etcd, the mirror lives for a while. (What such a disk failed before could not be written down,
+        and is forgotten with the process: docs/store.md.)
         """
         record = self._checks.record
         if record is None or len(record.in_sync) < 2 or self._checks.bad_disks:
@@ -380,16 +380,20 @@ class Faults:
         host = self._around.hosts[record.primary]
         mirror = self._chance.choice(sorted(record.in_sync.keys() - {record.primary}))
         self._checks.bad_disks.add(host.name)
-        self._note(f"{mirror} loses power, and the disk of {host.name} takes no record any more")
+        fails, dies = self._chance.choice((("write record", True), ("sync", False), ("write", False)))
+        self._note(f"{mirror} loses power, and the disk of {host.name} fails every {fails}")
 
         def fail(kind: str, _name: str) -> None:
-            if kind == "write record":
+            if kind == fails:
                 raise OSError(errno.EIO, "injected")
 
         host.disk.on_step = fail
         self._later(_LONG, partial(_mend_disk, host))
         self._off(self._around.hosts[mirror], _LONG)
-        host.kill_worker()
+        if dies:
+            host.kill_worker()
+        else:
+            self.command()
 
     def _no_room(self) -> None:
         host = self._host()
