@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import faults
+import flush_aware
 import pytest
 from blackout import WRITER
 from cases import CASES, Case
@@ -97,6 +98,39 @@ def test_what_was_flushed_is_counted(spoil: bool, device: Path, tmp_path: Path) 
             os.fsync(file.fileno())
     said = subprocess.run([*writer, "check", str(device), "0", "16", run], capture_output=True, check=True)
     assert int(said.stdout) == (2 if spoil else 0)
+
+
+@pytest.mark.parametrize("spoil", [False, True])
+def test_fio_after_a_restart_misses_what_had_completed(spoil: bool, device: Path, tmp_path: Path) -> None:
+    with open(device, "r+b") as file:
+        file.truncate(32 << 20)
+    trigger, saved = tmp_path / "trigger", tmp_path / "saved"
+    common = flush_aware.words(str(device), 0, 32, random.getrandbits(31), str(tmp_path))
+    words = flush_aware.writing(common, str(trigger), str(saved))
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        _await_written(device, 100, process)
+        trigger.touch()
+        said, _ = process.communicate(timeout=_LIMIT_S)
+    assert saved.exists() and not read_fio(said).io_errors
+    if spoil:
+        with open(device, "r+b") as file:
+            # Of a hundred and more, the last eight may have been under way.
+            for at in [at for at in range(0, 32 << 20, 4096) if os.pread(file.fileno(), 1, at) != b"\0"][:20]:
+                os.pwrite(file.fileno(), bytes(4096), at)
+            os.fsync(file.fileno())
+    done = subprocess.run(flush_aware.reading(common), capture_output=True, text=True)
+    seen = read_fio(f"{done.stderr}\n{done.stdout}")
+    assert bool(seen.wrong_bytes) == spoil and not seen.io_errors
+    assert spoil or seen.verified >= 90
+
+
+def _await_written(path: Path, count: int, process: "subprocess.Popen[str]") -> None:
+    """So many blocks are there."""
+    written = 0
+    while written < count:
+        assert process.poll() is None
+        with open(path, "rb") as file:
+            written = sum(os.pread(file.fileno(), 1, at) != b"\0" for at in range(0, 32 << 20, 4096))
 
 
 @pytest.mark.parametrize("stale", [False, True])
