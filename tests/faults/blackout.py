@@ -7,9 +7,11 @@ from pathlib import Path
 
 from faults import GO_ON_LIMIT_S
 from flush_aware import AT_MIB, FlushAware
+from load import Load
 from outcome import Outcome
 from stage import Stage
 from volume import Volume
+from watch import Watch
 
 _MIB = 1 << 20
 _REGION_MIB = AT_MIB
@@ -92,6 +94,8 @@ def play_blackout(stage: Stage, volume: Volume, name: str, label: str) -> Outcom
     began_s = time.monotonic()
     volume.await_in_sync()
     writers = (FlushAware(volume, label), FlushedWriter(volume, label))
+    watch = Watch(stage.cluster, f"volumes/{volume.uid}", stage.cluster.logs / f"watch-{label}.log")
+    load = Load(volume, label, quiet=True, flushed=True)
     volume.await_writes(_WRITES_BEFORE, GO_ON_LIMIT_S)
 
     def note() -> None:
@@ -99,7 +103,11 @@ def play_blackout(stage: Stage, volume: Volume, name: str, label: str) -> Outcom
             writer.note()
 
     BLACKOUTS[name](stage, volume, note, outcome)
+    load.await_going(GO_ON_LIMIT_S)
     volume.await_in_sync()
+    load.end(outcome)
+    outcome.resynced_bytes = watch.marked_bytes()
+    watch.end()
     for writer in writers:
         writer.judge(outcome)
     outcome.wrong_bytes += volume.differing_bytes()

@@ -96,6 +96,6 @@ def _await_compared(scene: Scene) -> None:
     received = scene.stage.received_bytes(scene.mirror)
     if received > _LITTLE_BYTES:
         scene.troubles.append(f"{received} bytes were sent to the mirror: copied, not compared")
-    marked = scene.marked_bytes()
+    marked = scene.volumes.marked_bytes()
     if marked < FILL_MIB * _MIB:
         scene.troubles.append(f"{marked} bytes were looked at: less than there are")

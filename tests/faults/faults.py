@@ -49,10 +49,6 @@ class Scene:
         """The fault lasts: time is what is wanted here, not an event."""
         time.sleep(self.hold_s if seconds is None else seconds)
 
-    def marked_bytes(self) -> int:
-        """The most that any host was said to lack."""
-        return max((int(one.get("sync_total_bytes", 0)) for one in self.volumes.seen()), default=0)
-
     def io_goes_on(self) -> None:
         self.load.await_going(GO_ON_LIMIT_S)
 

@@ -33,9 +33,11 @@ def _fio(device: str) -> list[str]:
 
 
 class Load:
-    """Starts at once; `end` stops it and says what it saw. `quiet`: the pulse alone."""
+    """Starts at once; `end` stops it and says what it saw. `quiet`: the pulse alone. `flushed`: the pulse's
+    writes count only once they have been flushed.
+    """
 
-    def __init__(self, volume: Volume, name: str, quiet: bool = False) -> None:
+    def __init__(self, volume: Volume, name: str, quiet: bool = False, flushed: bool = False) -> None:
         assert _PULSE_AT_MIB + _PULSE_MIB <= SIZE_MIB
         guest = volume.stage.compute
         self.volume = volume
@@ -43,21 +45,22 @@ class Load:
         region = [str(_PULSE_AT_MIB * _MIB), str(_PULSE_MIB * _MIB)]
         words = ["/usr/bin/python3", str(PULSE), volume.device, *region]
         inside = f"{guest.shared_dir}/{self.report.name}"
+        how = ["flushed"] if flushed else []
         self.fio = None if quiet else guest.spawn(_fio(volume.device), log_name=f"fio-{name}.log")
-        self.pulse = guest.spawn([*words, inside], log_name=f"pulse-{name}.log")
+        self.pulse = guest.spawn([*words, inside, *how], log_name=f"pulse-{name}.log")
         self.await_going(_BEGIN_LIMIT_S)
 
     def await_going(self, limit_s: float) -> None:
         """I/O is being answered: some writes of each have ended since the call."""
         self.volume.await_writes(300 if self.fio else 50, limit_s)
 
-    def end(self, outcome: Outcome) -> None:
-        """Stop both and add what they saw."""
+    def end(self, outcome: Outcome, given_up: bool = False) -> None:
+        """Stop both and add what they saw. `given_up`: an operator has given up writes, also the pulse's."""
         self.pulse.kill(signal.SIGTERM)
         if self.fio:
             self._end_fio(self.fio, outcome)
         self.pulse.wait(_END_LIMIT_S)
-        self._add_pulse(outcome)
+        self._add_pulse(outcome, given_up)
 
     @staticmethod
     def _end_fio(fio: GuestProcess, outcome: Outcome) -> None:
@@ -69,14 +72,15 @@ class Load:
         if not seen.verified:
             outcome.troubles.append(f"fio verified nothing (status {status}): {fio.log}")
 
-    def _add_pulse(self, outcome: Outcome) -> None:
+    def _add_pulse(self, outcome: Outcome, given_up: bool) -> None:
         if not self.report.exists():
             outcome.troubles.append(f"the pulse did not report: {self.pulse.output()[-500:]}")
             return
         seen: dict[str, Any] = json.loads(self.report.read_text())
         outcome.io_errors += len(seen["errors"])
-        outcome.wrong_bytes += len(seen["wrong_blocks"]) * _BLOCK_BYTES
-        outcome.troubles.extend([*seen["errors"][:3], *seen["wrong_blocks"][:3]])
+        wrong_blocks = [] if given_up else seen["wrong_blocks"]
+        outcome.wrong_bytes += len(wrong_blocks) * _BLOCK_BYTES
+        outcome.troubles.extend([*seen["errors"][:3], *wrong_blocks[:3]])
         outcome.pause_ms = seen["pauses"][0]["ms"]
 
 

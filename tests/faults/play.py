@@ -49,7 +49,7 @@ def _play(stage: Stage, volume: Volume, case: Case, label: str, hold_s: float, p
     scene.hold(AFTERWARDS_S)
     scene.load.end(outcome)
     outcome.wrong_bytes += volume.differing_bytes()
-    outcome.resynced_bytes = scene.marked_bytes()
+    outcome.resynced_bytes = watches[1].marked_bytes()
     replicas = watches[0].end()
     watches[1].end()
     outcome.troubles += [*scene.troubles, *_moves(case, scene, replicas, volume.roles()[0])]
