@@ -18,6 +18,8 @@ from holdfast.lab.cluster import STORAGE_NAMES
 SIDES = ("primary", "mirror")
 FAILOVER_S = LEASE_TTL_S + 3.0
 """From the loss of the primary to the first write completed at the mirror."""
+_FAILOVER_WITHOUT_ETCD_S = 2 * LEASE_TTL_S + 3.0
+"""The same when etcd has lost its leader: two leases and 3 s, and the election, which the fault measures."""
 _LEFT_OUT_S = 8.0
 """A silent mirror is noticed after 4 s, and recorded as gone."""
 _RESTART_S = 10.0
@@ -81,6 +83,12 @@ def _link(name: str, *links: tuple[str, str], limit_s: float, **more: Any) -> li
 
 CASES: list[Case] = [
     Case("primary-power-off", faults.power_off("primary"), FAILOVER_S, quick=True, moves=True),
+    Case(
+        "primary-power-off-and-etcd-restart",
+        faults.power_off_and_etcd_restart,
+        _FAILOVER_WITHOUT_ETCD_S,
+        moves=True,
+    ),
     Case("mirror-power-off", faults.power_off("mirror"), _LEFT_OUT_S, moves=False),
     *_pair("fast-reboot", faults.fast_reboot, (_FENCED_S, _LEFT_OUT_S), lease_ttl_s=_REBOOT_LEASE_S),
     Case("primary-frozen", faults.primary_frozen, FAILOVER_S, quick=True, moves=True, long=True),

@@ -32,7 +32,7 @@ def play(stage: Stage, volume: Volume, case: Case, label: str, hold_s: float, pa
 
 def _play(stage: Stage, volume: Volume, case: Case, label: str, hold_s: float, patience: float) -> Outcome:
     limit_s = case.pause_limit_s * patience + (hold_s if case.holds_io else 0)
-    outcome = Outcome(label, pause_limit_ms=round(limit_s * 1000))
+    outcome = Outcome(label)
     began_s = time.monotonic()
     stage.set_lease_ttl(case.lease_ttl_s)
     volume.await_in_sync()
@@ -44,6 +44,8 @@ def _play(stage: Stage, volume: Volume, case: Case, label: str, hold_s: float, p
     load = Load(volume, label, quiet=case.made is not None)
     scene = Scene(stage, volume, load, primary, mirror, hold_s, watches[1])
     case.fault(scene)
+    outcome.pause_limit_ms = round((limit_s + scene.election_s) * 1000)
+    outcome.notes += scene.notes
     scene.load.await_going(GO_ON_LIMIT_S)
     volume.await_in_sync()
     scene.hold(AFTERWARDS_S)
