@@ -155,7 +155,7 @@ CASES: list[Case] = [
     Case("last-copy-full", full.last_copy, _LEFT_OUT_S, moves=False, made=Made(fill_mib=8)),
     *_pair(
         "outage-with-little-written",
-        faults.power_off,
+        copies.short_outage,
         (FAILOVER_S, _LEFT_OUT_S),
         made=Made(size_mib=2048, fill_mib=96),
         resync_limit_mib=_LITTLE_MIB,

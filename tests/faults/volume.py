@@ -65,7 +65,14 @@ class Volume:
         words = ["dd", "if=/dev/urandom", f"of={self.device}", "bs=1M", f"seek={FILL_AT_MIB}"]
         words += [f"count={count_mib}", "oflag=direct", "conv=fsync"]
         self.stage.compute.run(words, timeout_s=300)
-        clean = f"until [ -z \"$(tr -d '\\0' < {self.store}/intent | head -c 1)\" ]; do sleep 0.2; done"
+        self._await_no_intent(f"{self.store}/intent")
+
+    def await_others_clean(self) -> None:
+        """Nothing of other volumes on these hosts would have to be copied after a loss of power."""
+        self._await_no_intent(f"$(ls {STORE_DIR}/*/intent | grep -v {self.uid})")
+
+    def _await_no_intent(self, files: str) -> None:
+        clean = f"until [ -z \"$(cat /dev/null {files} | tr -d '\\0' | head -c 1)\" ]; do sleep 0.2; done"
         for host in self.roles():
             self.stage.guest(host).run(["timeout", "90", "sh", "-c", clean], timeout_s=120)
 
