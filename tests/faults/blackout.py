@@ -95,7 +95,7 @@ def play_blackout(stage: Stage, volume: Volume, name: str, label: str) -> Outcom
     volume.await_in_sync()
     writers = (FlushAware(volume, label), FlushedWriter(volume, label))
     watch = Watch(stage.cluster, f"volumes/{volume.uid}", stage.cluster.logs / f"watch-{label}.log")
-    load = Load(volume, label, quiet=True, flushed=True)
+    load = Load(volume, label, fio_mib=0, flushed=True)
     volume.await_writes(_WRITES_BEFORE, GO_ON_LIMIT_S)
 
     def note() -> None:

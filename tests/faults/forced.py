@@ -20,7 +20,7 @@ def play_forced(stage: Stage, _volume: Volume) -> Outcome:
     volume = Volume(stage, FORCED, Made())
     volume.await_in_sync()
     watch = Watch(stage.cluster, f"volumes/{volume.uid}", stage.cluster.logs / "watch-forced.log")
-    load = Load(volume, FORCED, quiet=True)
+    load = Load(volume, FORCED, fio_mib=0)
     primary, outdated = volume.roles()
     kept = _write(volume, _KEPT_MIB)
     stage.guest(outdated).power_off()

@@ -21,9 +21,9 @@ _BLOCK_BYTES = 4096
 PULSE = Path(__file__).resolve().with_name("pulse.py")
 
 
-def _fio(device: str) -> list[str]:
+def _fio(device: str, size_mib: int) -> list[str]:
     return [
-        *("fio", "--name=verify", f"--filename={device}", f"--size={FIO_MIB}M", "--thread"),
+        *("fio", "--name=verify", f"--filename={device}", f"--size={size_mib}M", "--thread"),
         *("--direct=1", "--ioengine=libaio", "--iodepth=8", "--rw=randwrite", "--bs=4k"),
         *("--verify=crc32c", "--verify_backlog=128", "--verify_fatal=1", "--verify_state_save=0"),
         # Enough to be always in the middle of something, not so much that the pauses are of its making.
@@ -33,11 +33,11 @@ def _fio(device: str) -> list[str]:
 
 
 class Load:
-    """Starts at once; `end` stops it and says what it saw. `quiet`: the pulse alone. `flushed`: the pulse's
-    writes count only once they have been flushed.
+    """Starts at once; `end` stops it and says what it saw. Without `fio_mib` the pulse is alone. `flushed`:
+    its writes count only once they have been flushed.
     """
 
-    def __init__(self, volume: Volume, name: str, quiet: bool = False, flushed: bool = False) -> None:
+    def __init__(self, volume: Volume, name: str, fio_mib: int = FIO_MIB, flushed: bool = False) -> None:
         assert _PULSE_AT_MIB + _PULSE_MIB <= SIZE_MIB
         guest = volume.stage.compute
         self.volume = volume
@@ -46,7 +46,8 @@ class Load:
         words = ["/usr/bin/python3", str(PULSE), volume.device, *region]
         inside = f"{guest.shared_dir}/{self.report.name}"
         how = ["flushed"] if flushed else []
-        self.fio = None if quiet else guest.spawn(_fio(volume.device), log_name=f"fio-{name}.log")
+        fio = _fio(volume.device, fio_mib)
+        self.fio = guest.spawn(fio, log_name=f"fio-{name}.log") if fio_mib else None
         self.pulse = guest.spawn([*words, inside, *how], log_name=f"pulse-{name}.log")
         self.await_going(_BEGIN_LIMIT_S)
 

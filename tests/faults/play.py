@@ -41,7 +41,7 @@ def _play(stage: Stage, volume: Volume, case: Case, label: str, hold_s: float, p
     _await_path_move_allowed(case, volume)
     watches = [_watch(volume, kind, label) for kind in ("replicas", "volumes")]
     primary, mirror = volume.roles()
-    load = Load(volume, label, quiet=case.made is not None)
+    load = Load(volume, label, fio_mib=case.fio_mib)
     scene = Scene(stage, volume, load, primary, mirror, hold_s, watches[1])
     case.fault(scene)
     outcome.pause_limit_ms = round((limit_s + scene.election_s) * 1000)
