@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import alua
 import faults
 import flush_aware
 import pytest
@@ -188,6 +189,24 @@ def test_what_is_wrong_fails_a_case(outcome: Outcome, trouble: str) -> None:
     sound = Outcome("case", pause_limit_ms=6000, pause_ms=6000)
     sound.judge()
     assert sound.passed and sound.row().endswith("PASS")
+
+
+_RTPG = """Report target port groups:
+  target port group id : 0x1 , Pref=0, Rtpg_fmt=0
+    target port group asymmetric access state : 0x{0}
+    T_SUP : 1, O_SUP : 0
+  target port group id : 0x2 , Pref=0, Rtpg_fmt=0
+    target port group asymmetric access state : 0x{1}
+    T_SUP : 1, O_SUP : 0
+"""
+
+
+def test_paths_that_do_not_agree() -> None:
+    mine, other = (alua.read_groups(_RTPG.format(*states)) for states in (("00", "02"), ("02", "00")))
+    assert mine == {"0x1": "0x00", "0x2": "0x02"}
+    assert alua.agree([mine, mine])
+    both = alua.read_groups(_RTPG.format("00", "00"))
+    assert not any(alua.agree(wrong) for wrong in ([mine, other], [both, both], [mine], [{}, {}]))
 
 
 def test_names_are_used_once() -> None:

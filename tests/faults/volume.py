@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import alua
 from stage import USER, Stage
 
 from holdfast.lab import multipath
@@ -51,6 +52,8 @@ class Volume:
         self._await_exports(attachment["uid"])
         self.map = multipath.log_in_all(stage.compute, self.logins)
         self.device = self.map.device
+        if trouble := self.alua_trouble():
+            raise Stuck(trouble)
         if made.fill_mib:
             self._fill(made.fill_mib)
 
@@ -59,6 +62,10 @@ class Volume:
         multipath.log_out_all(self.stage.compute, self.logins, self.map)
         self.cluster.cli(USER, "attachment", "delete", self.name)
         self.cluster.cli(USER, "volume", "delete", self.name)
+
+    def alua_trouble(self) -> str:
+        """Whether every path says the same of the target port groups: "" or what it is."""
+        return alua.await_agreement(self.stage, self.map, len(self.logins))
 
     def _fill(self, count_mib: int) -> None:
         """Random bytes, on both disks, and nothing of them in `intent` any more."""
