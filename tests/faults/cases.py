@@ -37,7 +37,7 @@ _LITTLE_MIB = 16
 
 _SOME_MIB = 32
 _FEW_MIB = 8
-"""Less than tells what was compared from what was copied."""
+"""Less than tells what was compared from what was copied; and soon brought back while writes wait for it."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ CASES: list[Case] = [
         holds_io=True,
         must_hold=True,
         made=Made(words=("--needs-mirror",)),
-        made_fio_mib=_SOME_MIB,
+        made_fio_mib=_FEW_MIB,
     ),
     Case("last-copy-full", full.last_copy, _LEFT_OUT_S, moves=False, made=Made(fill_mib=8)),
     *_pair(
