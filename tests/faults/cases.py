@@ -10,6 +10,7 @@ import full
 import moves
 import waits
 from faults import Fault
+from load import FIO_MIB
 from stage import LEASE_TTL_S, THREE
 from volume import Made
 
@@ -18,6 +19,8 @@ from holdfast.lab.cluster import STORAGE_NAMES
 SIDES = ("primary", "mirror")
 FAILOVER_S = LEASE_TTL_S + 3.0
 """From the loss of the primary to the first write completed at the mirror."""
+_FAILOVER_WITHOUT_ETCD_S = 2 * LEASE_TTL_S + 3.0
+"""The same when etcd has lost its leader: two leases and 3 s, and the election, which the fault measures."""
 _LEFT_OUT_S = 8.0
 """A silent mirror is noticed after 4 s, and recorded as gone."""
 _RESTART_S = 10.0
@@ -31,6 +34,10 @@ LONG_HOLD_S = 60.0
 """Longer than any patience of the initiator's: than its timeout of a command, and its tries of a path."""
 _LITTLE_MIB = 16
 """What may be copied after an outage in which one place of 4 MiB was written to."""
+
+_SOME_MIB = 32
+_FEW_MIB = 8
+"""Less than tells what was compared from what was copied; and soon brought back while writes wait for it."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +59,13 @@ class Case:
     long: bool = False  # the fault must last
     must_hold: bool = False
     storage: tuple[str, ...] = STORAGE_NAMES
-    made: Made | None = None  # a volume of its own, with the pulse alone
+    made: Made | None = None  # a volume of its own
+    made_fio_mib: int = 0  # on that, where fio may write; else the pulse is alone
     resync_limit_mib: int | None = None
+
+    @property
+    def fio_mib(self) -> int:
+        return FIO_MIB if self.made is None else self.made_fio_mib
 
     @property
     def plain(self) -> bool:
@@ -81,6 +93,12 @@ def _link(name: str, *links: tuple[str, str], limit_s: float, **more: Any) -> li
 
 CASES: list[Case] = [
     Case("primary-power-off", faults.power_off("primary"), FAILOVER_S, quick=True, moves=True),
+    Case(
+        "primary-power-off-and-etcd-restart",
+        faults.power_off_and_etcd_restart,
+        _FAILOVER_WITHOUT_ETCD_S,
+        moves=True,
+    ),
     Case("mirror-power-off", faults.power_off("mirror"), _LEFT_OUT_S, moves=False),
     *_pair("fast-reboot", faults.fast_reboot, (_FENCED_S, _LEFT_OUT_S), lease_ttl_s=_REBOOT_LEASE_S),
     Case("primary-frozen", faults.primary_frozen, FAILOVER_S, quick=True, moves=True, long=True),
@@ -143,20 +161,36 @@ CASES: list[Case] = [
         holds_io=True,
         must_hold=True,
         made=Made(words=("--needs-mirror",)),
+        made_fio_mib=_FEW_MIB,
     ),
     Case("last-copy-full", full.last_copy, _LEFT_OUT_S, moves=False, made=Made(fill_mib=8)),
     *_pair(
         "outage-with-little-written",
-        faults.power_off,
+        copies.short_outage,
         (FAILOVER_S, _LEFT_OUT_S),
         made=Made(size_mib=2048, fill_mib=96),
         resync_limit_mib=_LITTLE_MIB,
     ),
-    Case("bitmap-lost", copies.bitmap_lost, _RESTART_S, moves=False, made=copies.FILLED),
+    Case(
+        "bitmap-lost",
+        copies.bitmap_lost,
+        _RESTART_S,
+        moves=False,
+        made=copies.FILLED,
+        made_fio_mib=_FEW_MIB,
+    ),
     Case("mirror-of-other-history", copies.other_history, _LEFT_OUT_S, moves=False, made=copies.FILLED),
     Case("mirror-with-new-disk", copies.new_disk, _LEFT_OUT_S, moves=False, made=copies.FILLED),
     Case("mirror-with-unrelated-data", copies.unrelated, _LEFT_OUT_S, moves=False, made=copies.FILLED),
-    Case("drain", moves.drain, _PLANNED_S, moves=True, storage=THREE, made=Made(fill_mib=32)),
+    Case(
+        "drain",
+        moves.drain,
+        _PLANNED_S,
+        moves=True,
+        storage=THREE,
+        made=Made(fill_mib=32),
+        made_fio_mib=_SOME_MIB,
+    ),
     Case(
         "mirror-disk-gone",
         moves.disk_gone,
@@ -164,8 +198,17 @@ CASES: list[Case] = [
         moves=False,
         storage=THREE,
         made=Made(fill_mib=8),
+        made_fio_mib=_SOME_MIB,
     ),
-    Case("storm-brake", moves.storm, _LEFT_OUT_S, moves=False, storage=THREE, made=Made(fill_mib=8)),
+    Case(
+        "storm-brake",
+        moves.storm,
+        _LEFT_OUT_S,
+        moves=False,
+        storage=THREE,
+        made=Made(fill_mib=8),
+        made_fio_mib=_SOME_MIB,
+    ),
 ]
 
 SABOTAGE = Case("sabotage", faults.mirror_spoilt, _UNNOTICED_S)

@@ -1,8 +1,9 @@
 """What a copy is worth that is not what the others think it is: compared, made anew, or refused."""
 
 import json
+import time
 
-from faults import Scene, mirror_spoilt
+from faults import Fault, Scene, mirror_spoilt
 from stage import USER
 from volume import Made
 
@@ -11,6 +12,10 @@ FILLED = Made(fill_mib=FILL_MIB)
 _MIB = 1 << 20
 _LITTLE_BYTES = FILL_MIB * _MIB // 3
 """Of a copy that is compared before it is copied, less than this crosses the network."""
+_LITTLE_RECEIVED_BYTES = 24 * _MIB
+"""What was marked, and what the pulse writes meanwhile."""
+_LITTLE_LIMIT_S = 30.0
+"""Seconds, on however slow a machine."""
 _OLD = "/var/lib/holdfast/old-store"
 _DIFFERED = 6
 
@@ -26,6 +31,26 @@ def verify(scene: Scene) -> None:
         found = [int(said.get(name, 0)) for name in ("differing_bytes", "repaired_bytes")]
         if done.returncode != wanted or found[0] != found[1] or bool(found[0]) != bool(wanted):
             scene.troubles.append(f"verify: {done.returncode} {said or done.stderr[-300:]}, wanted {wanted}")
+
+
+def short_outage(side: str) -> Fault:
+    """Off while little is written; then what really crosses the network, and how long it takes."""
+
+    def fault(scene: Scene) -> None:
+        host = scene.name(side)
+        scene.volume.await_others_clean()
+        scene.host(side).power_off()
+        scene.io_goes_on()
+        scene.host(side).boot()
+        before, began_s = scene.stage.received_bytes(host), time.monotonic()
+        scene.stage.start_agent(host)
+        scene.volume.await_in_sync()
+        took_s, received = time.monotonic() - began_s, scene.stage.received_bytes(host) - before
+        scene.notes.append(f"in sync {took_s:.1f} s after its agent's start, {received >> 10} KiB received")
+        if received > _LITTLE_RECEIVED_BYTES or took_s > _LITTLE_LIMIT_S:
+            scene.troubles.append(f"{received} bytes and {took_s:.0f} s for an outage with little written")
+
+    return fault
 
 
 def bitmap_lost(scene: Scene) -> None:
@@ -96,6 +121,6 @@ def _await_compared(scene: Scene) -> None:
     received = scene.stage.received_bytes(scene.mirror)
     if received > _LITTLE_BYTES:
         scene.troubles.append(f"{received} bytes were sent to the mirror: copied, not compared")
-    marked = scene.marked_bytes()
+    marked = scene.volumes.marked_bytes()
     if marked < FILL_MIB * _MIB:
         scene.troubles.append(f"{marked} bytes were looked at: less than there are")

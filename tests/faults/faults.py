@@ -38,6 +38,8 @@ class Scene:
     hold_s: float
     volumes: Watch
     troubles: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    election_s: float = 0.0  # without etcd, for no fault of the volume's: added to the limit of the pause
 
     def name(self, side: str) -> str:
         return self.primary if side == "primary" else self.mirror
@@ -48,10 +50,6 @@ class Scene:
     def hold(self, seconds: float | None = None) -> None:
         """The fault lasts: time is what is wanted here, not an event."""
         time.sleep(self.hold_s if seconds is None else seconds)
-
-    def marked_bytes(self) -> int:
-        """The most that any host was said to lack."""
-        return max((int(one.get("sync_total_bytes", 0)) for one in self.volumes.seen()), default=0)
 
     def io_goes_on(self) -> None:
         self.load.await_going(GO_ON_LIMIT_S)
@@ -69,6 +67,23 @@ def power_off(side: str) -> Fault:
         scene.stage.start_again(scene.name(side))
 
     return fault
+
+
+def power_off_and_etcd_restart(scene: Scene) -> None:
+    """etcd dies at the same moment and is started again: leases begin anew, with their full time.
+
+    What stands for the election of a leader is the restart of etcd's single member.
+    """
+    etcd = scene.stage.cluster.etcd
+    assert etcd is not None
+    scene.host("primary").power_off()
+    etcd.kill()
+    began_s = time.monotonic()
+    etcd.start()
+    scene.election_s = time.monotonic() - began_s
+    scene.notes.append(f"etcd was back after {scene.election_s:.1f} s, which the limit includes")
+    scene.io_goes_on()
+    scene.stage.start_again(scene.primary)
 
 
 def fast_reboot(side: str) -> Fault:

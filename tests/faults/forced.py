@@ -2,9 +2,12 @@
 
 import time
 
+from faults import GO_ON_LIMIT_S
+from load import Load
 from outcome import Outcome
 from stage import USER, Stage
 from volume import Made, Volume
+from watch import Watch
 
 FORCED = "last-copy-dead-and-forced"
 _KEPT_MIB, _LOST_MIB = 8, 16
@@ -16,6 +19,8 @@ def play_forced(stage: Stage, _volume: Volume) -> Outcome:
     began_s = time.monotonic()
     volume = Volume(stage, FORCED, Made())
     volume.await_in_sync()
+    watch = Watch(stage.cluster, f"volumes/{volume.uid}", stage.cluster.logs / "watch-forced.log")
+    load = Load(volume, FORCED, fio_mib=0)
     primary, outdated = volume.roles()
     kept = _write(volume, _KEPT_MIB)
     stage.guest(outdated).power_off()
@@ -35,8 +40,12 @@ def play_forced(stage: Stage, _volume: Volume) -> Outcome:
     (forced,) = volume.cluster.cli("operator", "volume", "show", volume.name, "--owner", USER)["forced"]
     if (forced["loss"], forced["host_id"], bool(forced.get("by"))) != (_LOSS, outdated, True):
         outcome.troubles.append(f"recorded is {forced}")
+    load.await_going(GO_ON_LIMIT_S)
     stage.start_again(primary)
     volume.await_in_sync()
+    load.end(outcome, given_up=True)
+    outcome.resynced_bytes = watch.marked_bytes()
+    watch.end()
     outcome.wrong_bytes += volume.differing_bytes()
     outcome.took_s = time.monotonic() - began_s
     outcome.judge()

@@ -21,9 +21,9 @@ _BLOCK_BYTES = 4096
 PULSE = Path(__file__).resolve().with_name("pulse.py")
 
 
-def _fio(device: str) -> list[str]:
+def _fio(device: str, size_mib: int) -> list[str]:
     return [
-        *("fio", "--name=verify", f"--filename={device}", f"--size={FIO_MIB}M", "--thread"),
+        *("fio", "--name=verify", f"--filename={device}", f"--size={size_mib}M", "--thread"),
         *("--direct=1", "--ioengine=libaio", "--iodepth=8", "--rw=randwrite", "--bs=4k"),
         *("--verify=crc32c", "--verify_backlog=128", "--verify_fatal=1", "--verify_state_save=0"),
         # Enough to be always in the middle of something, not so much that the pauses are of its making.
@@ -33,9 +33,11 @@ def _fio(device: str) -> list[str]:
 
 
 class Load:
-    """Starts at once; `end` stops it and says what it saw. `quiet`: the pulse alone."""
+    """Starts at once; `end` stops it and says what it saw. Without `fio_mib` the pulse is alone. `flushed`:
+    its writes count only once they have been flushed.
+    """
 
-    def __init__(self, volume: Volume, name: str, quiet: bool = False) -> None:
+    def __init__(self, volume: Volume, name: str, fio_mib: int = FIO_MIB, flushed: bool = False) -> None:
         assert _PULSE_AT_MIB + _PULSE_MIB <= SIZE_MIB
         guest = volume.stage.compute
         self.volume = volume
@@ -43,21 +45,23 @@ class Load:
         region = [str(_PULSE_AT_MIB * _MIB), str(_PULSE_MIB * _MIB)]
         words = ["/usr/bin/python3", str(PULSE), volume.device, *region]
         inside = f"{guest.shared_dir}/{self.report.name}"
-        self.fio = None if quiet else guest.spawn(_fio(volume.device), log_name=f"fio-{name}.log")
-        self.pulse = guest.spawn([*words, inside], log_name=f"pulse-{name}.log")
+        how = ["flushed"] if flushed else []
+        fio = _fio(volume.device, fio_mib)
+        self.fio = guest.spawn(fio, log_name=f"fio-{name}.log") if fio_mib else None
+        self.pulse = guest.spawn([*words, inside, *how], log_name=f"pulse-{name}.log")
         self.await_going(_BEGIN_LIMIT_S)
 
     def await_going(self, limit_s: float) -> None:
         """I/O is being answered: some writes of each have ended since the call."""
         self.volume.await_writes(300 if self.fio else 50, limit_s)
 
-    def end(self, outcome: Outcome) -> None:
-        """Stop both and add what they saw."""
+    def end(self, outcome: Outcome, given_up: bool = False) -> None:
+        """Stop both and add what they saw. `given_up`: an operator has given up writes, also the pulse's."""
         self.pulse.kill(signal.SIGTERM)
         if self.fio:
             self._end_fio(self.fio, outcome)
         self.pulse.wait(_END_LIMIT_S)
-        self._add_pulse(outcome)
+        self._add_pulse(outcome, given_up)
 
     @staticmethod
     def _end_fio(fio: GuestProcess, outcome: Outcome) -> None:
@@ -69,14 +73,15 @@ class Load:
         if not seen.verified:
             outcome.troubles.append(f"fio verified nothing (status {status}): {fio.log}")
 
-    def _add_pulse(self, outcome: Outcome) -> None:
+    def _add_pulse(self, outcome: Outcome, given_up: bool) -> None:
         if not self.report.exists():
             outcome.troubles.append(f"the pulse did not report: {self.pulse.output()[-500:]}")
             return
         seen: dict[str, Any] = json.loads(self.report.read_text())
         outcome.io_errors += len(seen["errors"])
-        outcome.wrong_bytes += len(seen["wrong_blocks"]) * _BLOCK_BYTES
-        outcome.troubles.extend([*seen["errors"][:3], *seen["wrong_blocks"][:3]])
+        wrong_blocks = [] if given_up else seen["wrong_blocks"]
+        outcome.wrong_bytes += len(wrong_blocks) * _BLOCK_BYTES
+        outcome.troubles.extend([*seen["errors"][:3], *wrong_blocks[:3]])
         outcome.pause_ms = seen["pauses"][0]["ms"]
 
 

@@ -13,6 +13,8 @@ def switch(scene: Scene) -> None:
         scene.stage.cluster.cli(USER, "volume", "switch", scene.volume.name)
         scene.volume.await_replica(lambda one, host=host: one["primary_host_id"] == host)
         scene.io_goes_on()
+        if trouble := scene.volume.alua_trouble():
+            scene.troubles.append(f"after the move to {host} {trouble}")
 
 
 def drain(scene: Scene) -> None:

@@ -18,6 +18,7 @@ class Outcome:
     resynced_bytes: int | None = None
     took_s: float = 0.0
     troubles: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)  # what else was measured
 
     def judge(self) -> None:
         """Turn what was measured into troubles, once all is measured."""
@@ -38,7 +39,7 @@ class Outcome:
         numbers = (self.io_errors, self.wrong_bytes, self.pause_ms, self.pause_limit_ms, resynced)
         cells = [self.name, *("-" if n is None else str(n) for n in numbers), f"{self.took_s:.0f}"]
         row = _line([*cells, "PASS" if self.passed else "FAIL"])
-        return "\n".join([row, *(f"    {trouble}" for trouble in self.troubles)])
+        return "\n".join([row, *(f"    {line}" for line in (*self.troubles, *self.notes))])
 
 
 def header() -> str:

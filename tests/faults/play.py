@@ -32,7 +32,7 @@ def play(stage: Stage, volume: Volume, case: Case, label: str, hold_s: float, pa
 
 def _play(stage: Stage, volume: Volume, case: Case, label: str, hold_s: float, patience: float) -> Outcome:
     limit_s = case.pause_limit_s * patience + (hold_s if case.holds_io else 0)
-    outcome = Outcome(label, pause_limit_ms=round(limit_s * 1000))
+    outcome = Outcome(label)
     began_s = time.monotonic()
     stage.set_lease_ttl(case.lease_ttl_s)
     volume.await_in_sync()
@@ -41,15 +41,17 @@ def _play(stage: Stage, volume: Volume, case: Case, label: str, hold_s: float, p
     _await_path_move_allowed(case, volume)
     watches = [_watch(volume, kind, label) for kind in ("replicas", "volumes")]
     primary, mirror = volume.roles()
-    load = Load(volume, label, quiet=case.made is not None)
+    load = Load(volume, label, fio_mib=case.fio_mib)
     scene = Scene(stage, volume, load, primary, mirror, hold_s, watches[1])
     case.fault(scene)
+    outcome.pause_limit_ms = round((limit_s + scene.election_s) * 1000)
+    outcome.notes += scene.notes
     scene.load.await_going(GO_ON_LIMIT_S)
     volume.await_in_sync()
     scene.hold(AFTERWARDS_S)
     scene.load.end(outcome)
     outcome.wrong_bytes += volume.differing_bytes()
-    outcome.resynced_bytes = scene.marked_bytes()
+    outcome.resynced_bytes = watches[1].marked_bytes()
     replicas = watches[0].end()
     watches[1].end()
     outcome.troubles += [*scene.troubles, *_moves(case, scene, replicas, volume.roles()[0])]

@@ -1,7 +1,8 @@
 """Runs in a guest: writes 4 KiB after 4 KiB, and says how long the longest pause was and what was wrong.
 
-Arguments: device, offset and size of the region that is its own, report file. Ends at SIGTERM. Standard
-library only.
+Arguments: device, offset and size of the region that is its own, report file; then "flushed" if every write
+is to be flushed before it counts, so that it outlives a loss of power. Ends at SIGTERM. Needs the
+standard library only.
 
 Each write goes to a random block and is followed by a read of another: a read must bring what was last
 acknowledged there (or, after a failed write, what was being written). Once more at the end, of all blocks.
@@ -22,8 +23,8 @@ _MARK = struct.Struct("<QQ")
 
 
 class Pulse:
-    def __init__(self, device: str, offset: int, size: int) -> None:
-        self.file = os.open(device, os.O_RDWR | os.O_DIRECT)
+    def __init__(self, device: str, offset: int, size: int, flushed: bool) -> None:
+        self.file = os.open(device, os.O_RDWR | os.O_DIRECT | (os.O_DSYNC if flushed else 0))
         self.offset, self.blocks = offset, size // _BLOCK_BYTES
         self.buffer = mmap.mmap(-1, _BLOCK_BYTES)
         self.run = random.getrandbits(48)
@@ -79,8 +80,8 @@ class Pulse:
 
 
 def main() -> None:
-    device, offset, size, report = sys.argv[1:]
-    pulse = Pulse(device, int(offset), int(size))
+    device, offset, size, report, *how = sys.argv[1:]
+    pulse = Pulse(device, int(offset), int(size), flushed=how == ["flushed"])
 
     def stop(*_: object) -> None:
         pulse.stopping = True

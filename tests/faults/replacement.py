@@ -34,7 +34,8 @@ def play_replacement(stage: Stage, volume: Volume) -> Outcome:
     stage.start_again(gone)
     outcome.wrong_bytes += volume.differing_bytes()
     stage.cluster.await_gone(f"assignments/{gone}/{volume.uid}")
-    outcome.resynced_bytes = max((int(v.get("sync_total_bytes", 0)) for v in watch.end()), default=0)
+    outcome.resynced_bytes = watch.marked_bytes()
+    watch.end()
     outcome.took_s = time.monotonic() - began_s
     outcome.judge()
     return outcome

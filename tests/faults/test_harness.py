@@ -10,7 +10,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import alua
 import faults
+import flush_aware
 import pytest
 from blackout import WRITER
 from cases import CASES, Case
@@ -99,6 +101,39 @@ def test_what_was_flushed_is_counted(spoil: bool, device: Path, tmp_path: Path) 
     assert int(said.stdout) == (2 if spoil else 0)
 
 
+@pytest.mark.parametrize("spoil", [False, True])
+def test_fio_after_a_restart_misses_what_had_completed(spoil: bool, device: Path, tmp_path: Path) -> None:
+    with open(device, "r+b") as file:
+        file.truncate(32 << 20)
+    trigger, saved = tmp_path / "trigger", tmp_path / "saved"
+    common = flush_aware.words(str(device), 0, 32, random.getrandbits(31), str(tmp_path))
+    words = flush_aware.writing(common, str(trigger), str(saved))
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        _await_written(device, 100, process)
+        trigger.touch()
+        said, _ = process.communicate(timeout=_LIMIT_S)
+    assert saved.exists() and not read_fio(said).io_errors
+    if spoil:
+        with open(device, "r+b") as file:
+            # Of a hundred and more, the last eight may have been under way.
+            for at in [at for at in range(0, 32 << 20, 4096) if os.pread(file.fileno(), 1, at) != b"\0"][:20]:
+                os.pwrite(file.fileno(), bytes(4096), at)
+            os.fsync(file.fileno())
+    done = subprocess.run(flush_aware.reading(common), capture_output=True, text=True)
+    seen = read_fio(f"{done.stderr}\n{done.stdout}")
+    assert bool(seen.wrong_bytes) == spoil and not seen.io_errors
+    assert spoil or seen.verified >= 90
+
+
+def _await_written(path: Path, count: int, process: "subprocess.Popen[str]") -> None:
+    """So many blocks are there."""
+    written = 0
+    while written < count:
+        assert process.poll() is None
+        with open(path, "rb") as file:
+            written = sum(os.pread(file.fileno(), 1, at) != b"\0" for at in range(0, 32 << 20, 4096))
+
+
 @pytest.mark.parametrize("stale", [False, True])
 def test_a_stale_read_is_seen(stale: bool, device: Path, tmp_path: Path) -> None:
     report = tmp_path / "report"
@@ -154,6 +189,24 @@ def test_what_is_wrong_fails_a_case(outcome: Outcome, trouble: str) -> None:
     sound = Outcome("case", pause_limit_ms=6000, pause_ms=6000)
     sound.judge()
     assert sound.passed and sound.row().endswith("PASS")
+
+
+_RTPG = """Report target port groups:
+  target port group id : 0x1 , Pref=0, Rtpg_fmt=0
+    target port group asymmetric access state : 0x{0}
+    T_SUP : 1, O_SUP : 0
+  target port group id : 0x2 , Pref=0, Rtpg_fmt=0
+    target port group asymmetric access state : 0x{1}
+    T_SUP : 1, O_SUP : 0
+"""
+
+
+def test_paths_that_do_not_agree() -> None:
+    mine, other = (alua.read_groups(_RTPG.format(*states)) for states in (("00", "02"), ("02", "00")))
+    assert mine == {"0x1": "0x00", "0x2": "0x02"}
+    assert alua.agree([mine, mine])
+    both = alua.read_groups(_RTPG.format("00", "00"))
+    assert not any(alua.agree(wrong) for wrong in ([mine, other], [both, both], [mine], [{}, {}]))
 
 
 def test_names_are_used_once() -> None:

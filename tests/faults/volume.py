@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import alua
 from stage import USER, Stage
 
 from holdfast.lab import multipath
@@ -51,6 +52,8 @@ class Volume:
         self._await_exports(attachment["uid"])
         self.map = multipath.log_in_all(stage.compute, self.logins)
         self.device = self.map.device
+        if trouble := self.alua_trouble():
+            raise Stuck(trouble)
         if made.fill_mib:
             self._fill(made.fill_mib)
 
@@ -60,12 +63,23 @@ class Volume:
         self.cluster.cli(USER, "attachment", "delete", self.name)
         self.cluster.cli(USER, "volume", "delete", self.name)
 
+    def alua_trouble(self) -> str:
+        """Whether every path says the same of the target port groups: "" or what it is."""
+        return alua.await_agreement(self.stage, self.map, len(self.logins))
+
     def _fill(self, count_mib: int) -> None:
         """Random bytes, on both disks, and nothing of them in `intent` any more."""
         words = ["dd", "if=/dev/urandom", f"of={self.device}", "bs=1M", f"seek={FILL_AT_MIB}"]
         words += [f"count={count_mib}", "oflag=direct", "conv=fsync"]
         self.stage.compute.run(words, timeout_s=300)
-        clean = f"until [ -z \"$(tr -d '\\0' < {self.store}/intent | head -c 1)\" ]; do sleep 0.2; done"
+        self._await_no_intent(f"{self.store}/intent")
+
+    def await_others_clean(self) -> None:
+        """Nothing of other volumes on these hosts would have to be copied after a loss of power."""
+        self._await_no_intent(f"$(ls {STORE_DIR}/*/intent | grep -v {self.uid})")
+
+    def _await_no_intent(self, files: str) -> None:
+        clean = f"until [ -z \"$(cat /dev/null {files} | tr -d '\\0' | head -c 1)\" ]; do sleep 0.2; done"
         for host in self.roles():
             self.stage.guest(host).run(["timeout", "90", "sh", "-c", clean], timeout_s=120)
 

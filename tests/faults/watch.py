@@ -23,6 +23,10 @@ class Watch:
         self._process.kill()
         return self.seen()
 
+    def marked_bytes(self) -> int:
+        """Of a volume: the most that any of its hosts was said to lack, up to now."""
+        return max((int(one.get("sync_total_bytes", 0)) for one in self.seen()), default=0)
+
     def seen(self) -> list[dict[str, Any]]:
         """Up to now."""
         lines = self._log.read_text(errors="replace").splitlines()
