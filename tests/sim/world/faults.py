@@ -371,8 +371,8 @@ class Faults:
 
     def _last_words(self) -> None:
         """A mirror dies, and with it the disk of its primary, or that takes no record any more and its process
-        dies: in etcd, the mirror lives for a while. (What such a disk failed before could not be written down,
-        and is forgotten with the process: docs/store.md.)
+        dies: in etcd, the mirror lives for a while. (What such a disk failed before could not be written
+        down, and is forgotten with the process: docs/store.md.)
         """
         record = self._checks.record
         if record is None or len(record.in_sync) < 2 or self._checks.bad_disks:
