@@ -370,8 +370,8 @@ class Faults:
         self._later(_LONG, partial(_mend_disk, host))
 
     def _last_words(self) -> None:
-        """A mirror dies, and with it the disk of its primary, or that takes no record any more and its process
-        dies: in etcd, the mirror lives for a while. (What such a disk failed before could not be written
+        """A mirror dies, and with it its primary's disk; or that takes no record any more, and its process
+        dies. In etcd, the mirror lives for a while. (What such a disk failed before could not be written
         down, and is forgotten with the process: docs/store.md.)
         """
         record = self._checks.record
