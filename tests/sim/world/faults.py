@@ -54,7 +54,7 @@ class Faults:
             (3, self._isolate),
             (3, self._forsake),
             (2, self._crash_loop),
-            (1, self._last_words),
+            (3, self._last_words),
         ]
         self._weights = [weight for weight, _fault in self._table]
         self._acts = [fault for _weight, fault in self._table]
