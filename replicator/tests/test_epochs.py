@@ -746,3 +746,16 @@ def test_a_comparison_keeps_to_its_rate(make_rig: MakeRig) -> None:
         assert found.done_bytes <= (took_s + ADAPT_S + 1) * MIB
     assert found.failed == "" and found.done_bytes == pair.size_bytes
     assert 10 - ADAPT_S <= took_s <= 12
+
+
+def test_a_process_that_ends_before_it_has_written_down_what_failed_leaves_word(rig: Rig) -> None:
+    """What the failed sync has dropped is not on the disk, however well the next one goes."""
+    pair = rig.pair
+    assert pair.do(Op.WRITE, 0, b"x" * BLOCK) is Outcome.OK
+    rig.fail("b", errno.EIO, "sync", "write record")
+    pair.submit(Op.FLUSH)
+    pair.until(lambda: pair.b.local is not None and bool(pair.b.local.suspect))
+    pair.kill("b")
+    rig.mend()
+    pair.start("b", Role.MIRROR)
+    assert pair.b.local is not None and pair.b.local.suspect

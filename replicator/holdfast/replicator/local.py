@@ -286,6 +286,7 @@ class LocalReplica:
         if self.suspect:
             return
         self.suspect = why
+        self.store.distrust()
         record = partial(self.store.update_state, lambda now: replace(now, suspect=why))
         self._serial.run(record, lambda _result: None)
         self._on_suspect(why)

@@ -6,6 +6,7 @@
     frozen/<snapshot>.*   frozen views (frozen.py)
     missing, filled       extents not yet hydrated (missing.py)
     absent/<host>         extents that a host which is not in sync lacks (partner.py)
+    distrusted            one bit: this disk has failed something
     state.json            state.py
 
 What opening does, in this order, each durable before the next: views of another boot, and those that lack
@@ -36,8 +37,10 @@ log = logging.getLogger(__name__)
 
 CHANGED = "changed"
 ABSENT = "absent"
+DISTRUSTED = "distrusted"
 _LOST_BY_RESTART = "the host restarted before the snapshot was copied"
 _LOST_FILES = "its files are not there any more"
+_DISTRUSTED = "the disk failed something, and its process ended before it could write down what"
 
 
 def create(files: Files, uid: str, size_bytes: int, boot_id: str, origin_snapshot_uid: str) -> None:
@@ -87,6 +90,7 @@ class Store:
         try:
             self.data = files.data("data", size_bytes)
             self.intent = _bits(files, "intent", self.regions)
+            self._distrusted = self._kept_if_room(DISTRUSTED, 1)
             self.missing = Missing(files, self.extents, same_boot)
             self._recover_views(same_boot)
             self.changed = self._recover_changed()
@@ -102,6 +106,7 @@ class Store:
         links, one for each of those hosts.
         """
         self.update_state(lambda now: replace(now, boot_id=boot_id))
+        self._recall_distrust()
 
     @staticmethod
     def _read_state(files: Files, uid: str, size_bytes: int) -> State:
@@ -117,6 +122,14 @@ class Store:
             )
         return found
 
+    def distrust(self) -> None:
+        """In the page cache at once: the next process of this boot knows, whatever the disk takes."""
+        self._distrusted.set(0)
+
+    def _recall_distrust(self) -> None:
+        if self._distrusted.get(0) and not self.state.suspect:
+            self.state = replace(self.state, suspect=_DISTRUSTED)
+
     # Epochs. What they mean is in epochs.py; these carry it out, durably. All block.
 
     def hear_of(self, epoch: int) -> None:
@@ -129,7 +142,7 @@ class Store:
         On disk; it counts once the state lists it.
         """
         self.files.remove(f"{ABSENT}/{host}")
-        bitmap = self._absent_made(host)
+        bitmap = self._kept_if_room(f"{ABSENT}/{host}", self.extents)
         self.cover_regions(bitmap, regions)
         for offset, length in ranges:
             covered = covering(offset, length, EXTENT_BYTES)
@@ -190,7 +203,7 @@ class Store:
                 bitmap = _bits(self.files, f"{ABSENT}/{host}", self.extents)
             except FileNotFoundError:
                 # Lost: that host is compared with us block by block.
-                bitmap = self._absent_made(host)
+                bitmap = self._kept_if_room(f"{ABSENT}/{host}", self.extents)
                 self.track_from(host, 0)
             self.cover_regions(bitmap, self.intent.set_bits())
             bitmap.sync()
@@ -198,19 +211,18 @@ class Store:
         for name in set(self.files.names(ABSENT)) - known.keys():
             self.files.remove(f"{ABSENT}/{name}")
 
-    def _absent_made(self, host: str) -> Bitmap:
-        """On a full disk in memory: it is lost with this process, and that host is compared then. What it
-        takes otherwise is that nobody is served.
+    def _kept_if_room(self, name: str, count: int) -> Bitmap:
+        """A bitmap, made if it is not there; on a full disk in memory, and lost with this process: a host
+        that it tracks is compared then. Otherwise nobody would be served.
         """
-        name = f"{ABSENT}/{host}"
         try:
-            return _bits(self.files, name, self.extents, make=True)
+            return _bits(self.files, name, count, make=True)
         except OSError as error:
             if not no_room(error):
                 raise
             log.warning("no room for %s: it is kept in memory (%s)", name, error)
         self.files.remove(name)
-        return Bitmap.in_memory(self.extents)
+        return Bitmap.in_memory(count)
 
     def extents_of(self, region: int) -> range:
         """The extents of a region; the last region may be short."""
@@ -435,6 +447,7 @@ class Store:
             bitmap.close()
         self.changed.close()
         self.missing.close()
+        self._distrusted.close()
         self.intent.close()
         self.data.close()
 

@@ -369,12 +369,13 @@ class Checks:
                 self._judge_flushed(f"flushed by {host}", member, command.began, now)
 
     def _judge_policy(self, host: str, record: Record, command: Try) -> None:
-        """What had confirmed it may have lost it since: then nobody can tell."""
+        """What had confirmed it may have lost it since, or thrown it away: then nobody can tell."""
         write = command.write
         assert write is not None
         others = [name for name in self.hosts if name != host and self._data(name) is not None]
         kept = set(record.host_ids) == set(self.hosts)
         kept = kept and all(self.hosts[other].died_s < command.sent_s for other in others)
+        kept = kept and self.bad_disks.isdisjoint(others)
         if kept and all(self._lacks(other, write, False) for other in others):
             self.violated(f"policy: {host} acknowledged {command}, which no other host has")
 

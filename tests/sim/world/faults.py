@@ -371,11 +371,10 @@ class Faults:
 
     def _last_words(self) -> None:
         """A mirror dies, and with it its primary's disk; or that takes no record any more, and its process
-        dies. In etcd, the mirror lives for a while. (What such a disk failed before could not be written
-        down, and is forgotten with the process: docs/store.md.)
+        dies. In etcd, the mirror lives for a while.
         """
         record = self._checks.record
-        if record is None or len(record.in_sync) < 2 or self._checks.bad_disks:
+        if record is None or len(record.in_sync) < 2 or self._checks.bad_disks - {record.primary}:
             return
         host = self._around.hosts[record.primary]
         mirror = self._chance.choice(sorted(record.in_sync.keys() - {record.primary}))
