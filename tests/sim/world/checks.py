@@ -114,7 +114,14 @@ class Checks:
         self.asked_s: Callable[[], float] = lambda: 0.0
         """When what is being committed was begun."""
         self.entry: Callable[[str], bytes | None] = lambda _key: None
-        self.views = Views(history, size_bytes, self._live, lambda host: self.hosts[host].disk, self.violated)
+        self.views = Views(
+            history,
+            size_bytes,
+            self._live,
+            lambda host: self.hosts[host].disk,
+            self.has_had_trouble,
+            self.violated,
+        )
         self._uid = volume_uid
         self._durable: dict[int, Write] = {}
         """What nobody may lose."""

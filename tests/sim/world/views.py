@@ -23,12 +23,14 @@ class Views:
         size_bytes: int,
         live: Callable[[str, int, int], bytearray],
         disk_of: Callable[[str], Disk],
+        had_trouble: Callable[[str], bool],
         violated: Callable[[str], None],
     ) -> None:
         self._history = history
         self._size_bytes = size_bytes
         self._live = live
         self._disk_of = disk_of
+        self._had_trouble = had_trouble
         self._violated = violated
         self._asked: dict[str, int] = {}
         self._frozen: dict[str, tuple[int, list[bytes]]] = {}
@@ -55,6 +57,9 @@ class Views:
         first: list[bytes] | None = None
         for host, content in contents.items():
             if content is None:
+                if self._had_trouble(host):
+                    # It had one when it said so; that it is lost, it says next.
+                    continue
                 self._violated(f"I-8: {uid} is frozen on {host}, which has no view of it")
                 return
             first = first or content

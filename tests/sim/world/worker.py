@@ -108,7 +108,8 @@ class Worker:
         """The copy is bad and its host is not in the set: a new one is made (and all sessions end)."""
         if self._ring is not None:
             self._ring.close()
-            self._ring = None
+            # What was to be told goes with it, and is told by the next.
+            self._ring, self._cold_epoch = None, 0
         for session in self._machine.around.sessions:
             if session.hosts[1] == self._machine.name:
                 session.discarded = True
