@@ -47,7 +47,6 @@ _SHOWS: dict[str, tuple[str, ...]] = {
     "acknowledge what another host failed to do": ("I-1", *_DIFFER),
     "accept an old epoch": ("I-1", "I-2", "I-4", "not at rest", *_DIFFER, *_STALE),
     "resign to one that may be dead": ("I-4",),
-    "resign to one that was not heard": ("I-4",),
     "join without missing": ("I-1", "verify", *_DIFFER, *_STALE),
     "join without changed": ("I-5", "at rest", "I-8"),
     "answer an abort while the command is on the link": ("I-11",),
@@ -236,14 +235,6 @@ MISTAKES = (
         "resign to one that may be dead",
         _REPLICATOR + "leading",
         ("heir.link.answered_s >= heard_s", "True"),
-    ),
-    _mistake(
-        "resign to one that was not heard",
-        _REPLICATOR + "replica",
-        (
-            "wants_resign=stuck, gives_up=stuck",
-            "wants_resign=stuck, heirs=tuple(wanted.members if stuck and wanted else ())",
-        ),
     ),
     _mistake(
         "join without missing",
