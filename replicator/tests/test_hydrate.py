@@ -24,8 +24,8 @@ SIZE = 3 * MIB + EXTENT_BYTES + 4096
 CONTENT = bytes(i // 4096 % 251 for i in range(0, SIZE, 4096) for _ in range(4096))
 
 
-def a_rig(make_rig: MakeRig, background: bool) -> Rig:
-    rig = make_rig(origin=FakeSource(CONTENT), size_bytes=SIZE)
+def a_rig(make_rig: MakeRig, background: bool, content: bytes = CONTENT) -> Rig:
+    rig = make_rig(origin=FakeSource(content), size_bytes=len(content))
     rig.pair.hydrates = background
     rig.pair.until_up()
     return rig
@@ -52,10 +52,8 @@ def test_a_read_brings_what_it_needs_and_its_neighbours(make_rig: MakeRig) -> No
 
 def test_the_background_keeps_to_its_rate_and_reads_do_not_wait_for_it(make_rig: MakeRig) -> None:
     content = CONTENT[: 2 * MIB] * 3
-    rig = make_rig(origin=FakeSource(content), size_bytes=len(content))
+    rig = a_rig(make_rig, background=False, content=content)
     pair = rig.pair
-    pair.hydrates = False
-    pair.until_up()
     pair.hydrator.limit(MIB)
     began_s = pair.clock.now_s
     pair.hydrator.go_on()
@@ -68,11 +66,7 @@ def test_the_background_keeps_to_its_rate_and_reads_do_not_wait_for_it(make_rig:
 
 
 def test_how_fast_it_comes_is_told(make_rig: MakeRig) -> None:
-    content = CONTENT[: 2 * MIB] * 12
-    rig = make_rig(origin=FakeSource(content), size_bytes=len(content))
-    pair = rig.pair
-    pair.hydrates = False
-    pair.until_up()
+    pair = a_rig(make_rig, background=False, content=CONTENT[: 2 * MIB] * 12).pair
     assert pair.hydrator.rate_bytes_s == 0, "not known yet"
     pair.hydrator.limit(MIB)
     pair.hydrator.go_on()
