@@ -300,6 +300,44 @@ def test_a_joiner_that_waits_for_its_turn_and_one_that_has_all_are_told_of(rig: 
     assert not replica.report().bound
 
 
+def test_a_joiner_is_not_made_equal_before_its_own_host_lets_it(rig: Rig) -> None:
+    pair = rig.pair
+    leave_out_b(rig)
+    pair.do(Op.WRITE, 0, b"x" * BLOCK)
+    pair.start("b", Role.JOINER, 2, "a", may_sync=False)
+    primary = pair.a.replica
+    assert primary is not None
+    pair.until(lambda: primary.report().joining == ("b",))
+    pair.for_s(5)
+    assert not primary.report().syncable and not primary.report().syncs and not primary.report().bound
+    # What it does not lack goes to it meanwhile.
+    assert pair.do(Op.WRITE, 4 * EXTENT_BYTES, b"y" * BLOCK) is Outcome.OK
+    pair.tell("b", Role.JOINER, 2, "a", may_sync=True)
+    pair.until(lambda: primary.report().bound == ("b",))
+    bring_back(pair, "b", "a", 3)
+    assert rig.same()
+
+
+def test_a_joiner_hears_how_much_is_left(rig: Rig) -> None:
+    pair = rig.pair
+    leave_out_b(rig)
+    for at in range(64):
+        pair.do(Op.WRITE, at * EXTENT_BYTES, bytes([at + 1]) * BLOCK)
+    pair.tell("a", Role.PRIMARY, 2, "a", sync_max_bytes_s=EXTENT_BYTES * 4)
+    pair.start("b", Role.JOINER, 2, "a")
+    joiner, seen = pair.b.replica, list[int]()
+    assert joiner is not None and pair.a.replica is not None
+
+    def is_done() -> bool:
+        left = joiner.report().left_bytes
+        if not seen or seen[-1] != left:
+            seen.append(left)
+        return bool(pair.leading.wants_join[0])
+
+    pair.until(is_done)
+    assert seen[0] == -1 and seen[1] > 0 and sorted(seen[1:], reverse=True) == seen[1:]
+
+
 def test_a_joiner_that_is_lost_on_the_way_costs_no_write(rig: Rig) -> None:
     pair = rig.pair
     leave_out_b(rig)

@@ -138,9 +138,11 @@ def test_a_copy_that_may_be_about_to_join_is_kept(renounced_epoch: int) -> None:
     assert not told(left_out, observed=suspect, renounced_epoch=renounced_epoch).rebuild
 
 
-def test_turns_bind_the_primary_only() -> None:
-    assert not told(assigned(peers=[AWAY]), may_sync=False).may_sync
-    assert told(assigned(role=r.ROLE_JOINER, boot_id="", primary_host_id="b"), may_sync=False).may_sync
+def test_turns_bind_both_ends() -> None:
+    left_out = assigned(role=r.ROLE_JOINER, boot_id="", primary_host_id="b")
+    for assignment in (assigned(peers=[AWAY]), left_out):
+        assert not told(assignment, may_sync=False).may_sync
+        assert told(assignment, may_sync=True).may_sync
 
 
 def test_an_attachment_step_by_step() -> None:
@@ -471,4 +473,11 @@ def test_an_agent_and_a_worker_of_other_code_understand_each_other() -> None:
     observed = Observed("v", snapshots=(ObservedSnapshot("s", True, also_on=("b",)),))
     older = json.loads(encode(Answer(7, observed)))
     del older["observed"]["snapshots"][0]["gate"], older["observed"]["standby_io_age_s"]
+    assert decode_answer(json.dumps(older).encode()) == Answer(7, observed)
+
+
+def test_joiners_of_a_worker_of_older_code_wait_for_no_turn_of_their_own() -> None:
+    observed = Observed("v", joining=("b", "c"), syncable=("b", "c"))
+    older = json.loads(encode(Answer(7, observed)))
+    del older["observed"]["syncable"], older["observed"]["left_bytes"]
     assert decode_answer(json.dumps(older).encode()) == Answer(7, observed)

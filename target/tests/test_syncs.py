@@ -61,3 +61,36 @@ def test_everybody_comes_to_an_end(seed: int) -> None:
             if not left[uid]:
                 del left[uid]
                 line.syncs.over(uid, now_s)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_hosts_that_bring_each_other_up_to_date_never_wait_in_a_ring(seed: int) -> None:
+    """Both ends have a line, the joiner's comes first: never more than the limit at either, and all end. Of a
+    primary whose line is long, no joiner's turn is kept for ever.
+    """
+    chance = random.Random(seed)
+    hosts = range(3)
+    sends = [Syncs(random.Random(seed), lambda _uid: None, 2) for _ in hosts]
+    receives = [Syncs(random.Random(seed), lambda _uid: None, 2) for _ in hosts]
+    ends = {f"v{number}": chance.sample(hosts, 2) for number in range(40)}
+    left = {uid: chance.randrange(1, 9) for uid in ends}
+    now_s = 0.0
+    while left:
+        now_s += 1.0
+        assert now_s < 2000
+        running: list[str] = []
+        for uid in sorted(left, key=lambda _uid: chance.random()):
+            primary, joiner = ends[uid]
+            if not receives[joiner].wanted(uid, left[uid], now_s):
+                sends[primary].over(uid, now_s)
+            elif sends[primary].wanted(uid, left[uid], now_s):
+                running.append(uid)
+        for host in hosts:
+            assert sum(ends[uid][0] == host for uid in running) <= 2
+            assert sum(ends[uid][1] == host for uid in running) <= 2
+        for uid in running:
+            left[uid] -= 1
+            if not left[uid]:
+                del left[uid]
+                sends[ends[uid][0]].over(uid, now_s)
+                receives[ends[uid][1]].over(uid, now_s)

@@ -19,7 +19,7 @@ from holdfast.target.control import Desired, Observed, ObservedSnapshot
 from holdfast.target.control_client import WorkerLink
 from holdfast.target.lio import Lio
 from holdfast.target.reconcile import Host
-from holdfast.target.syncs import Syncs
+from holdfast.target.syncs import HOST_SYNCS_MAX, JITTER_S, Syncs
 from holdfast.target.tools import Tools
 from holdfast.target.upgrades import Upgrades
 from holdfast.target.volume_agent import REBUILD_S, VolumeAgent
@@ -78,9 +78,11 @@ class Bench:
         nothing = cast(Any, None)
         self.urgent = ThreadPoolExecutor(2)
         self.upgrades = Upgrades(lambda: None)
+        self.sends = Syncs(Random(0), lambda _uid: self.agent.reconcile_soon())
+        self.receives = Syncs(Random(0), lambda _uid: self.agent.reconcile_soon())
         tools = Tools(
             loop, cast(HostActions, self.etcd), Lio(folder), self.workers, folder / "store", b"", nothing,
-            lambda: self.host, self.urgent, Syncs(Random(0), lambda _uid: None), self.upgrades,
+            lambda: self.host, self.urgent, self.sends, self.receives, self.upgrades,
         )  # fmt: skip
         self.agent = VolumeAgent(UID, tools)
         self.server: ControlServer | None = None
@@ -253,6 +255,43 @@ def test_a_takeover_waits_for_nothing(bench: Bench) -> None:
     bench.leases(a="boot-1")
     bench.until(lambda: bench.etcd.count("take_over") == 2)
     assert bench.loop.now() - gone_s < 0.5
+
+
+def test_a_primary_stands_in_line_once_the_joiner_has_its_turn(bench: Bench) -> None:
+    alone = [r.Peer(host_id="b")]
+    others = [str(number) for number in range(HOST_SYNCS_MAX)]
+    for other in others:
+        assert bench.sends.wanted(other, 0, bench.loop.now())
+    waits = observed("primary", joining=("b",))
+    bench.start_worker(waits)
+    bench.agent.assign(assigned(r.ROLE_PRIMARY, peers=alone))
+    bench.until(lambda: bench.agent._link.observed == waits)
+    assert not bench.agent._may_sync() and not bench.sends._waiting
+    bench.says(dataclasses.replace(waits, syncable=("b",)))
+    bench.until(lambda: bool(bench.sends._waiting))
+    assert not bench.told[-1].may_sync
+    bench.sends.over(others[0], bench.loop.now() + JITTER_S)
+    bench.until(lambda: bench.told[-1].may_sync)
+    # It lacks nothing, and that is being recorded.
+    bench.says(observed("primary", bound=("b",)))
+    bench.until(lambda: bool(bench.agent._link.observed and bench.agent._link.observed.bound))
+    assert bench.agent._may_sync()
+    bench.says(observed("primary"))
+    bench.until(lambda: not bench.told[-1].may_sync)
+
+
+def test_a_joiner_stands_in_line_once_its_primary_is_there(bench: Bench) -> None:
+    bench.start_worker(observed("joiner", peer_connected=False))
+    bench.agent.assign(assigned(r.ROLE_JOINER, boot_id=""))
+    bench.until(lambda: bool(bench.told) and bench.agent._link.observed is not None)
+    assert not bench.told[-1].may_sync
+    bench.says(observed("joiner"))
+    bench.until(lambda: bench.told[-1].may_sync)
+    assert list(bench.receives._running) == [UID] and not bench.sends._running
+    # In sync it stands in no line.
+    bench.agent.assign(assigned(r.ROLE_MIRROR, epoch=2))
+    bench.until(lambda: bench.told[-1].epoch == 2 and not bench.told[-1].may_sync)
+    assert not bench.receives._running
 
 
 def test_a_change_is_asked_for_until_it_is_made(bench: Bench) -> None:

@@ -82,6 +82,9 @@ class Following:
         """As of the last beacon."""
         self.host_id = host_id
         self.boot_id = boot_id
+        self.may_sync = True
+        self.left_bytes = -1
+        """Of its resync, as the primary last said; -1: none is under way."""
 
     @property
     def role(self) -> str:
@@ -116,6 +119,7 @@ class Following:
         store = self._local.store
         self._entered = False
         self._local.last_copy = False
+        self.left_bytes = -1
         yield self.drain.end_all
         if role is Role.MIRROR:
             left_out = set(store.state.members) - set(members)
@@ -156,6 +160,11 @@ class Following:
         known = max(self._epoch, self._local.store.state.epoch)
         if epoch < known or (epoch > known and self._role is Role.MIRROR):
             raise StaleEpoch(f"epoch {epoch} is not the one that this host knows, {known}.")
+
+    def lacks(self, left_bytes: int) -> None:
+        if left_bytes != self.left_bytes:
+            self.left_bytes = left_bytes
+            self._on_change()
 
     def greeted(self, peer: str) -> None:
         self._endings.drained(peer)

@@ -329,6 +329,7 @@ class Leading:
     def _make_link(self, partner: Partner) -> Link:
         link = Link(self._loop, partial(self._dial_partner, partner), partial(self._align, partner))
         link.wants_lease = lambda: not self.trouble
+        link.left_bytes = partial(self.syncing.left_bytes, partner.host_id)
         link.on_change = partial(self._link_changed, partner)
         link.on_beat = partial(self._beaten, partner)
         link.on_greeted = partial(self._greeted, partner)
@@ -373,6 +374,7 @@ class Leading:
         self._refresh()
 
     def _greeted(self, partner: Partner) -> None:
+        partner.may_sync = False
         self._endings.drained(partner.host_id)
         self._on_change()
 
@@ -382,6 +384,12 @@ class Leading:
             self._standby_at_s = max(self._standby_at_s, self._loop.now() - age_s)
         if partner.required:
             self._lease()
+        # A host of older code does not say.
+        may_sync = answer.get("may_sync") is not False
+        if may_sync is not partner.may_sync:
+            partner.may_sync = may_sync
+            self._tick_syncing()
+            self._on_change()
         if self.trouble:
             self._on_change()
 
@@ -392,7 +400,7 @@ class Leading:
 
     def _tick_syncing(self) -> None:
         for partner in list(self.partners.values()):
-            if partner.standing is Standing.JOINING and partner.link.up:
+            if partner.standing is Standing.JOINING and partner.link.up and partner.may_sync:
                 self.syncing.begin(partner, partial(self._synced, partner))
 
     def _synced(self, partner: Partner) -> None:
@@ -443,6 +451,12 @@ class Leading:
         """Hosts of that standing whose sessions are up."""
         up = (p.host_id for p in self.partners.values() if p.standing is standing and p.link.up)
         return tuple(sorted(up)) if self._entered else ()
+
+    @property
+    def syncable(self) -> tuple[str, ...]:
+        """Joiners whose hosts let them be brought up to date, or that already are being."""
+        partners = (self.partners[host] for host in self.attached(Standing.JOINING))
+        return tuple(p.host_id for p in partners if p.may_sync or self.syncing.left_bytes(p.host_id) >= 0)
 
     @property
     def wants_resign(self) -> bool:

@@ -96,6 +96,8 @@ class Link:
         """When the newest beat was sent that a session answered which serves."""
         self.leased_until_s = 0.0
         self.wants_lease: Callable[[], bool] = lambda: True
+        self.left_bytes: Callable[[], int] = lambda: -1
+        """Of the resync of that host, for it to be told."""
         self.on_change: Callable[[], None] = lambda: None
         self.on_greeted: Callable[[], None] = lambda: None
         """Called when that host has answered a hello: it has drained all earlier sessions."""
@@ -275,7 +277,8 @@ class Link:
             self.start_over(f"the mirror said nothing for {LINK_LOST_S:.0f} s")
             return
         lease = self.wants_lease()
-        talk.ask({"do": "beat", "lease": lease})(partial(self._beaten, talk, self._loop.now(), lease))
+        beat = {"do": "beat", "lease": lease, "left": self.left_bytes()}
+        talk.ask(beat)(partial(self._beaten, talk, self._loop.now(), lease))
         self._loop.call_about(BEACON_INTERVAL_S, partial(self._beat, talk))
 
     def _beaten(self, talk: Talk, sent_at_s: float, leased: bool, answer: object) -> None:

@@ -4,8 +4,9 @@ In band, so that a word about the writes before it needs no other order. `do` na
 
     hello            {host, epoch, size_bytes} -> {role, boot_id, generation, views, synced_epoch, tracks};
                      the old session is drained. `tracks`: it keeps an `absent` of the asking host
-    beat {lease}     -> {serves, standby_age_s}; an answer is a lease if one is asked for (I-3); one without
-                        answers is dead
+    beat {lease, left} -> {serves, standby_age_s, may_sync}; an answer is a lease if one is asked for (I-3);
+                        one without answers is dead. `left`: bytes of the resync under way, -1 if there is
+                        none. `may_sync`: it may begin; that host lets so many volumes be made equal at once
     doubt            {start} -> {pages, next}: regions that may differ, as a bitmap from byte `start` on
     absent           {start} -> {pages, next}: extents that the asking host lacked, the same way
     open_generation  {generation}: catch up

@@ -96,6 +96,13 @@ class Host(Protocol):
     @property
     def standby_age_s(self) -> float: ...
 
+    @property
+    def may_sync(self) -> bool:
+        """Its turn has come to be made equal, if it is not in sync."""
+
+    def lacks(self, left_bytes: int) -> None:
+        """That much is left of its resync, as the primary says; -1: none is under way."""
+
     def beat(self) -> None:
         """A lease is about to be given."""
 
@@ -302,7 +309,14 @@ class MirrorExport:
             return {FAILED: self._local.suspect, HOPELESS: True}
         if self._greeted and message.get("lease"):
             self._host.beat()
-        return {"serves": self._greeted, "standby_age_s": self._host.standby_age_s}
+        left = message.get("left")
+        if self._greeted and isinstance(left, int):
+            self._host.lacks(left)
+        return {
+            "serves": self._greeted,
+            "standby_age_s": self._host.standby_age_s,
+            "may_sync": self._host.may_sync,
+        }
 
     def _next_word(self) -> None:
         if not self._words:

@@ -52,6 +52,8 @@ class Partner:
         """BOUND, and the agent may have been told: only a transaction's outcome can undo it."""
         self.boot_id = ""
         """Of its process that the session at hand is with."""
+        self.may_sync = False
+        """That host lets it be made equal now: it lets so many volumes at once."""
         self.compare = False
         """Its copy is of another history: look before copying."""
         self.link = make_link(self)

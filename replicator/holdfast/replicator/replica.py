@@ -97,7 +97,9 @@ class ReplicaReport:
     gates: tuple[tuple[str, Gate], ...] = ()
     """(snapshot, how it stands) of those that are frozen together with other volumes."""
     syncs: tuple[Progress, ...] = ()
+    left_bytes: int = -1
     joining: tuple[str, ...] = ()
+    syncable: tuple[str, ...] = ()
     bound: tuple[str, ...] = ()
     verification: Verification | None = None
     hydrate_remaining_bytes: int = 0
@@ -185,6 +187,8 @@ class Replica:
             self._is = self._wanted
             if self._leading is not None:
                 self._leading.tune(self._wanted)
+            if self._following is not None:
+                self._following.may_sync = self._wanted.may_sync
             return
         self._changing = True
         run(self._change(self._wanted), self._changed, self._not_changed)
@@ -198,6 +202,7 @@ class Replica:
         else:
             yield from self._stop_leading()
             following = self._following or self._make_following()
+            following.may_sync = wanted.may_sync
             yield from following.enter(
                 wanted.role, wanted.epoch, wanted.members, wanted.peers, wanted.may_be_new
             )
@@ -289,6 +294,7 @@ class Replica:
                 message,
                 may_take_over=following.may_take_over,
                 frozen=frozen,
+                left_bytes=following.left_bytes,
             )
         hydrator = self._hydrator
         join, join_boot = leading.wants_join
@@ -311,6 +317,7 @@ class Replica:
             gates=tuple(leading.chores.gates.items()),
             syncs=tuple(leading.syncing.progress()),
             joining=leading.attached(Standing.JOINING),
+            syncable=leading.syncable,
             bound=leading.attached(Standing.BOUND),
             verification=leading.chores.verification,
             hydrate_remaining_bytes=hydrator.remaining_bytes if hydrator else 0,

@@ -70,6 +70,11 @@ class Syncing:
         )
         run(steps, ended, failed)
 
+    def left_bytes(self, host_id: str) -> int:
+        """As last counted; -1 if that host is not being made equal."""
+        one = self._runs.get(host_id)
+        return one.rate.left_bytes if one is not None else -1
+
     def progress(self) -> list[Progress]:
         now_s = self._loop.now()
         return [

@@ -72,6 +72,7 @@ class Agent:
         self._tools = Tools(
             loop, actions, lio, workers, store, seal_key, self._in_lio_pool, lambda: self.host,
             self._urgent, Syncs(random.Random(), self._sync_granted),
+            Syncs(random.Random(), self._sync_granted),
             Upgrades(lambda: loop.call_soon(self._reconcile_all)),
         )  # fmt: skip
         self._stop = threading.Event()

@@ -86,7 +86,7 @@ class Desired:
     rebuild: bool = False
     """Joiner: if the copy here is not to be trusted, throw it away and make a new one."""
     may_sync: bool = True
-    """Primary: joiners may be brought up to date now; if not, they wait their turn."""
+    """Primary: joiners may be brought up to date now. Joiner: this copy may be. If not, it waits."""
     sync_max_bytes_s: int = SYNC_MAX_BYTES_S
     verify_request: int = 0
     """The number of the newest comparison that was asked for; 0: none."""
@@ -205,6 +205,10 @@ class Observed:
     syncs: tuple[ObservedSync, ...] = ()
     joining: tuple[str, ...] = ()
     """Primary: joiners whose session is up, also those that wait for their turn to be brought up to date."""
+    syncable: tuple[str, ...] = ()
+    """Primary: those of `joining` whose hosts let them be brought up to date, or that already are being."""
+    left_bytes: int = -1
+    """Joiner: what its copy lacks, as its primary last said; -1: it is not being brought up to date."""
     bound: tuple[str, ...] = ()
     """Primary: joiners that lack nothing; that is being recorded."""
     verify: ObservedVerify | None = None
@@ -248,7 +252,9 @@ def decode_answer(line: bytes) -> Answer:
     observed = raw["observed"]
     observed["snapshots"] = tuple(_observed_snapshot(item) for item in observed["snapshots"])
     observed["wants_leave_out"] = tuple(observed["wants_leave_out"])
-    for name in ("heirs", "joining", "bound"):
+    # A worker of older code does not know that joiners wait for turns of their own.
+    observed.setdefault("syncable", observed.get("joining", ()))
+    for name in ("heirs", "joining", "syncable", "bound"):
         observed[name] = tuple(observed.get(name, ()))
     observed["syncs"] = tuple(_made(ObservedSync, item) for item in observed["syncs"])
     observed["verify"] = _made(ObservedVerify, observed["verify"]) if observed["verify"] else None

@@ -73,7 +73,7 @@ class Situation:
     frozen: frozenset[str] = frozenset()
     """Snapshots that a worker has reported as frozen: see `frozen_so_far`."""
     may_sync: bool = True
-    """The host's turn (syncs.py) has come to this volume."""
+    """The turn of this volume has come (syncs.py): to bring others up to date, or to be."""
     may_rebuild: bool = True
     """Its copy was not thrown away a moment ago."""
     renounced_epoch: int = 0
@@ -197,7 +197,7 @@ def _desired(assignment: r.Assignment, host: Host, now: Situation) -> Desired:
         cold_epoch=assignment.cold_epoch,
         accept_half_synced=assignment.accept_half_synced,
         rebuild=now.may_rebuild and may_throw_away(assignment, now.observed, now.renounced_epoch),
-        may_sync=now.may_sync or role != PRIMARY,
+        may_sync=now.may_sync,
         sync_max_bytes_s=host.sync_max_bytes_s,
         verify_request=assignment.verify_request,
         verify_rate_bytes_s=assignment.verify_rate_bytes_s,

@@ -1,11 +1,14 @@
 """Whose turn it is to be brought up to date: at most HOST_SYNCS_MAX volumes of a host at once.
 
 A host that comes back is a joiner of every volume that it holds; brought up to date all at once they would
-starve each other and whoever uses the disks. First come, first served; a volume that has made no progress
+starve each other and whoever uses the disks. So a host has two lines: of the volumes whose primary is here,
+and of its copies that are not in sync. First come, first served; a volume that has made no progress
 for STALLED_S while others wait goes to the end of the line, so that one whose joiner is away keeps nobody
 waiting. When many come at once each waits a little, by chance, so that hosts do not all turn to the same one.
 
-Only the primary's side is counted: if joiners granted turns too, two hosts could each wait for the other.
+A resync needs a turn at both ends, and the joiner's comes first: a primary stands in line only for joiners
+that have theirs (Observed.syncable). So who has a primary's turn waits for nobody, and no ring of hosts can
+wait for each other.
 """
 
 import random

@@ -38,7 +38,8 @@ class Tools:
         in_lio_pool: InPool,
         host: Callable[[], Host],
         urgent: Executor,
-        syncs: Syncs,
+        sends: Syncs,
+        receives: Syncs,
         upgrades: Upgrades,
     ) -> None:
         self.loop = loop
@@ -51,5 +52,8 @@ class Tools:
         self.host = host
         self.urgent = urgent
         """Threads for changes of membership alone."""
-        self.syncs = syncs
+        self.sends = sends
+        """Turns of the volumes whose primary is here."""
+        self.receives = receives
+        """Turns of the copies here that are not in sync."""
         self.upgrades = upgrades

@@ -22,9 +22,10 @@ from holdfast.target.rebuilding import is_bad
 from holdfast.target.reconcile import Plan, Situation, decide, frozen_so_far
 from holdfast.target.reporter import Reporter
 from holdfast.target.reports import Renounce
-from holdfast.target.role_names import PRIMARY
-from holdfast.target.roles import joiners, peer_of, role_here
+from holdfast.target.role_names import JOINER, PRIMARY
+from holdfast.target.roles import peer_of, role_here
 from holdfast.target.store_folder import anything_at, remove_tree
+from holdfast.target.syncs import Syncs
 from holdfast.target.tools import Tools
 from holdfast.target.upgrades import is_well
 from holdfast.target.volume_export import VolumeExport
@@ -97,7 +98,8 @@ class VolumeAgent:
     def close(self) -> None:
         self._closed = True
         self._changes.close()
-        self._tools.syncs.over(self.uid, self._tools.loop.now())
+        self._tools.sends.over(self.uid, self._tools.loop.now())
+        self._tools.receives.over(self.uid, self._tools.loop.now())
         self._tools.upgrades.over(self.uid)
         self._worker.close()
 
@@ -184,16 +186,24 @@ class VolumeAgent:
         return self._sessions.cut_s(observed.standby_io_age_s if observed else -1.0, initiators)
 
     def _may_sync(self) -> bool:
-        """Whether this volume's joiners may be brought up to date now: they take turns (syncs.py)."""
-        host, assignment, observed = self._tools.host(), self._assignment, self._link.observed
-        now_s = self._tools.loop.now()
-        primary = assignment is not None and role_here(assignment, host.boot_id) == PRIMARY
-        live = host.leases or {}
-        if not primary or assignment is None or not any(one.host_id in live for one in joiners(assignment)):
-            self._tools.syncs.over(self.uid, now_s)
-            return False
-        left = sum(one.remaining_bytes for one in observed.syncs) if observed else 0
-        return self._tools.syncs.wanted(self.uid, left, now_s)
+        """Whether this volume's joiners may be brought up to date now, or the copy here, if it is one."""
+        assignment, observed, now_s = self._assignment, self._link.observed, self._tools.loop.now()
+        role = role_here(assignment, self._tools.host().boot_id) if assignment is not None else ""
+        sends = role == PRIMARY and observed is not None and bool(observed.syncable or observed.bound)
+        receives = role == JOINER and observed is not None and observed.peer_connected
+        left = 0
+        if observed is not None:
+            left = sum(one.remaining_bytes for one in observed.syncs) if sends else observed.left_bytes
+        # Both are asked: who stands in the other line no longer leaves it.
+        may_send = self._turn(self._tools.sends, sends, left, now_s)
+        may_receive = self._turn(self._tools.receives, receives, left, now_s)
+        return may_send or may_receive
+
+    def _turn(self, line: Syncs, wanted: bool, left_bytes: int, now_s: float) -> bool:
+        if wanted:
+            return line.wanted(self.uid, left_bytes, now_s)
+        line.over(self.uid, now_s)
+        return False
 
     @property
     def _renounced_epoch(self) -> int:

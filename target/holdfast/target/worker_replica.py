@@ -114,6 +114,8 @@ def observed_of(desired: Desired, report: ReplicaReport, state: State, suspect: 
             for one in report.syncs
         ),
         joining=report.joining,
+        syncable=report.syncable,
+        left_bytes=report.left_bytes,
         bound=report.bound,
         verify=_verify(report.verification),
     )

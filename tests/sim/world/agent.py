@@ -58,6 +58,8 @@ class HostLike(Protocol):
     name: str
     boot_id: str
     size_bytes: int
+    turn_period_s: float
+    """For half of each the turn to make copies equal is another volume's."""
 
     def worker_alive(self) -> bool: ...
     def start_worker(self) -> None: ...
@@ -239,6 +241,10 @@ class Agent:
             change.send(self._actions, self._uid)
         self._run(self._planned(alive), alive)
 
+    @property
+    def _may_sync(self) -> bool:
+        return self.loop.now() % self._host.turn_period_s < self._host.turn_period_s / 2
+
     def _planned(self, alive: bool) -> planning.Plan:
         """Decided anew when anything has changed that it depends on."""
         self._frozen = planning.frozen_so_far(self._frozen, self._assignment, self._observed)
@@ -250,6 +256,7 @@ class Agent:
             alive,
             self._host.store_exists(),
             self._renounced_epoch,
+            self._may_sync,
         )
         if self._plan is None or known != self._planned_from:
             self._planned_from = known
@@ -266,6 +273,7 @@ class Agent:
             secrets={},
             renounced_epoch=self._renounced_epoch,
             frozen=self._frozen,
+            may_sync=self._may_sync,
         )
 
     def _run(self, plan: planning.Plan, alive: bool) -> None:

@@ -1,6 +1,7 @@
 """What goes wrong in a run: which, when, and for how long, by chance. Everything is mended in the end."""
 
 import errno
+import math
 from collections.abc import Callable
 from functools import partial
 from random import Random
@@ -104,6 +105,7 @@ class Faults:
             host.thaw()
             host.disk.on_step = _fine
             host.slow_disk(1.0)
+            host.turn_period_s = math.inf
             if not host.on:
                 host.power_on()
             for part in (host.worker, host.agent):

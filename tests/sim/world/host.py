@@ -1,5 +1,6 @@
 """A storage host: a disk that stays, and boots, each with a clock, a kernel, an agent and a worker."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from random import Random
@@ -79,6 +80,7 @@ class Host:
         self.on = False
         self.frozen = False
         self.disk_slow = 1.0
+        self.turn_period_s = around.chance.choice((math.inf, math.inf, 0.7, 5.0))
         self.died_s = -1.0
         """When it last lost power."""
         self.worker_since_s = 0.0
