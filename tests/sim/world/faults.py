@@ -335,7 +335,11 @@ class Faults:
 
         self._later(_SHORT, back)
         record = self._checks.record
-        if record is not None and self._chance.random() < 0.5:
+        joiners = [one for one in self._hosts if record is not None and one.name not in record.in_sync]
+        if joiners and self._chance.random() < 0.3 and not self._checks.bad_disks - {joiners[0].name}:
+            self._fail_syncs(joiners[0])
+            self._later((0.3, 0.7), self._power_cut)
+        elif record is not None and self._chance.random() < 0.5:
             self._note(f"the worker of {record.primary} is killed")
             self._around.hosts[record.primary].kill_worker()
         else:
@@ -371,8 +375,20 @@ class Faults:
         host.disk.on_step = fail
         self._later(_LONG, partial(_mend_disk, host))
 
+    def _fail_syncs(self, host: Host) -> None:
+        """Of one that is about to be in sync."""
+        self._checks.bad_disks.add(host.name)
+        self._note(f"the disk of {host.name} fails every sync")
+
+        def fail(kind: str, _name: str) -> None:
+            if kind == "sync":
+                raise OSError(errno.EIO, "injected")
+
+        host.disk.on_step = fail
+        self._later(_SHORT, partial(_mend_disk, host))
+
     def _last_words(self) -> None:
-        """A mirror dies, and with it its primary's disk; or that takes no record any more, and its process
+        """A mirror dies, and soon after its primary's disk; or that takes no record any more, and its process
         dies. In etcd, the mirror lives for a while.
         """
         record = self._checks.record
@@ -382,19 +398,25 @@ class Faults:
         mirror = self._chance.choice(sorted(record.in_sync.keys() - {record.primary}))
         self._checks.bad_disks.add(host.name)
         fails, dies = self._chance.choice((("write record", True), ("sync", False), ("write", False)))
-        self._note(f"{mirror} loses power, and the disk of {host.name} fails every {fails}")
 
         def fail(kind: str, _name: str) -> None:
             if kind == fails:
                 raise OSError(errno.EIO, "injected")
 
-        host.disk.on_step = fail
-        self._later(_LONG, partial(_mend_disk, host))
+        def break_disk() -> None:
+            if self._over:
+                return
+            self._note(f"the disk of {host.name} fails every {fails}")
+            host.disk.on_step = fail
+            self._later(_LONG, partial(_mend_disk, host))
+            if dies:
+                host.kill_worker()
+            for _ in range(3):
+                self._around.timeline.after(self._chance.random() * 0.1, self.command)
+
+        self._note(f"{mirror} loses power")
         self._off(self._around.hosts[mirror], _LONG)
-        if dies:
-            host.kill_worker()
-        else:
-            self.command()
+        self._around.timeline.after(self._chance.uniform(1.8, 2.8), break_disk)
 
     def _no_room(self) -> None:
         host = self._host()
