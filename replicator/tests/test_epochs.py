@@ -15,8 +15,10 @@ from holdfast.base.limits import (
     MIB,
     REGION_BYTES,
 )
+from holdfast.base.steps import run
 from holdfast.replicator.budget import ADAPT_S
 from holdfast.replicator.chores import Snapshots
+from holdfast.replicator.clean import clean
 from holdfast.replicator.following import Role
 from holdfast.replicator.testing import FakeSource, Host, Pair
 from holdfast.replicator.testing_disk import Disk
@@ -479,6 +481,22 @@ def test_each_of_two_mirrors_is_made_equal_where_the_primary_may_differ(rig: Rig
     pair.hosts["c"].replica = late
     pair.until(lambda: pair.primary.writes)
     assert rig.disks["c"].content("data")[:BLOCK] == b"new" + b"x" * (BLOCK - 3)
+
+
+def test_no_mirror_calls_a_region_clean_after_a_write_that_came_later(rig: Rig) -> None:
+    """With two of them: the first is not waited for before the second is told."""
+    pair = rig.pair
+    add_c(rig)
+    pair.epoch(3, "a", "abc")
+    pair.until(lambda: pair.primary.writes)
+    pair.do(Op.WRITE, 0, b"x" * BLOCK)
+    pair.primary.local.intent.candidates([])
+    cleared: list[object] = []
+    run(clean(pair.primary), cleared.append, cleared.append)
+    pair.until(lambda: not pair.a.store.intent.get(0))
+    outcomes = pair.submit(Op.WRITE, 0, b"y" * BLOCK)
+    pair.until(lambda: bool(cleared and outcomes))
+    assert cleared == [1] and all(host.store.intent.get(0) for host in pair.hosts.values())
 
 
 def test_a_comparison_finds_and_repairs(rig: Rig) -> None:

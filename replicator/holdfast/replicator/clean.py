@@ -4,7 +4,7 @@ A host that is not in sync counts for nothing here: what it lacks is in `absent`
 """
 
 from holdfast.base.errors import Unavailable
-from holdfast.base.steps import Steps
+from holdfast.base.steps import Steps, all_of
 from holdfast.replicator.local import LocalReplica
 from holdfast.replicator.messages import INDEXES_MAX
 from holdfast.replicator.primary import Primary
@@ -39,10 +39,9 @@ def _clean(local: LocalReplica, talks: list[Talk]) -> Steps[int]:
     yield settle_all(local, talks)
     for talk in talks:
         talk.check()
-    # Writes that began since are not on disk; those that begin from here on come after this word at the
-    # others too, and find the region cold everywhere.
+    # Writes that began since are not on disk; those that begin from here on come after this word at all of
+    # the others too, and find the region cold everywhere.
     regions = sorted(local.intent.untouched(quiet))[:INDEXES_MAX]
     local.intent.forget(regions)
-    for talk in talks:
-        yield talk.ask({"do": "clean", "regions": regions})
+    yield all_of(*(talk.ask({"do": "clean", "regions": regions}) for talk in talks))
     return len(regions)
