@@ -7,10 +7,13 @@ import pytest
 from holdfast.base.device import Op, Outcome, Request
 from holdfast.base.limits import MIB
 from holdfast.replicator import local
+from holdfast.replicator.bitmap import Bitmap
 from holdfast.replicator.order import BUCKET_SHIFT, Order, Turn
 
 REGION_SHIFT = 22
 SIZE = 12 * MIB
+REGIONS = SIZE >> REGION_SHIFT
+SIZES = (SIZE, BUCKET_SHIFT, REGION_SHIFT)
 STORIES = 400
 quick = local._quick
 
@@ -78,22 +81,25 @@ def test_they_enter_alike() -> None:
     several = 0
     for seed in range(STORIES):
         chance = random.Random(seed)
-        orders, touched = (Order(), Order()), (set[int](), set[int]())
+        orders, touched, touched_bits = (Order(), Order()), set[int](), Bitmap.in_memory(REGIONS)
         for _ in range(chance.randrange(3)):
             start = chance.randrange(SIZE // 4096 - 300) * 4096
             length = chance.choice((4096, 2 * MIB // 2))
             for order in orders:
                 order.enter(_Mine(Request(Op.WRITE, start, length, _ignored), None))
-        hot = set(chance.sample(range(3), chance.choice((2, 3, 3))))
+        hot = set(chance.sample(range(REGIONS), chance.choice((2, 3, 3))))
+        hot_bits = Bitmap.in_memory(REGIONS)
+        for region in hot:
+            hot_bits.set(region)
         requests, mark = _requests(chance), object()
         at = chance.randrange(len(requests))
         template = _Mine(requests[0], mark)
         entered: list[_Mine] = []
-        sets, sizes = (orders[0].buckets, hot, touched[0]), (SIZE, BUCKET_SHIFT, REGION_SHIFT)
-        stopped = quick.enter(template, requests, at, Op.WRITE, sets, sizes, entered)
-        assert stopped == _enter_each(orders[1], requests, at, hot, touched[1]), f"seed {seed}"
+        known = (orders[0].buckets, hot_bits.buffer, touched_bits.buffer)
+        stopped = quick.enter(template, requests, at, Op.WRITE, known, SIZES, entered)
+        assert stopped == _enter_each(orders[1], requests, at, hot, touched), f"seed {seed}"
         assert _shape(orders[0]) == _shape(orders[1]), f"seed {seed}"
-        assert touched[0] == touched[1]
+        assert touched == set(touched_bits.set_bits())
         assert [turn.request for turn in entered] == requests[at:stopped]
         for turn in entered:
             assert (turn.start, turn.end) == (turn.request.offset, turn.request.offset + turn.request.length)
@@ -110,7 +116,17 @@ def test_what_is_no_plain_turn_is_not_copied() -> None:
         pass
 
     request = Request(Op.WRITE, 0, 512, _ignored)
-    arguments = (Op.WRITE, ({}, {0}, set()), (SIZE, BUCKET_SHIFT, REGION_SHIFT), [])
+    arguments = (Op.WRITE, ({}, bytearray(1), bytearray(1)), SIZES, [])
     for wrong in (Loose(request, None), [], "turn"):
         with pytest.raises(TypeError):
             quick.enter(wrong, [request], 0, *arguments)
+
+
+def test_bitmaps_too_short_for_the_volume_are_refused() -> None:
+    assert quick is not None
+    request = Request(Op.WRITE, 8 << REGION_SHIFT, 512, _ignored)
+    sizes = (9 << REGION_SHIFT, BUCKET_SHIFT, REGION_SHIFT)
+    for hot, touched in ((1, 2), (2, 1)):
+        with pytest.raises(TypeError):
+            known = ({}, bytearray(hot), bytearray(touched))
+            quick.enter(_Mine(request, None), [request], 0, Op.WRITE, known, sizes, [])

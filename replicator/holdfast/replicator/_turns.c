@@ -41,7 +41,8 @@ copy_of(PyObject *template)
 
 /* What all have in common. */
 struct order {
-    PyObject *template, *op, *buckets, *hot, *touched, *entered;
+    PyObject *template, *op, *buckets, *entered;
+    Py_buffer hot, touched;
     long long size;
     int bucket_shift, region_shift;
 };
@@ -117,16 +118,24 @@ put_in(PyObject *buckets, PyObject *bucket, PyObject *found, PyObject *turn)
     return put;
 }
 
+/* Where a region's bit is: least significant bit of byte 0 first (bitmap.py). */
+static unsigned char *
+byte_of(const Py_buffer *bits, long long region, int *mask)
+{
+    *mask = 1 << (region & 7);
+    return (unsigned char *)bits->buf + (region >> 3);
+}
+
 /* Make the request's turn, and put it into its bucket. */
 static int
-take_turn(const struct order *order, PyObject *request, PyObject *bucket, PyObject *found, PyObject *region,
-    long long offset, long long length)
+take_turn(const struct order *order, PyObject *request, PyObject *bucket, PyObject *found, long long offset,
+    long long length)
 {
     PyObject *start = PyLong_FromLongLong(offset), *end = PyLong_FromLongLong(offset + length);
     PyObject *turn = start && end ? copy_of(order->template) : NULL;
     int well = turn != NULL && PyObject_SetAttr(turn, start_name, start) == 0
         && PyObject_SetAttr(turn, end_name, end) == 0 && PyObject_SetAttr(turn, request_name, request) == 0
-        && PyList_Append(order->entered, turn) == 0 && PySet_Add(order->touched, region) == 0
+        && PyList_Append(order->entered, turn) == 0
         && put_in(order->buckets, bucket, found, turn) == 0;
     Py_XDECREF(turn);
     Py_XDECREF(start);
@@ -142,27 +151,36 @@ enter_one(const struct order *order, PyObject *request)
     int plain = is_plain(order, request, &offset, &length);
     if (plain <= 0)
         return plain;
+    int mask;
+    if (!(*byte_of(&order->hot, offset >> order->region_shift, &mask) & mask))
+        return 0;
     PyObject *bucket = PyLong_FromLongLong(offset >> order->bucket_shift);
-    PyObject *region = PyLong_FromLongLong(offset >> order->region_shift);
-    int entered = bucket && region ? PySet_Contains(order->hot, region) : -1;
-    PyObject *found = entered > 0 ? Py_XNewRef(PyDict_GetItemWithError(order->buckets, bucket)) : NULL;
-    if (entered > 0 && found == NULL && PyErr_Occurred())
-        entered = -1;
+    PyObject *found = bucket ? Py_XNewRef(PyDict_GetItemWithError(order->buckets, bucket)) : NULL;
+    int entered = bucket == NULL || (found == NULL && PyErr_Occurred()) ? -1 : 1;
     if (entered > 0) {
         int met = one_meets(found, offset, offset + length);
-        entered = met ? -(met < 0) : take_turn(order, request, bucket, found, region, offset, length);
+        entered = met ? -(met < 0) : take_turn(order, request, bucket, found, offset, length);
     }
+    if (entered > 0)
+        *byte_of(&order->touched, offset >> order->region_shift, &mask) |= (unsigned char)mask;
     Py_XDECREF(found);
     Py_XDECREF(bucket);
-    Py_XDECREF(region);
     return entered;
+}
+
+/* Whether both bitmaps have a bit for every region. */
+static int
+bits_reach(const struct order *order)
+{
+    long long bytes = order->size > 0 ? ((order->size - 1) >> order->region_shift >> 3) + 1 : 0;
+    return order->hot.len >= bytes && order->touched.len >= bytes;
 }
 
 PyDoc_STRVAR(enter_doc,
     "enter(template, requests, at, op, (buckets, hot, touched), (size, bucket_shift, region_shift), entered)\n"
     "  -> where it stopped\n\n"
     "Let plain WRITEs from `requests[at]` on have their turns: copies of `template`, with their own start, end\n"
-    "and request, in `buckets` and `entered`.");
+    "and request, in `buckets` and `entered`. `hot` and `touched` are bitmaps of regions.");
 
 static PyObject *
 enter(PyObject *Py_UNUSED(module), PyObject *args)
@@ -170,22 +188,25 @@ enter(PyObject *Py_UNUSED(module), PyObject *args)
     struct order order;
     PyObject *requests;
     Py_ssize_t at;
-    if (!PyArg_ParseTuple(args, "OO!nO(O!O!O!)(Lii)O!", &order.template, &PyList_Type, &requests, &at, &order.op,
-            &PyDict_Type, &order.buckets, &PySet_Type, &order.hot, &PySet_Type, &order.touched, &order.size,
-            &order.bucket_shift, &order.region_shift, &PyList_Type, &order.entered))
+    if (!PyArg_ParseTuple(args, "OO!nO(O!w*w*)(Lii)O!", &order.template, &PyList_Type, &requests, &at, &order.op,
+            &PyDict_Type, &order.buckets, &order.hot, &order.touched, &order.size, &order.bucket_shift,
+            &order.region_shift, &PyList_Type, &order.entered))
         return NULL;
+    int entered = -1;
     int shifts = order.bucket_shift >= 0 && order.bucket_shift <= order.region_shift && order.region_shift < 63;
-    if (!only_slots(Py_TYPE(order.template)) || !shifts || at < 0) {
-        PyErr_SetString(PyExc_TypeError, "a turn with nothing but slots is needed, and regions of whole buckets");
-        return NULL;
-    }
-    int entered = 1;
+    if (!only_slots(Py_TYPE(order.template)) || !shifts || at < 0 || !bits_reach(&order))
+        PyErr_SetString(
+            PyExc_TypeError, "needed: a turn with nothing but slots, regions of whole buckets, a bit for each");
+    else
+        entered = 1;
     while (entered > 0 && at < PyList_GET_SIZE(requests)) {
         PyObject *request = Py_NewRef(PyList_GET_ITEM(requests, at));
         entered = enter_one(&order, request);
         at += entered > 0;
         Py_DECREF(request);
     }
+    PyBuffer_Release(&order.hot);
+    PyBuffer_Release(&order.touched);
     return entered < 0 ? NULL : PyLong_FromSsize_t(at);
 }
 

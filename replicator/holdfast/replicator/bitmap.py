@@ -8,6 +8,7 @@ One thread at a time writes to a bitmap: setting a bit rewrites a byte that it s
 Other threads may read.
 """
 
+import mmap
 from collections.abc import Iterator
 
 from holdfast.replicator.files import BitsFile
@@ -17,12 +18,12 @@ _NOTHING = bytes(_SCAN_BYTES)
 
 
 class MemoryBits:
-    """Stands for a file where a bitmap is only to be read, and soon."""
+    """Stands for a file where nothing is to be kept. Pages in which no bit was set take no memory."""
 
     def __init__(self, length: int) -> None:
-        self.buffer = bytearray(length)
+        self.buffer = mmap.mmap(-1, length, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
-    def read(self, at: int, length: int) -> bytearray:
+    def read(self, at: int, length: int) -> bytes:
         return self.buffer[at : at + length]
 
     def sync(self) -> None:
@@ -35,11 +36,12 @@ class MemoryBits:
 class Bitmap:
     """`bits` bits in `file`, which holds at least `bytes_for(bits)` bytes."""
 
-    __slots__ = ("_buffer", "_file", "bits")
+    __slots__ = ("_file", "bits", "buffer")
 
     def __init__(self, file: BitsFile | MemoryBits, bits: int) -> None:
         self._file = file
-        self._buffer = file.buffer
+        self.buffer = file.buffer
+        """For whoever cannot afford a call for each bit."""
         self.bits = bits
 
     @staticmethod
@@ -51,19 +53,19 @@ class Bitmap:
         return cls(MemoryBits(cls.bytes_for(bits)), bits)
 
     def get(self, index: int) -> bool:
-        return bool(self._buffer[index >> 3] >> (index & 7) & 1)
+        return bool(self.buffer[index >> 3] >> (index & 7) & 1)
 
     def set(self, index: int) -> None:
-        self._buffer[index >> 3] |= 1 << (index & 7)
+        self.buffer[index >> 3] |= 1 << (index & 7)
 
     def clear(self, index: int) -> None:
-        self._buffer[index >> 3] &= ~(1 << (index & 7)) & 0xFF
+        self.buffer[index >> 3] &= ~(1 << (index & 7)) & 0xFF
 
     def set_range(self, first: int, end: int) -> None:
         """Set [first, end)."""
         whole_first, whole_end = -(-first // 8), end // 8
         if whole_first < whole_end:
-            self._buffer[whole_first:whole_end] = b"\xff" * (whole_end - whole_first)
+            self.buffer[whole_first:whole_end] = b"\xff" * (whole_end - whole_first)
             edges = (range(first, whole_first * 8), range(whole_end * 8, end))
         else:
             edges = (range(first, end), range(0))
@@ -73,17 +75,17 @@ class Bitmap:
 
     def clear_all(self) -> None:
         for at, _page in self._pages():
-            self._buffer[at : at + len(_page)] = bytes(len(_page))
+            self.buffer[at : at + len(_page)] = bytes(len(_page))
 
     def or_with(self, other: "Bitmap", but_not: "Bitmap | None" = None) -> None:
         """Set every bit that is set in `other` (and clear in `but_not`); all have as many bits."""
         for at, theirs in other._pages():
             end, nothing = at + len(theirs), _NOTHING[: len(theirs)]
-            unwanted = nothing if but_not is None else but_not._buffer[at:end]
-            ours = self._buffer[at:end]
+            unwanted = nothing if but_not is None else but_not.buffer[at:end]
+            ours = self.buffer[at:end]
             # The usual case, within the gate of a freeze too, is a plain copy.
             united = theirs if unwanted == nothing == ours else _united(ours, theirs, unwanted)
-            self._buffer[at:end] = united
+            self.buffer[at:end] = united
 
     def set_bits(self, first: int = 0, end: int | None = None) -> Iterator[int]:
         """Indexes of the set bits in [first, end), ascending, as they are when each page is reached."""
@@ -123,7 +125,7 @@ class Bitmap:
             raise ValueError(f"a page of {len(page)} bytes at {at} of {self.bytes_for(self.bits)}")
         if spare and end == self.bytes_for(self.bits) and page and page[-1] >> (8 - spare):
             raise ValueError("a page with bits beyond the last")
-        self._buffer[at:end] = _united(self._buffer[at:end], page, b"")
+        self.buffer[at:end] = _united(self.buffer[at:end], page, b"")
 
     def count(self) -> int:
         return sum(int.from_bytes(page, "little").bit_count() for _at, page in self._pages())
@@ -141,7 +143,7 @@ class Bitmap:
         few = end - first <= _SCAN_BYTES
         for at in range(first, end, _SCAN_BYTES):
             until = min(at + _SCAN_BYTES, end)
-            page = self._buffer[at:until] if few else self._file.read(at, until - at)
+            page = self.buffer[at:until] if few else self._file.read(at, until - at)
             if page != _NOTHING[: len(page)]:
                 yield at, page
 

@@ -3,15 +3,18 @@
 A host that is not in sync counts for nothing here: what it lacks is in `absent`, which is synced as well.
 """
 
+from itertools import islice
+
 from holdfast.base.errors import Unavailable
 from holdfast.base.steps import Steps, all_of
 from holdfast.replicator.local import LocalReplica
-from holdfast.replicator.messages import INDEXES_MAX
 from holdfast.replicator.primary import Primary
 from holdfast.replicator.settle import settle_all
 from holdfast.replicator.talk import Talk
 
 CLEAN_INTERVAL_S = 10.0
+WORD_REGIONS = 4096
+"""Of one word: some milliseconds at either end, in which nobody else is served."""
 
 
 def clean(primary: Primary) -> Steps[int]:
@@ -34,14 +37,16 @@ def clean(primary: Primary) -> Steps[int]:
 
 def _clean(local: LocalReplica, talks: list[Talk]) -> Steps[int]:
     quiet = local.intent.candidates(local.order.writing())
-    if not quiet:
+    if not quiet.any():
         return 0
     yield settle_all(local, talks)
-    for talk in talks:
-        talk.check()
-    # Writes that began since are not on disk; those that begin from here on come after this word at all of
-    # the others too, and find the region cold everywhere.
-    regions = sorted(local.intent.untouched(quiet))[:INDEXES_MAX]
-    local.intent.forget(regions)
-    yield all_of(*(talk.ask({"do": "clean", "regions": regions}) for talk in talks))
-    return len(regions)
+    cleared = first = 0
+    while regions := list(islice(local.intent.untouched(quiet, first), WORD_REGIONS)):
+        for talk in talks:
+            talk.check()
+        # Writes that began since are not on disk; those that begin from here on come after this word at all
+        # of the others too, and find the region cold everywhere.
+        local.intent.forget(regions)
+        yield all_of(*(talk.ask({"do": "clean", "regions": regions}) for talk in talks))
+        cleared, first = cleared + len(regions), regions[-1] + 1
+    return cleared

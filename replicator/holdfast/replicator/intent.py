@@ -2,14 +2,17 @@
 
 The rule: a region's bit is on disk before a write into the region is applied here or sent to the other
 host. It is cleared when all of the region is on disk on both, lazily, region by region, by `clean`.
-`hot` holds the regions whose bit is known to be on disk, so a write to a hot region costs a set lookup.
+`hot` holds the regions whose bit is known to be on disk, so a write to a hot region costs a look at a bit.
+
+What is known of a region here is two bits and no objects: random writes reach every region of a volume of
+15 TiB, which are four millions, before the first is clean again. In sets they took 140 bytes each.
 
 Making a bit durable takes a disk sync. Syncs are batched: while one runs, all later requests gather for
 the next. A writer that walks upward gets the next few regions in the same sync. After a sync that failed
 there is none: what a second one would report is not what the first one lost.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 
 from holdfast.base.extents import covering
 from holdfast.base.limits import REGION_BYTES
@@ -28,10 +31,10 @@ class Intent:
     def __init__(self, loop: Loop, bitmap: Bitmap) -> None:
         self._loop = loop
         self._bitmap = bitmap
-        self.hot: set[int] = set()
-        self.touched: set[int] = set()
+        self.hot = Bitmap.in_memory(bitmap.bits)
+        self.touched = Bitmap.in_memory(bitmap.bits)
         """Regions in which a write has begun since the last clean."""
-        self._waiting: list[tuple[Iterable[int], Then, Failed]] = []
+        self._waiting: list[tuple[Collection[int], Then, Failed]] = []
         self._syncing: set[int] = set()
         self._broken: BaseException | None = None
         self.cleaning = False
@@ -43,34 +46,37 @@ class Intent:
         LocalReplica.is_prepared is the short way for a range within one hot region.
         """
         regions = covering(offset, length, REGION_BYTES)
-        self.touched.update(regions)
-        if self.hot.issuperset(regions):
-            then()
-        else:
-            self._make_durable(regions, then, failed)
+        self.touched.set_range(regions.start, regions.stop)
+        self.adopt(regions, then, failed)
 
-    def adopt(self, regions: set[int], then: Then, failed: Failed) -> None:
+    def adopt(self, regions: Collection[int], then: Then, failed: Failed) -> None:
         """Make `regions` hot, so that the next clean but one finds and clears them."""
-        if self.hot.issuperset(regions):
+        if all(map(self.hot.get, regions)):
             then()
         else:
             self._make_durable(regions, then, failed)
 
-    def candidates(self, writing: Iterable[tuple[int, int]]) -> set[int]:
+    def candidates(self, writing: Iterable[tuple[int, int]]) -> Bitmap:
         """Start a clean: hot regions with no write under way and none since the last call of this."""
-        busy = self.touched | _regions_of(writing)
-        self.touched = set()
-        return self.hot - busy
+        quiet = self._but_for(self.hot, writing, self.touched)
+        self.touched.clear_all()
+        return quiet
 
-    def intended(self, writing: Iterable[tuple[int, int]]) -> set[int]:
+    def intended(self, writing: Iterable[tuple[int, int]]) -> Bitmap:
         """As `candidates`, of all that is intended, whoever wrote there and when."""
-        busy = _regions_of(writing)
-        self.touched = set()
-        return set(self._bitmap.set_bits()) - busy - self._syncing
+        quiet = self._but_for(self._bitmap, writing)
+        for region in self._syncing:
+            quiet.clear(region)
+        self.touched.clear_all()
+        return quiet
 
-    def untouched(self, regions: set[int]) -> set[int]:
-        """Those of `regions` to which no write has begun since `candidates` gave them."""
-        return regions - self.touched - self._syncing
+    def untouched(self, regions: Bitmap, first: int = 0) -> Iterator[int]:
+        """Those of `regions`, from `first` on, to which no write has begun since `candidates` gave them, each
+        as it is when it is reached.
+        """
+        for region in regions.set_bits(first):
+            if not self.touched.get(region) and region not in self._syncing:
+                yield region
 
     def forget(self, regions: Iterable[int]) -> None:
         """Clear bits; the caller knows that both hosts have synced all that was ever begun there. They
@@ -78,11 +84,23 @@ class Intent:
         """
         for region in regions:
             if region not in self._syncing:
-                self.hot.discard(region)
-                self.touched.discard(region)
+                self.hot.clear(region)
+                self.touched.clear(region)
                 self._bitmap.clear(region)
 
-    def _make_durable(self, regions: Iterable[int], then: Then, failed: Failed) -> None:
+    @staticmethod
+    def _but_for(
+        regions: Bitmap, writing: Iterable[tuple[int, int]], touched: Bitmap | None = None
+    ) -> Bitmap:
+        """A copy of `regions`, without those of half-open byte ranges."""
+        left = Bitmap.in_memory(regions.bits)
+        left.or_with(regions, but_not=touched)
+        for start, end in writing:
+            for region in covering(start, end - start, REGION_BYTES):
+                left.clear(region)
+        return left
+
+    def _make_durable(self, regions: Collection[int], then: Then, failed: Failed) -> None:
         if self._broken is not None:
             failed(self._broken)
             return
@@ -95,13 +113,14 @@ class Intent:
         regions = self._syncing
         for wanted, _then, _failed in batch:
             regions.update(wanted)
-            if isinstance(wanted, range) and wanted[0] - 1 in self.hot:
+            if isinstance(wanted, range) and wanted[0] and self.hot.get(wanted[0] - 1):
                 regions.update(range(wanted[-1] + 1, min(wanted[-1] + 1 + AHEAD_REGIONS, self._bitmap.bits)))
         for region in regions:
             self._bitmap.set(region)
 
         def done(_nothing: None) -> None:
-            self.hot |= regions
+            for region in regions:
+                self.hot.set(region)
             self._syncing = set()
             if self._waiting:
                 self._sync_waiting()
@@ -116,8 +135,3 @@ class Intent:
                 fail(error)
 
         self._loop.in_pool(self._bitmap.sync, done, failed)
-
-
-def _regions_of(ranges: Iterable[tuple[int, int]]) -> set[int]:
-    """Of half-open byte ranges."""
-    return {region for start, end in ranges for region in covering(start, end - start, REGION_BYTES)}

@@ -63,8 +63,9 @@ class LocalReplica:
         if self.suspect or self.store.views:
             return False
         intent, region = self.intent, offset // REGION_BYTES
-        if region in intent.hot and offset + length <= (region + 1) * REGION_BYTES:
-            intent.touched.add(region)
+        byte, bit = region >> 3, 1 << (region & 7)
+        if intent.hot.buffer[byte] & bit and offset + length <= (region + 1) * REGION_BYTES:
+            intent.touched.buffer[byte] |= bit
             return True
         return False
 
@@ -77,9 +78,9 @@ class LocalReplica:
         """
         store, entered = self.store, list[_Turn]()
         if _quick is not None and not (self.suspect or store.views or store.missing.left):
-            sets = (self.order.buckets, self.intent.hot, self.intent.touched)
+            known = (self.order.buckets, self.intent.hot.buffer, self.intent.touched.buffer)
             sizes = (store.size_bytes, BUCKET_SHIFT, _REGION_SHIFT)
-            at = _quick.enter(template, requests, at, _WRITE, sets, sizes, entered)
+            at = _quick.enter(template, requests, at, _WRITE, known, sizes, entered)
         return entered, at
 
     def prepare(self, offset: int, length: int, then: Callable[[], None], failed: Done) -> None:

@@ -300,7 +300,7 @@ MISTAKES = (
     _mistake(
         "clear intent under a write",
         _REPLICATOR + "clean",
-        ("sorted(local.intent.untouched(quiet))", "sorted(quiet)"),
+        ("local.intent.untouched(quiet, first)", "quiet.set_bits(first)"),
     ),
     _mistake(
         "clear a bit of absent early",
