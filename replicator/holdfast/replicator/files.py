@@ -160,7 +160,7 @@ def one_by_one(
 
 
 class BitsFile:
-    """`length` bytes of a file, mapped. Change `buffer` in place; `sync` makes it durable."""
+    """`length` bytes of a file, mapped. Change `buffer` in place, or `write`; `sync` makes it durable."""
 
     def __init__(self, path: Path, length: int, make: bool) -> None:
         self._fd = _open(path, make)
@@ -181,6 +181,17 @@ class BitsFile:
     def read(self, at: int, length: int) -> bytes:
         """What is in `buffer` there, without making it a part of this process's memory."""
         return os.pread(self._fd, length, at)
+
+    def write(self, at: int, content: bytes | bytearray) -> None:
+        """The same the other way: its blocks are there, so no room is needed."""
+        count = os.pwrite(self._fd, content, at)
+        while count < len(content):
+            count += os.pwrite(self._fd, memoryview(content)[count:], at + count)
+
+    def let_go(self, first: int, end: int) -> None:
+        """That part of `buffer`, from a page's start on, takes no memory here until it is used again."""
+        if isinstance(self.buffer, mmap.mmap):
+            self.buffer.madvise(mmap.MADV_DONTNEED, first, min(end, len(self.buffer)) - first)
 
     def sync(self) -> None:
         os.fdatasync(self._fd)

@@ -377,6 +377,9 @@ class _DiskBits(BitsFile):
     def read(self, at: int, length: int) -> bytes:
         return bytes(self.buffer[at : at + length])
 
+    def write(self, at: int, content: bytes | bytearray) -> None:
+        self.buffer[at : at + len(content)] = content
+
     def sync(self) -> None:
         self._disk.on_step("sync", self._name)
         self._inode.sync()
