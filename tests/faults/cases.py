@@ -58,6 +58,7 @@ class Case:
     moves_for_path: bool = False  # because its initiator has lost the primary
     long: bool = False  # the fault must last
     must_hold: bool = False
+    once: bool = False  # in a row: a volume is moved for this, and then for a quarter of an hour not again
     storage: tuple[str, ...] = STORAGE_NAMES
     made: Made | None = None  # a volume of its own
     made_fio_mib: int = 0  # on that, where fio may write; else the pulse is alone
@@ -105,7 +106,7 @@ CASES: list[Case] = [
     Case("mirror-frozen", faults.mirror_frozen, _LEFT_OUT_S, moves=False, long=True),
     Case("primary-worker-killed", faults.worker_killed("primary"), _RESTART_S),
     Case("mirror-worker-killed", faults.worker_killed("mirror"), _RESTART_S),
-    Case("primary-worker-crash-loops", faults.worker_crash_loops, 2 * _RESTART_S, moves=True),
+    Case("primary-worker-crash-loops", faults.worker_crash_loops, 2 * _RESTART_S, moves=True, once=True),
     Case("primary-worker-stopped", faults.worker_stopped("primary"), _RESTART_S, holds_io=True, long=True),
     Case("mirror-worker-stopped", faults.worker_stopped("mirror"), _LEFT_OUT_S),
     *_pair("agent-killed", faults.agent_killed, (_UNNOTICED_S, _UNNOTICED_S)),

@@ -130,6 +130,8 @@ def _random_ones(count: int, options: argparse.Namespace) -> list[Turn]:
     turns = []
     for number in range(1, count + 1):
         case = chance.choice(cases)
+        if case.once:
+            cases.remove(case)
         # The fault may be over before anybody has noticed.
         case = replace(case, moves=None if case.moves else case.moves, must_hold=False)
         hold_s = chance.uniform(*_RANDOM_HOLD_S)
