@@ -489,7 +489,7 @@ def test_the_words_on_the_control_socket(bench: Bench) -> None:
 
 def test_a_worker_is_small() -> None:
     """Of what fills an agent's memory it loads nothing, by no detour; nor OpenSSL before it talks TLS."""
-    large = ("google", "grpc", "boto3", "holdfast.api", "ssl", "_ssl", "_hashlib")
+    large = ("google", "grpc", "boto3", "holdfast.api", "ssl", "_ssl", "_hashlib", "subprocess", "shutil")
     check = (
         f"import sys, holdfast.target.worker_main\nprint([name for name in {large} if name in sys.modules])"
     )

@@ -12,6 +12,7 @@ import pytest
 from holdfast.base.loop import Loop
 from holdfast.target.control import Desired, DesiredPeer, Observed
 from holdfast.target.control_client import WorkerLink
+from holdfast.target.process_record import start_time
 from holdfast.target.worker_control import ControlServer
 from holdfast.target.workers import (
     BACKOFF_FORGET_S,
@@ -19,7 +20,6 @@ from holdfast.target.workers import (
     Backoff,
     Worker,
     Workers,
-    start_time,
     worker_command,
 )
 

@@ -8,7 +8,6 @@ the open file.
 import ctypes
 import errno
 import os
-import platform
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -62,7 +61,7 @@ class KernelSync:
     """
 
     def __init__(self) -> None:
-        calls = _CALLS.get(platform.machine())
+        calls = _CALLS.get(os.uname().machine)
         if calls is None:
             raise OSError(errno.ENOSYS, "not known for this processor")
         self._calls = calls

@@ -1,6 +1,5 @@
 """A replica's folder as a whole: whether there is one, and taking it away."""
 
-import shutil
 from pathlib import Path
 
 
@@ -16,6 +15,8 @@ def anything_at(path: Path) -> bool:
 
 def remove_tree(path: Path) -> None:
     """Rename first: a store that is half removed must not look like a store. Blocks; done again, goes on."""
+    import shutil  # With compressors, half a MiB of a process: few workers ever remove anything.
+
     gone = half_removed(path)
     if gone.exists():
         shutil.rmtree(gone)

@@ -15,11 +15,11 @@ from holdfast.base import notify
 from holdfast.base.loop import Loop
 from holdfast.base.tls import TlsFiles
 from holdfast.target.meter import Meter
+from holdfast.target.process_record import record_of
 from holdfast.target.uio import open_uio
 from holdfast.target.worker import Worker
 from holdfast.target.worker_control import ControlServer
 from holdfast.target.worker_ring import OpenDevice, Ring
-from holdfast.target.workers import record_of
 
 
 def parse() -> argparse.Namespace:

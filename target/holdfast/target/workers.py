@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from holdfast.base import ids
+from holdfast.target.process_record import record_of, start_time
 
 log = logging.getLogger(__name__)
 
@@ -157,11 +158,6 @@ class Worker:
                 signal.pidfd_send_signal(self.pidfd, number)
 
 
-def record_of(pid: int, code: str = "") -> str:
-    """Which process that is, so that `adopt` knows it again, and what it runs."""
-    return json.dumps({"pid": pid, "started": start_time(pid), "code": code})
-
-
 def _read_record(path: Path) -> Worker | None:
     try:
         record = json.loads(path.read_text())
@@ -175,15 +171,6 @@ def _open_pidfd(pid: int) -> int:
         return os.pidfd_open(pid)
     except ProcessLookupError:
         return -1
-
-
-def start_time(pid: int) -> int:
-    """Clock ticks from boot to the start of a process (proc(5), field 22 of stat); 0 if it is no more."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return 0
-    return 0 if fields[0] in "ZX" else int(fields[19])
 
 
 class Backoff:
