@@ -3,7 +3,7 @@
 The page cache has the only copy. So that memory does not grow with the volume (a 16 TiB volume has 16 MiB of
 extent bits and 512 KiB of region bits), what is looked through for bits is read from the file, and only
 a part is mapped: single bits elsewhere are read and written by system calls. These cost 2 µs; to map a piece
-for one bit, and let another go for it, cost 7. The extents of a volume of up to 1 TiB are mapped as a whole.
+for one bit, and let another go for it, cost 7. Up to 512 KiB (a volume of 512 GiB) all is mapped.
 
 One thread at a time writes to a bitmap: setting a bit rewrites a byte that it shares with seven others.
 Other threads may read.
@@ -21,7 +21,7 @@ _PIECE_BYTES = 1 << _PIECE_SHIFT
 """The extents of 64 GiB. Linux maps so much at a time of what is in the page cache (fault_around_bytes),
 but by addresses: of a piece, and of one beside it.
 """
-_NEAR_PIECES_MAX = 8
+_NEAR_PIECES_MAX = 4
 MAPPED_MAX_BYTES = 2 * _NEAR_PIECES_MAX * _PIECE_BYTES
 """So much of one bitmap is mapped at most."""
 
