@@ -1,6 +1,7 @@
 """What a worker costs without an initiator and without LIO, beside the bare system calls.
 
-    python tests/bench/native.py [--seconds 0.5] [--rounds 5] [--folder DIRECTORY] [--only WORD] [--gib 1]
+    python tests/bench/native.py [--seconds 0.5] [--rounds 5] [--folder DIRECTORY] [--only WORD]
+        [--gib 1] [--everywhere]
 
 A process stands in for the kernel: it fills a TCMU ring in shared memory and takes completions from it, so
 the worker's loop, signals and files are real, and the load costs the worker nothing. What to compare is the
@@ -74,8 +75,11 @@ class Results:
 
 
 class Bench:
-    def __init__(self, folder: Path, seconds: float, rounds: int, only: str, size_bytes: int) -> None:
+    def __init__(
+        self, folder: Path, seconds: float, rounds: int, only: str, size_bytes: int, random_span: int
+    ) -> None:
         self.folder, self.seconds, self.rounds, self.size_bytes = folder, seconds, rounds, size_bytes
+        self.random_span = random_span
         self.shapes = [shape for shape in SHAPES if only in shape.name]
         self.loop = Loop()
         self.steal = Steal()
@@ -132,7 +136,7 @@ class Bench:
         count, elapsed_s = load(
             peer.fds,
             size=shape.size,
-            span=SPAN,
+            span=SPAN if shape.sequential or peer.bare else self.random_span,
             depth=shape.depth,
             reading=shape.reading,
             sequential=shape.sequential,
@@ -188,6 +192,7 @@ def main() -> int:
     )
     parser.add_argument("--only", default="", help="only loads whose name holds this")
     parser.add_argument("--gib", type=int, default=1, help="size of the volumes; the load stays the same")
+    parser.add_argument("--everywhere", action="store_true", help="random loads go all over the volumes")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # What was started is ended then, too.
     install_packages(print, NBD_PACKAGES)
@@ -195,7 +200,8 @@ def main() -> int:
         folder = Path(mkdtemp(prefix="holdfast-bench-", dir=arguments.folder or fast_dir(4096)))
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         size_bytes = arguments.gib * GIB
-        Bench(folder, arguments.seconds, arguments.rounds, arguments.only, size_bytes).run()
+        span = size_bytes if arguments.everywhere else SPAN
+        Bench(folder, arguments.seconds, arguments.rounds, arguments.only, size_bytes, span).run()
     return 0
 
 
