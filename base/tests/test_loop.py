@@ -172,3 +172,26 @@ def test_a_timer_of_a_closed_loop_touches_no_descriptor(tmp_path: Path) -> None:
             stack.enter_context(open(tmp_path / str(number), "wb"))
         loop.call_later(0.01, lambda: None)
         loop.call_about(0.01, lambda: None)
+
+
+def test_whatever_is_handed_over_is_run_also_by_those_that_are_running(loop: Loop) -> None:
+    """One wake-up is for all that wait; nobody may be left behind by that."""
+    ran: list[int] = []
+
+    def hand_over(number: int) -> None:
+        ran.append(number)
+        if number < 3:
+            loop.call_from_thread(lambda: hand_over(number + 1))
+
+    def many() -> None:
+        for number in range(1000):
+            loop.call_from_thread(lambda number=number: ran.append(1000 + number))  # type: ignore[misc]
+
+    threads = [threading.Thread(target=many) for _ in range(3)]
+    for one in threads:
+        one.start()
+    loop.call_from_thread(lambda: hand_over(0))
+    run_until(loop, lambda: len(ran) == 3004, 60)
+    for one in threads:
+        one.join()
+    assert sorted(ran) == sorted([*range(4), *(3 * [*range(1000, 2000)])])

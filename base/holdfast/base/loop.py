@@ -53,7 +53,7 @@ class Loop:
         self._armed_s = math.inf
         self._overdue = False
         self._soon: deque[Callable[[], None]] = deque()
-        self._handed_over: deque[Callable[[], None]] = deque()
+        self._handed_over: list[Callable[[], None]] = []
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._pool = ThreadPoolExecutor(POOL_THREADS, thread_name_prefix="io")
         # A signal's handler may want it while the very thread that it interrupts has it.
@@ -106,8 +106,11 @@ class Loop:
         with self._wake_lock:
             # A closed descriptor's number may be a data file's by now.
             if self._wake_fd >= 0:
+                # Looked at before: what a signal's handler adds in between must not pass for the wake-up.
+                is_asleep = not self._handed_over
                 self._handed_over.append(callback)
-                os.eventfd_write(self._wake_fd, 1)
+                if is_asleep:
+                    os.eventfd_write(self._wake_fd, 1)
 
     def in_pool(
         self,
@@ -217,5 +220,7 @@ class Loop:
 
     def _drain_handed_over(self, _events: int) -> None:
         os.eventfd_read(self._wake_fd)
-        for _ in range(len(self._handed_over)):
-            self._handed_over.popleft()()
+        with self._wake_lock:
+            callbacks, self._handed_over = self._handed_over, []
+        for callback in callbacks:
+            callback()
