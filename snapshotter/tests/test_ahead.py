@@ -130,8 +130,9 @@ def test_what_is_held_is_bounded_whoever_reads() -> None:
         for at in range(number * PACK_EXTENTS, (number + 1) * PACK_EXTENTS, 2):
             coming = fetcher.start(entries[at : at + 2])
             fetcher.ahead(entries[at + 2 : at + 66])
+            found = coming.wait()
             for extent in (at, at + 1):
-                assert coming[entries[extent]].result() == content(extent)
+                assert found[entries[extent]] == content(extent)
 
     fetcher.ahead(entries[-100:])  # Nobody comes for these.
     with ThreadPoolExecutor(readers) as threads:
@@ -148,7 +149,7 @@ def test_what_there_is_no_room_for_is_asked_for_later() -> None:
     assert fetcher.ahead(entries[:40]) == 16
     assert fetcher.ahead(entries[16:40]) == 0
     for entry in entries[:10]:
-        fetcher.start([entry])[entry].result()
+        fetcher.start([entry]).wait()
     assert fetcher.ahead(entries[16:40]) == 10
     fetcher.close()
 
@@ -158,7 +159,7 @@ def test_what_was_given_up_makes_room() -> None:
     store, entries = CountedObjects(2), entries_of(2)
     fetcher = store.fetcher = Fetcher(store, 4 * MIB, 4, 16 * EXTENT_BYTES, clock=lambda: now_s)
     assert fetcher.ahead(entries[:16]) == 16
-    fetcher.start([entries[20]])[entries[20]].result()
+    fetcher.start([entries[20]]).wait()
     assert fetcher.ahead(entries[64:72]) == 0
     now_s = fetch.ABANDONED_S + 1
     assert fetcher.ahead(entries[64:72]) == 8
@@ -172,7 +173,7 @@ def test_what_is_fetched_ahead_comes_in_one_get_and_once() -> None:
     assert fetcher.ahead(entries) == PACK_EXTENTS
     coming = fetcher.start(entries)
     store.gate.set()
-    assert [coming[entry].result() for entry in entries] == [content(at) for at in range(PACK_EXTENTS)]
+    assert list(coming.wait().values()) == [content(at) for at in range(PACK_EXTENTS)]
     assert store.gets == 1
     fetcher.close()
 
@@ -183,6 +184,6 @@ def test_an_error_ahead_takes_no_room() -> None:
     store.delete("pack-0")
     fetcher.ahead(entries[:16])
     with pytest.raises(Exception, match="pack-0"):
-        fetcher.start([entries[17]])[entries[17]].result()  # After those: one thread fetches.
+        fetcher.start([entries[17]]).wait()  # After those: one thread fetches.
     assert fetcher.ahead(entries[64:80]) == 16
     fetcher.close()

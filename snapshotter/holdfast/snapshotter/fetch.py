@@ -11,16 +11,19 @@ What is held, by all readers that share a fetcher:
 
 What was fetched ahead is apart from what was used, so that neither pushes the other out. Of a sequence
 that was given up it goes when it has lain for ABANDONED_S and others need the room.
+
+Whoever asks is told once, when the last of what they asked for has ended, and not for each extent: with a
+future for each, and a thread that waited for it, threads changed places more than twice as often.
 """
 
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-from holdfast.base.errors import DataLoss, HoldfastError
+from holdfast.base.errors import DataLoss, HoldfastError, Unavailable
 from holdfast.base.limits import EXTENT_BYTES, KIB, MIB
 from holdfast.snapshotter import blob
 from holdfast.snapshotter.blob import Blob
@@ -88,6 +91,67 @@ def _fetch(entries: Sequence[Entry]) -> Fetch:
     return Fetch(first.pack.name, first.offset, last.offset + last.stored_bytes, tuple(entries))
 
 
+class Asked:
+    """What somebody asked for at a time, and waits for as a whole. Filled by the fetcher, under its lock.
+
+    Args:
+        whole: called when the last of it has ended, by the thread that fetched it, unless `at_once`.
+    """
+
+    __slots__ = ("_missing", "_outcomes", "_waits", "_whole", "at_once")
+
+    def __init__(self, whole: Callable[[], None] | None = None) -> None:
+        self._outcomes: dict[Entry, bytes | Exception | None] = {}
+        """In the order asked for; None: on its way."""
+        self._missing = 0
+        self._waits = threading.Lock()
+        self._whole = whole or self._waits.release
+        self.at_once = False
+        """All was here already."""
+
+    def wait(self) -> dict[Entry, bytes]:
+        """As `result`, when all have ended. Once, and only where nobody else is told."""
+        if not self.at_once:
+            self._waits.acquire()
+        return self.result()
+
+    def result(self) -> dict[Entry, bytes]:
+        """The extents, of which none is on its way any more. Raises DataLoss with the object's name, or
+        Unavailable: of several errors that of the first extent."""
+        found: dict[Entry, bytes] = {}
+        for entry, outcome in self._outcomes.items():
+            if not isinstance(outcome, bytes):
+                assert outcome is not None, "it was looked at before all was here"
+                raise outcome
+            found[entry] = outcome
+        return found
+
+    def __contains__(self, entry: Entry) -> bool:
+        return entry in self._outcomes
+
+    def has(self, entry: Entry, plain: bytes) -> None:
+        self._outcomes[entry] = plain
+
+    def awaits(self, entry: Entry) -> None:
+        self._outcomes[entry] = None
+        self._missing += 1
+
+    def began(self) -> None:
+        """Nothing else is asked for."""
+        self.at_once = not self._missing
+        if not self.at_once:
+            self._waits.acquire()
+
+    def ended(self, entry: Entry, outcome: bytes | Exception) -> bool:
+        """Whether it was the last one: `tell`, without the lock."""
+        self._outcomes[entry] = outcome
+        self._missing -= 1
+        return not self._missing
+
+    def tell(self) -> None:
+        self._whole()
+
+
 class Fetcher:
     """Plain extents by their entries; for many threads. `close` ends its own."""
 
@@ -104,7 +168,8 @@ class Fetcher:
         self._ahead_extents = ahead_bytes // EXTENT_BYTES
         self._clock = clock
         self._lock = threading.Lock()
-        self._coming: dict[Entry, Future[bytes]] = {}
+        self._coming: dict[Entry, list[Asked]] = {}
+        """On their way, and who waits for each."""
         self._ahead: OrderedDict[Entry, float] = OrderedDict()
         """Asked for ahead and not used yet, since when; the oldest first."""
         self._ready: dict[Entry, bytes] = {}
@@ -118,29 +183,35 @@ class Fetcher:
             extents = len(self._ready) + len(self._coming)
             return extents * EXTENT_BYTES + self._cache.kept_bytes
 
-    def start(self, entries: Iterable[Entry], keys: Ring = PLAIN) -> dict[Entry, "Future[bytes]"]:
-        """The extents at `entries`, each as a future: there already, on its way, or asked for now.
-
-        A future raises DataLoss with the object's name, or Unavailable.
+    def start(
+        self, entries: Iterable[Entry], keys: Ring = PLAIN, whole: Callable[[], None] | None = None
+    ) -> Asked:
+        """Ask for the extents at `entries`: they are here, on their way, or fetched from now on.
 
         Args:
             keys: of the snapshot that `entries` are of.
+            whole: see Asked; instead of `Asked.wait`.
         """
-        answers: dict[Entry, Future[bytes]] = {}
+        asked = Asked(whole)
         absent: list[Entry] = []
         with self._lock:
             for entry in entries:
+                if entry in asked:
+                    continue
                 self._used(entry)
                 plain = self._cache.peek(entry)
                 if plain is not None:
-                    answers[entry] = _done(plain)
-                elif entry in self._coming:
-                    answers[entry] = self._coming[entry]
+                    asked.has(entry, plain)
+                    continue
+                asked.awaits(entry)
+                if entry in self._coming:
+                    self._coming[entry].append(asked)
                 else:
-                    answers[entry] = self._coming[entry] = Future()
+                    self._coming[entry] = [asked]
                     absent.append(entry)
+            asked.began()
         self._submit(absent, keys)
-        return answers
+        return asked
 
     def ahead(self, entries: Sequence[Entry], keys: Ring = PLAIN) -> int:
         """Ask for `entries`, which nobody waits for yet, as far as there is room: so many of them, from the
@@ -155,7 +226,7 @@ class Fetcher:
                     if len(self._ahead) >= self._ahead_extents:
                         break
                     self._ahead[entry] = self._clock()
-                    self._coming[entry] = Future()
+                    self._coming[entry] = []
                     absent.append(entry)
                 asked += 1
         self._submit(absent, keys)
@@ -163,9 +234,9 @@ class Fetcher:
 
     def close(self) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
-        with self._lock:
-            for future in self._coming.values():
-                future.cancel()
+        error = Unavailable("FETCHER_CLOSED", "The snapshotter is ending.")
+        for entry in list(self._coming):
+            self._end(entry, error)
 
     def _used(self, entry: Entry) -> None:
         """With the lock: somebody waits for it, so it is no longer ahead."""
@@ -217,17 +288,15 @@ class Fetcher:
 
     def _end(self, entry: Entry, outcome: bytes | Exception) -> None:
         with self._lock:
-            future = self._coming.pop(entry)
             if not isinstance(outcome, bytes):
                 self._ahead.pop(entry, None)
             elif entry in self._ahead:
                 self._ready[entry] = outcome
             else:
                 self._cache.put(entry, outcome, EXTENT_BYTES)
-        if isinstance(outcome, bytes):
-            future.set_result(outcome)
-        else:
-            future.set_exception(outcome)
+            whole = [asked for asked in self._coming.pop(entry) if asked.ended(entry, outcome)]
+        for asked in whole:
+            asked.tell()
 
 
 def _decoded(entry: Entry, stored: bytes, keys: Ring) -> bytes | Exception:
@@ -236,9 +305,3 @@ def _decoded(entry: Entry, stored: bytes, keys: Ring) -> bytes | Exception:
         return blob.decode(Blob(stored, entry.coding, entry.digest), name, entry.offset, keys.of(name))
     except HoldfastError as error:
         return error
-
-
-def _done(plain: bytes) -> "Future[bytes]":
-    future: Future[bytes] = Future()
-    future.set_result(plain)
-    return future

@@ -47,13 +47,20 @@ class Index:
     def among(self, wanted: range) -> list[Entry | None]:
         """As `get` of each; a shard is looked for once."""
         found: list[Entry | None] = []
-        at = wanted.start
-        while at < wanted.stop:
-            number = at // SHARD_EXTENTS
-            end = min(wanted.stop, (number + 1) * SHARD_EXTENTS)
+        for number, extents in _by_shard(wanted):
             shard = self.shard(number)
-            found += [shard.get(extent) if shard else None for extent in range(at, end)]
-            at = end
+            found += [shard.get(extent) if shard else None for extent in extents]
+        return found
+
+    def at_hand(self, wanted: range) -> list[Entry | None] | None:
+        """As `among`, if the shards are in memory."""
+        found: list[Entry | None] = []
+        for number, extents in _by_shard(wanted):
+            ref = self._refs.get(number)
+            shard = self._cache.peek((ref.where.name, ref.offset)) if ref else None
+            if ref and shard is None:
+                return None
+            found += [shard.get(extent) if shard else None for extent in extents]
         return found
 
     def ref(self, number: int) -> ShardRef | None:
@@ -69,6 +76,16 @@ class Index:
 
     def _fetch(self, ref: ShardRef) -> Shard:
         return fetch_shard(self._store, ref)
+
+
+def _by_shard(wanted: range) -> Iterator[tuple[int, range]]:
+    """The extents `wanted` with the numbers of their shards."""
+    at = wanted.start
+    while at < wanted.stop:
+        number = at // SHARD_EXTENTS
+        end = min(wanted.stop, (number + 1) * SHARD_EXTENTS)
+        yield number, range(at, end)
+        at = end
 
 
 def fetch_shard(store: ObjectStore, ref: ShardRef) -> Shard:

@@ -1,6 +1,10 @@
 """Snapshots as read-only NBD exports, `snapshot:<uid>`.
 
-The loop's thread only hands out; fetching, checking and decompressing is done in the loop's pool.
+The loop's thread only hands out; what may wait, such as loading a manifest or a shard, is done in the loop's
+pool. Mostly both are in memory: then a read is asked for from the loop's thread, and whoever fetches, checks
+and decompresses the last of its extents has it answered. Threads that waited for them instead were a seventh
+of what the process took for a restore. What is held for such answers is bounded: beyond it threads wait, few
+at a time.
 """
 
 import logging
@@ -10,6 +14,7 @@ from functools import partial
 
 from holdfast.base.device import Op, Outcome, Request
 from holdfast.base.errors import DataLoss, HoldfastError
+from holdfast.base.extents import covering
 from holdfast.base.limits import EXTENT_BYTES, MIB
 from holdfast.base.loop import Loop
 from holdfast.base.nbd.export import ControlDone, Served, StatusDone
@@ -20,12 +25,14 @@ from holdfast.snapshotter.frozen import ALLOCATION
 from holdfast.snapshotter.index import new_shard_cache, open_index
 from holdfast.snapshotter.keys import NO_KEYS, KeyService
 from holdfast.snapshotter.objects import ObjectStore
-from holdfast.snapshotter.reader import SHARDS_CACHE_BYTES, SnapshotReader
+from holdfast.snapshotter.reader import SHARDS_CACHE_BYTES, Reading, SnapshotReader
 from holdfast.snapshotter.unlock import Unlocker
 
 _LOG = logging.getLogger(__name__)
 MANIFESTS_CACHE_BYTES = 32 * MIB
 READ_STEP_BYTES = 2 * MIB
+PROMISED_MAX_EXTENTS = 64 * MIB // EXTENT_BYTES
+"""Asked for at a time without a thread that waits, by all readers of a process that share a fetcher."""
 _READER_BYTES = 4096
 _REF_BYTES = 256
 """A decoded reference in memory, about."""
@@ -48,6 +55,12 @@ class Readers:
         self._fetcher = Fetcher(store, cache_bytes, gets)
         self._shards = new_shard_cache(SHARDS_CACHE_BYTES)
         self._readers: Cache[str, SnapshotReader] = Cache(MANIFESTS_CACHE_BYTES)
+        self.promised_extents = 0
+        """See PROMISED_MAX_EXTENTS; of the loop's thread."""
+
+    def peek(self, snapshot: Readable) -> SnapshotReader | None:
+        """The reader if it is open."""
+        return self._readers.peek(snapshot.manifest)
 
     def get(self, snapshot: Readable) -> SnapshotReader:
         """Raises DataLoss, Unavailable."""
@@ -109,6 +122,45 @@ class SnapshotExport:
         if request.op is not Op.READ:
             request.done(Outcome.OK if request.op is Op.FLUSH else Outcome.READ_ONLY)
             return
+        if not self._begin(request):
+            self._read_in_pool(request)
+
+    def _begin(self, request: Request) -> bool:
+        """Ask for what is to be read, if that takes no wait, and answer when it has come."""
+        reader = self._readers.peek(self._snapshot)
+        extents = len(covering(request.offset, request.length, EXTENT_BYTES))
+        if self._pool is not None or reader is None or request.length > READ_STEP_BYTES:
+            return False
+        if self._readers.promised_extents + extents > PROMISED_MAX_EXTENTS:
+            return False
+
+        def whole() -> None:
+            self._loop.call_from_thread(answer)
+
+        def answer() -> None:
+            assert reading is not None
+            self._readers.promised_extents -= extents
+            self._answer(request, reading)
+
+        reading = reader.begin(request.offset, request.length, whole)
+        if reading is None:
+            return False
+        if reading.at_once:
+            self._answer(request, reading)
+        else:
+            self._readers.promised_extents += extents
+        return True
+
+    def _answer(self, request: Request, reading: Reading) -> None:
+        try:
+            pieces = reading.pieces()
+        except HoldfastError:
+            self._read_in_pool(request)  # Perhaps there is another manifest by now; else it says what it is.
+            return
+        request.buffers += map(_lent, pieces)
+        request.done(Outcome.OK)
+
+    def _read_in_pool(self, request: Request) -> None:
         self._loop.in_pool(
             partial(self._read, request),
             lambda _nothing: request.done(Outcome.OK),
