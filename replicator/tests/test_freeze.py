@@ -215,8 +215,8 @@ def test_a_dropped_view_is_read_no_more_and_closed_when_nobody_does(rig: Rig) ->
     view = pair.a.store.views["s1"]
     export = FrozenExport(pair.a.loop, local, lambda: None, view, None)
     outcomes: list[Outcome] = []
-    # Of two extents, which are read in the pool: under way when the view is dropped.
-    length = 2 * EXTENT_BYTES
+    # So many extents are read in the pool: under way when the view is dropped.
+    length = 5 * EXTENT_BYTES
     export.submit(Request(Op.READ, 0, length, outcomes.append, [memoryview(bytearray(length))]))
     local.views.drop("s1")
     pair.until(lambda: bool(outcomes))

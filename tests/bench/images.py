@@ -72,6 +72,9 @@ class ImageView:
     def read_many(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         return [os.pread(self._image.descriptor, length, offset) for offset, length in ranges]
 
+    def read_into(self, buffers: Sequence[memoryview], offset: int) -> None:
+        os.preadv(self._image.descriptor, buffers, offset)
+
     def block_status(self, context: str, offset: int, length: int) -> list[tuple[int, int, int]]:
         extents = self._written if context == ALLOCATION else self._changed
         inside, outside = (0, FLAG_ZERO | 1) if context == ALLOCATION else (FLAG_CHANGED, 0)

@@ -16,7 +16,7 @@ from functools import partial
 from holdfast.base.device import Op, Outcome, Request
 from holdfast.base.errors import HoldfastError, Unavailable
 from holdfast.base.extents import covering, runs
-from holdfast.base.limits import EXTENT_BYTES
+from holdfast.base.limits import EXTENT_BYTES, KIB
 from holdfast.base.loop import Loop
 from holdfast.base.nbd.export import ControlDone, Served, StatusDone
 from holdfast.replicator.bitmap import Bitmap
@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 ALLOCATION = "base:allocation"
 CHANGED = "holdfast:changed"
 HOLE_AND_ZERO = 3
+_CACHED_MAX_BYTES = 512 * KIB
+"""What an upload reads at a time. What is longer keeps the loop's thread too long, cached or not."""
 Runs = list[tuple[int, int]]
 
 
@@ -99,11 +101,13 @@ class ReplicaExport:
     def _read_cached(self, request: Request) -> bool:
         """Whether the request's buffers are filled, which took no wait."""
         offset, length = request.offset, request.length
-        extent = offset // EXTENT_BYTES
-        if offset + length > (extent + 1) * EXTENT_BYTES:
+        if length > _CACHED_MAX_BYTES:
             return False
-        place = self._place(extent)
-        return place is not None and place.read_cached(request.buffers, offset, length)
+        extents = covering(offset, length, EXTENT_BYTES)
+        place = self._place(extents.start)
+        if place is None or any(self._place(extent) is not place for extent in extents[1:]):
+            return False
+        return place.read_cached(request.buffers, offset, length)
 
     def _read_in_pool(self, turn: Turn, request: Request) -> None:
         def held(elsewhere: list[int]) -> None:

@@ -1,7 +1,8 @@
 """A stand-in for a storage host: serves frozen views over NBD with TLS, from a thread."""
 
 import threading
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
 
 from holdfast.base.device import Op, Outcome, Request, fill
 from holdfast.base.errors import NotFound
@@ -11,6 +12,13 @@ from holdfast.base.nbd.export import ControlDone, Export, Served, StatusDone
 from holdfast.base.nbd.server import Server
 from holdfast.base.tls import PeerIdentity, TlsFiles, server_context
 from holdfast.snapshotter.frozen import ALLOCATION, CHANGED, FrozenView
+
+
+@runtime_checkable
+class ReadsInto(Protocol):
+    """A view that reads to where the bytes are wanted, as a worker does."""
+
+    def read_into(self, buffers: Sequence[memoryview], offset: int) -> None: ...
 
 
 class ViewExport:
@@ -72,7 +80,10 @@ class ViewExport:
         self._held.clear()
 
     def _answer(self, request: Request) -> None:
-        fill(request.buffers, self._view.read_many([(request.offset, request.length)]))
+        if isinstance(self._view, ReadsInto):
+            self._view.read_into(request.buffers, request.offset)
+        else:
+            fill(request.buffers, self._view.read_many([(request.offset, request.length)]))
         request.done(self.fail)
 
 
