@@ -32,17 +32,22 @@ def copy_extents(local: LocalReplica, talk: Talk, extents: Iterable[int]) -> Ste
         yield from send(talk, offset, (yield from read(local, offset, length)))
 
 
-def turn_of(local: LocalReplica, extents: range) -> Starter:
-    """A shared turn on all of `extents`."""
+def turn_of(local: LocalReplica, extents: range, exclusive: bool = False) -> Starter:
+    """A step: nobody writes to `extents`, nor reads if `exclusive`, until the turn that this gives is given
+    back.
+    """
     start = extents.start * EXTENT_BYTES
-    return shared_turn(local, start, min(extents.stop * EXTENT_BYTES, local.store.size_bytes) - start)
+    return _turn(local, start, min(extents.stop * EXTENT_BYTES, local.store.size_bytes), exclusive)
 
 
 def shared_turn(local: LocalReplica, offset: int, length: int) -> Starter:
     """A step: nothing is written to the range until the turn that this gives is given back."""
+    return _turn(local, offset, offset + length, exclusive=False)
 
+
+def _turn(local: LocalReplica, first: int, end: int, exclusive: bool) -> Starter:
     def start(resume: Resume) -> None:
-        local.order.take(offset, offset + length, False, resume)
+        local.order.take(first, end, exclusive, resume)
 
     return start
 

@@ -7,13 +7,16 @@ what an operator must hear of.
 
 import logging
 from collections.abc import Callable
+from functools import partial
 
 from holdfast.base.errors import HoldfastError, Unavailable
 from holdfast.base.limits import EXTENT_BYTES
 from holdfast.base.loop import Loop
-from holdfast.base.steps import Steps, run
+from holdfast.base.steps import Resume, Steps, run
 from holdfast.replicator import copying
 from holdfast.replicator.budget import Budget
+from holdfast.replicator.local import LocalReplica
+from holdfast.replicator.order import Turn
 from holdfast.replicator.partner import Partner
 from holdfast.replicator.primary import Primary
 from holdfast.replicator.resync import PIECE_EXTENTS, differing, sleep
@@ -88,6 +91,21 @@ class Verification:
         try:
             talk.check()
             wrong = yield from differing(local, talk, list(piece))
+        finally:
+            local.order.give_back(turn)
+        if wrong:
+            yield from self._repair(talk, piece)
+
+    def _repair(self, talk: Talk, piece: range) -> Steps[None]:
+        """As a write: alone in its range, which is intended first. A clean under way would else clear the
+        mirror's bit over a copy that is in its memory only.
+        """
+        local = self._primary.local
+        turn = yield copying.turn_of(local, piece, exclusive=True)
+        try:
+            yield partial(_intend, local, turn)
+            talk.check()
+            wrong = yield from differing(local, talk, list(piece))
             length = sum(local.store.extent_range(extent)[1] for extent in wrong)
             self.differing_bytes += length
             missing = local.store.missing.among(wrong)
@@ -100,3 +118,7 @@ class Verification:
             self.repaired_bytes += length
         finally:
             local.order.give_back(turn)
+
+
+def _intend(local: LocalReplica, turn: Turn, resume: Resume) -> None:
+    local.intent.ensure(turn.start, turn.end - turn.start, partial(resume, None), resume)
