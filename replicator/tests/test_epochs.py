@@ -1,10 +1,13 @@
 """Who is in sync changes: hosts are left out, take over, come back, are compared, and hand over."""
 
 import errno
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 
 from holdfast.base.device import Op, Outcome
+from holdfast.base.errors import Unavailable
 from holdfast.base.limits import (
     BEACON_LEASE_S,
     BEACON_MARGIN_S,
@@ -15,7 +18,9 @@ from holdfast.base.limits import (
     MIB,
     REGION_BYTES,
 )
-from holdfast.base.steps import run
+from holdfast.base.steps import Resume, Starter, all_of, run
+from holdfast.replicator import clean as cleaning
+from holdfast.replicator import joiner
 from holdfast.replicator.budget import ADAPT_S
 from holdfast.replicator.chores import Snapshots
 from holdfast.replicator.clean import clean
@@ -23,6 +28,7 @@ from holdfast.replicator.following import Role
 from holdfast.replicator.testing import FakeSource, Host, Pair
 from holdfast.replicator.testing_disk import Disk
 from holdfast.replicator.testing_rig import MakeRig, Rig
+from holdfast.replicator.verify import Verification
 
 BLOCK = 4096
 
@@ -497,6 +503,99 @@ def test_no_mirror_calls_a_region_clean_after_a_write_that_came_later(rig: Rig) 
     outcomes = pair.submit(Op.WRITE, 0, b"y" * BLOCK)
     pair.until(lambda: bool(cleared and outcomes))
     assert cleared == [1] and all(host.store.intent.get(0) for host in pair.hosts.values())
+
+
+@pytest.mark.parametrize("words", [1, 2])
+def test_a_repair_is_intended_whatever_is_cleaned_meanwhile(
+    words: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a host that has synced and is about to be told that a region is clean, a comparison repairs it: what
+    it loses with its power then is copied when it is back.
+    """
+    monkeypatch.setattr(cleaning, "FORGET_REGIONS", words)
+    rig = Rig(size_bytes=3 * REGION_BYTES)
+    pair, last = rig.pair, 2 * REGION_BYTES
+    pair.until_up()
+    for region in range(3):
+        pair.do(Op.WRITE, region * REGION_BYTES, b"x" * BLOCK)
+    pair.finish(clean(pair.primary))
+    pair.b.store.data.write([memoryview(bytearray(b"!" * BLOCK))], last, BLOCK)
+    pair.b.store.data.sync()
+    verification = Verification(pair.a.loop, pair.primary, 1, 1 << 40, lambda: None)
+
+    def told(*words: Starter) -> Starter:
+        """The answer to a word comes when all has been compared."""
+
+        def start(resume: Resume) -> None:
+            def look(value: object) -> None:
+                verification.tick()
+                if verification.running:
+                    pair.a.loop.call_later(0.01, partial(look, value))
+                else:
+                    resume(value)
+
+            all_of(*words)(look)
+
+        return start
+
+    monkeypatch.setattr(cleaning, "all_of", told)
+    pair.finish(clean(pair.primary))
+    assert verification.repaired_bytes and not verification.failed
+    pair.kill("b")
+    rig.disks["b"].power_cut()
+    pair.b.boot += 1
+    pair.until(lambda: pair.leading.wants_leave_out == ("b",))
+    pair.epoch(2, "a", "a")
+    pair.start("b", Role.JOINER, 2, "a")
+    bring_back(pair, "b", "a", 3)
+    assert rig.same()
+
+
+def test_others_are_served_while_bits_are_cleared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a primary that is alone, and by a joiner that has come to hold all."""
+    monkeypatch.setattr(cleaning, "FORGET_REGIONS", 8)
+    monkeypatch.setattr(joiner, "FORGET_REGIONS", 8)
+    regions = 40
+    rig = Rig(size_bytes=regions * REGION_BYTES)
+    pair = rig.pair
+    pair.until_up()
+    leave_out_b(rig)
+
+    def cleared_at_a_time(host: Host, until: Callable[[], bool]) -> int:
+        most, left = 0, host.store.intent.count()
+        while not until():
+            pair.turn()
+            pair.clock.now_s += 0.001
+            most, left = max(most, left - host.store.intent.count()), host.store.intent.count()
+        return most
+
+    done: list[object] = []
+    pair.a.store.intent.set_range(0, regions)
+    assert pair.a.local is not None
+    pair.a.local.intent.hot.set_range(0, regions)
+    run(clean(pair.primary), done.append, done.append)
+    assert cleared_at_a_time(pair.a, lambda: bool(done)) == 8 and done == [regions]
+    pair.start("b", Role.JOINER, 2, "a")
+    pair.b.store.intent.set_range(0, regions)
+    assert cleared_at_a_time(pair.b, lambda: bool(pair.leading.wants_join[0])) == 8
+    assert not pair.b.store.intent.any()
+
+
+def test_a_clean_ends_when_another_epoch_begins_meanwhile(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Alone it asks nobody whose session could tell."""
+    monkeypatch.setattr(cleaning, "FORGET_PAUSE_S", 60.0)
+    monkeypatch.setattr(cleaning, "FORGET_REGIONS", 1)
+    pair = rig.pair
+    leave_out_b(rig)
+    for region in range(2):
+        pair.do(Op.WRITE, region * REGION_BYTES, b"x" * BLOCK)
+    pair.primary.local.intent.candidates([])
+    done: list[object] = []
+    run(clean(pair.primary), done.append, done.append)
+    pair.start("b", Role.JOINER, 2, "a")
+    bring_back(pair, "b", "a", 3)
+    pair.until(lambda: bool(done))
+    assert isinstance(done[0], Unavailable) and pair.a.store.intent.get(1)
 
 
 def test_a_comparison_finds_and_repairs(rig: Rig) -> None:

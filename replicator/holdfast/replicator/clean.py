@@ -7,46 +7,58 @@ from itertools import islice
 
 from holdfast.base.errors import Unavailable
 from holdfast.base.steps import Steps, all_of
-from holdfast.replicator.local import LocalReplica
+from holdfast.replicator.intent import FORGET_PAUSE_S, FORGET_REGIONS
+from holdfast.replicator.partner import Partner
 from holdfast.replicator.primary import Primary
+from holdfast.replicator.resync import sleep
 from holdfast.replicator.settle import settle_all
-from holdfast.replicator.talk import Talk
 
 CLEAN_INTERVAL_S = 10.0
-WORD_REGIONS = 4096
-"""Of one word: some milliseconds at either end, in which nobody else is served."""
 
 
 def clean(primary: Primary) -> Steps[int]:
     """Returns how many regions were cleared. Raises Unavailable if a disk or a link failed. One at a time:
     a second would make the first overlook what was written since; it does nothing.
     """
-    if not primary.writes:
-        # Regions in doubt are no candidates; while every link is up there are none.
-        raise Unavailable("MIRROR_LOST", "not all hosts of the volume are there.")
-    local = primary.local
-    if local.intent.cleaning:
+    _check(primary, _required(primary))
+    intent = primary.local.intent
+    if intent.cleaning:
         return 0
-    local.intent.cleaning = True
+    intent.cleaning = True
     try:
-        talks = [partner.link.talk() for partner in primary.partners if partner.required]
-        return (yield from _clean(local, talks))
+        return (yield from _clean(primary))
     finally:
-        local.intent.cleaning = False
+        intent.cleaning = False
 
 
-def _clean(local: LocalReplica, talks: list[Talk]) -> Steps[int]:
+def _clean(primary: Primary) -> Steps[int]:
+    local, members = primary.local, _required(primary)
+    talks = [partner.link.talk() for partner in members]
     quiet = local.intent.candidates(local.order.writing())
     if not quiet.any():
         return 0
     yield settle_all(local, talks)
     cleared = first = 0
-    while regions := list(islice(local.intent.untouched(quiet, first), WORD_REGIONS)):
+    while regions := list(islice(local.intent.untouched(quiet, first), FORGET_REGIONS)):
+        _check(primary, members)
         for talk in talks:
             talk.check()
         # Writes that began since are not on disk; those that begin from here on come after this word at all
         # of the others too, and find the region cold everywhere.
         local.intent.forget(regions)
         yield all_of(*(talk.ask({"do": "clean", "regions": regions}) for talk in talks))
+        yield sleep(local.loop, FORGET_PAUSE_S)
         cleared, first = cleared + len(regions), regions[-1] + 1
     return cleared
+
+
+def _required(primary: Primary) -> list[Partner]:
+    return [partner for partner in primary.partners if partner.required]
+
+
+def _check(primary: Primary, members: list[Partner]) -> None:
+    """Regions in doubt are no candidates: there are none while all of the set are there, and it is the one
+    that has synced.
+    """
+    if not primary.writes or _required(primary) != members:
+        raise Unavailable("MIRROR_LOST", "not all hosts of the volume are there.")

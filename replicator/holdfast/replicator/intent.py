@@ -25,6 +25,12 @@ Then = Callable[[], None]
 Failed = Callable[[BaseException], None]
 
 
+FORGET_REGIONS = 4096
+"""So many bits are cleared at a time: some milliseconds, in which nobody is served."""
+FORGET_PAUSE_S = 0.005
+"""After that."""
+
+
 class Intent:
     """The intent bitmap of an open store. Loop thread only; syncs run in the pool."""
 

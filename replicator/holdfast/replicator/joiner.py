@@ -5,12 +5,15 @@ disk. Its frozen views are gone with that: nothing keeps them from then on.
 """
 
 from functools import partial
+from itertools import islice
 
 from holdfast.base.errors import HoldfastError
 from holdfast.base.steps import Steps
 from holdfast.replicator.bits import pages_of
+from holdfast.replicator.intent import FORGET_PAUSE_S, FORGET_REGIONS
 from holdfast.replicator.local import LocalReplica
 from holdfast.replicator.messages import Message
+from holdfast.replicator.resync import sleep
 from holdfast.replicator.settle import settle
 
 LOST_BY_ABSENCE = "the host was out of sync for a while before the snapshot was copied"
@@ -70,7 +73,11 @@ class Joiner:
         local = self._local
         quiet = local.intent.intended(local.order.writing())
         yield from settle(local)
-        local.intent.forget(local.intent.untouched(quiet))
+        first = 0
+        while regions := list(islice(local.intent.untouched(quiet, first), FORGET_REGIONS)):
+            local.intent.forget(regions)
+            yield sleep(local.loop, FORGET_PAUSE_S)
+            first = regions[-1] + 1
         # All that was intended was made equal.
         local.store.in_doubt.clear()
         yield partial(local.in_pool, local.store.end_resync)
