@@ -11,6 +11,7 @@ Other threads may read.
 
 import mmap
 from collections.abc import Iterator
+from contextlib import suppress
 
 from holdfast.replicator.files import BitsFile
 
@@ -94,9 +95,11 @@ class Bitmap:
         """A byte that is not near. Whoever wants two of a piece in a row will want more: it is near then."""
         piece = at >> _PIECE_SHIFT
         if piece == self._far and isinstance(self._near, set):
-            if len(self._near) >= _NEAR_PIECES_MAX:
-                gone = self._near.pop() * _PIECE_BYTES
-                self._file.let_go(max(0, gone - _PIECE_BYTES), gone + 2 * _PIECE_BYTES)
+            while len(self._near) >= _NEAR_PIECES_MAX:
+                # Another thread may have been quicker.
+                with suppress(KeyError):
+                    gone = self._near.pop() * _PIECE_BYTES
+                    self._file.let_go(max(0, gone - _PIECE_BYTES), gone + 2 * _PIECE_BYTES)
             self._near.add(piece)
         self._far = piece
         return self._file.read(at, 1)[0]
