@@ -42,6 +42,20 @@ def test_one_without_progress_goes_to_the_end_of_the_line_if_there_is_one() -> N
     assert line.asks("a", later_s + 400)
 
 
+def test_what_is_under_way_counts_whoever_granted_it() -> None:
+    """An agent that starts anew, while its workers go on."""
+    line = Line(limit=2)
+    for uid in ("a", "b", "c"):
+        assert line.syncs.wanted(uid, 7, 0, under_way=True)
+    assert not line.asks("d", 0)
+    line.syncs.over("a", 1)
+    line.syncs.over("b", 1)
+    assert line.asks("d", 1 + JITTER_S)
+    # One that has lost its turn goes on without, and does not take it back.
+    assert not line.asks("e", 5) and not line.syncs.wanted("c", 7, 2 * STALLED_S, under_way=True)
+    assert not line.syncs.wanted("c", 6, 2 * STALLED_S, under_way=True) and line.asks("e", 2 * STALLED_S)
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_everybody_comes_to_an_end(seed: int) -> None:
     """Volumes come and go as they like: never more than the limit, and each gets its turn."""

@@ -39,12 +39,16 @@ class Syncs:
         self._waiting: dict[str, float] = {}
         """Not before when."""
 
-    def wanted(self, uid: str, remaining_bytes: int, now_s: float) -> bool:
+    def wanted(self, uid: str, remaining_bytes: int, now_s: float, under_way: bool = False) -> bool:
         """Whether the volume, which has somebody to bring up to date, may do it now. Ask again and again.
 
         Args:
             remaining_bytes: as far as is known, to see progress by.
+            under_way: it goes on whatever is said here, since an earlier agent's time perhaps. It counts,
+                beyond the limit if need be, unless it has lost its turn.
         """
+        if under_way and uid not in self._waiting:
+            self._running.setdefault(uid, _Turn(remaining_bytes, now_s))
         turn = self._running.get(uid)
         if turn is not None:
             if remaining_bytes != turn.remaining_bytes:

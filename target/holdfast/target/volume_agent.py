@@ -25,7 +25,6 @@ from holdfast.target.reports import Renounce
 from holdfast.target.role_names import JOINER, PRIMARY
 from holdfast.target.roles import peer_of, role_here
 from holdfast.target.store_folder import anything_at, remove_tree
-from holdfast.target.syncs import Syncs
 from holdfast.target.tools import Tools
 from holdfast.target.upgrades import is_well
 from holdfast.target.volume_export import VolumeExport
@@ -191,19 +190,17 @@ class VolumeAgent:
         role = role_here(assignment, self._tools.host().boot_id) if assignment is not None else ""
         sends = role == PRIMARY and observed is not None and bool(observed.syncable or observed.bound)
         receives = role == JOINER and observed is not None and observed.peer_connected
-        left = 0
+        left, under_way = 0, False
         if observed is not None:
             left = sum(one.remaining_bytes for one in observed.syncs) if sends else observed.left_bytes
-        # Both are asked: who stands in the other line no longer leaves it.
-        may_send = self._turn(self._tools.sends, sends, left, now_s)
-        may_receive = self._turn(self._tools.receives, receives, left, now_s)
+            under_way = bool(observed.syncs) if sends else observed.left_bytes >= 0
+        may_send = sends and self._tools.sends.wanted(self.uid, left, now_s, under_way)
+        may_receive = receives and self._tools.receives.wanted(self.uid, left, now_s, under_way)
+        if not sends:
+            self._tools.sends.over(self.uid, now_s)
+        if not receives:
+            self._tools.receives.over(self.uid, now_s)
         return may_send or may_receive
-
-    def _turn(self, line: Syncs, wanted: bool, left_bytes: int, now_s: float) -> bool:
-        if wanted:
-            return line.wanted(self.uid, left_bytes, now_s)
-        line.over(self.uid, now_s)
-        return False
 
     @property
     def _renounced_epoch(self) -> int:
