@@ -224,7 +224,7 @@ MISTAKES = (
     _mistake(
         "join from memory",
         _REPLICATOR + "joiner",
-        ("        yield from settle(local)\n        local.intent", "        local.intent"),
+        ("        yield from settle(local)\n        first = 0", "        first = 0"),
     ),
     _mistake(
         "accept an old epoch",
