@@ -25,6 +25,7 @@ from holdfast.replicator.budget import ADAPT_S
 from holdfast.replicator.chores import Snapshots
 from holdfast.replicator.clean import clean
 from holdfast.replicator.following import Role
+from holdfast.replicator.partner import Standing
 from holdfast.replicator.testing import FakeSource, Host, Pair
 from holdfast.replicator.testing_disk import Disk
 from holdfast.replicator.testing_rig import MakeRig, Rig
@@ -469,6 +470,24 @@ def test_a_third_host_takes_the_place_of_another_without_a_moment_of_one_copy(ri
     assert pair.do(Op.WRITE, 2 * BLOCK, b"z" * BLOCK) is Outcome.OK
     assert rig.disks["a"].content("data") == rig.disks["c"].content("data")
     assert rig.disks["b"].content("data") != rig.disks["c"].content("data")
+
+
+def test_of_two_joiners_one_at_a_time_is_asked_for(rig: Rig) -> None:
+    """A process that begins anew knows of one only; the other's joining may be recorded all the same."""
+    pair = rig.pair
+    leave_out_b(rig)
+    rig.disks["c"] = Disk(pair.chance)
+    pair.hosts["c"] = Host("c", rig.disks["c"].files, pair.clock, pair.chance)
+    pair.epoch(3, "a", "a")
+    for name in ("b", "c"):
+        pair.start(name, Role.JOINER, 3, "a")
+    pair.until(lambda: bool(pair.leading.wants_join[0]))
+    first = pair.leading.wants_join[0]
+    pair.for_s(5)
+    assert pair.leading.attached(Standing.BOUND) == (first,) == (pair.a.store.state.binding,)
+    other = {"b": "c", "c": "b"}[first]
+    pair.epoch(4, "a", "a" + first)
+    pair.until(lambda: pair.leading.wants_join[0] == other)
 
 
 def test_each_of_two_mirrors_is_made_equal_where_the_primary_may_differ(rig: Rig) -> None:

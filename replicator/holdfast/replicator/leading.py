@@ -404,8 +404,13 @@ class Leading:
                 self.syncing.begin(partner, partial(self._synced, partner))
 
     def _synced(self, partner: Partner) -> None:
-        """It lacks nothing, at this moment of the loop: from here on everything waits for it."""
+        """It lacks nothing, at this moment of the loop: from here on everything waits for it. One host at a
+        time: only one can be written down as asked for (State.binding), and a process that begins anew must
+        know it.
+        """
         if not self._entered or partner.standing is not Standing.JOINING or self.primary.freezing:
+            return
+        if any(other.standing is Standing.BOUND for other in self.partners.values()):
             return
         partner.become(Standing.BOUND)
         self._recount()
