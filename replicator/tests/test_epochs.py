@@ -20,7 +20,7 @@ from holdfast.base.limits import (
 )
 from holdfast.base.steps import Resume, Starter, all_of, run
 from holdfast.replicator import clean as cleaning
-from holdfast.replicator import joiner
+from holdfast.replicator import intent
 from holdfast.replicator.budget import ADAPT_S
 from holdfast.replicator.chores import Snapshots
 from holdfast.replicator.clean import clean
@@ -531,7 +531,7 @@ def test_a_repair_is_intended_whatever_is_cleaned_meanwhile(
     """Of a host that has synced and is about to be told that a region is clean, a comparison repairs it: what
     it loses with its power then is copied when it is back.
     """
-    monkeypatch.setattr(cleaning, "FORGET_REGIONS", words)
+    monkeypatch.setattr(intent, "FORGET_REGIONS", words)
     rig = Rig(size_bytes=3 * REGION_BYTES)
     pair, last = rig.pair, 2 * REGION_BYTES
     pair.until_up()
@@ -572,8 +572,7 @@ def test_a_repair_is_intended_whatever_is_cleaned_meanwhile(
 
 def test_others_are_served_while_bits_are_cleared(monkeypatch: pytest.MonkeyPatch) -> None:
     """By a primary that is alone, and by a joiner that has come to hold all."""
-    monkeypatch.setattr(cleaning, "FORGET_REGIONS", 8)
-    monkeypatch.setattr(joiner, "FORGET_REGIONS", 8)
+    monkeypatch.setattr(intent, "FORGET_REGIONS", 8)
     regions = 40
     rig = Rig(size_bytes=regions * REGION_BYTES)
     pair = rig.pair
@@ -603,7 +602,7 @@ def test_others_are_served_while_bits_are_cleared(monkeypatch: pytest.MonkeyPatc
 def test_a_clean_ends_when_another_epoch_begins_meanwhile(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Alone it asks nobody whose session could tell."""
     monkeypatch.setattr(cleaning, "FORGET_PAUSE_S", 60.0)
-    monkeypatch.setattr(cleaning, "FORGET_REGIONS", 1)
+    monkeypatch.setattr(intent, "FORGET_REGIONS", 1)
     pair = rig.pair
     leave_out_b(rig)
     for region in range(2):

@@ -3,11 +3,9 @@
 A host that is not in sync counts for nothing here: what it lacks is in `absent`, which is synced as well.
 """
 
-from itertools import islice
-
 from holdfast.base.errors import Unavailable
 from holdfast.base.steps import Steps, all_of
-from holdfast.replicator.intent import FORGET_PAUSE_S, FORGET_REGIONS
+from holdfast.replicator.intent import FORGET_PAUSE_S
 from holdfast.replicator.partner import Partner
 from holdfast.replicator.primary import Primary
 from holdfast.replicator.resync import sleep
@@ -38,8 +36,8 @@ def _clean(primary: Primary) -> Steps[int]:
     if not quiet.any():
         return 0
     yield settle_all(local, talks)
-    cleared = first = 0
-    while regions := list(islice(local.intent.untouched(quiet, first), FORGET_REGIONS)):
+    cleared = 0
+    for regions in local.intent.untouched_parts(quiet):
         _check(primary, members)
         for talk in talks:
             talk.check()
@@ -48,7 +46,7 @@ def _clean(primary: Primary) -> Steps[int]:
         local.intent.forget(regions)
         yield all_of(*(talk.ask({"do": "clean", "regions": regions}) for talk in talks))
         yield sleep(local.loop, FORGET_PAUSE_S)
-        cleared, first = cleared + len(regions), regions[-1] + 1
+        cleared += len(regions)
     return cleared
 
 

@@ -13,6 +13,7 @@ there is none: what a second one would report is not what the first one lost.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator
+from itertools import islice
 
 from holdfast.base.extents import covering
 from holdfast.base.limits import REGION_BYTES
@@ -76,13 +77,19 @@ class Intent:
         self.touched.clear_all()
         return quiet
 
-    def untouched(self, regions: Bitmap, first: int = 0) -> Iterator[int]:
-        """Those of `regions`, from `first` on, to which no write has begun since `candidates` gave them, each
-        as it is when it is reached.
+    def untouched(self, regions: Bitmap) -> Iterator[int]:
+        """Those of `regions` to which no write has begun since `candidates` gave them, each as it is when it
+        is reached.
         """
-        for region in regions.set_bits(first):
+        for region in regions.set_bits():
             if not self.touched.get(region) and region not in self._syncing:
                 yield region
+
+    def untouched_parts(self, regions: Bitmap) -> Iterator[list[int]]:
+        """`untouched`, so many at a time as may be forgotten in one turn of the loop."""
+        left = self.untouched(regions)
+        while part := list(islice(left, FORGET_REGIONS)):
+            yield part
 
     def forget(self, regions: Iterable[int]) -> None:
         """Clear bits; the caller knows that both hosts have synced all that was ever begun there. They

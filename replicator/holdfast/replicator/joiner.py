@@ -5,12 +5,11 @@ disk. Its frozen views are gone with that: nothing keeps them from then on.
 """
 
 from functools import partial
-from itertools import islice
 
 from holdfast.base.errors import HoldfastError
 from holdfast.base.steps import Steps
 from holdfast.replicator.bits import pages_of
-from holdfast.replicator.intent import FORGET_PAUSE_S, FORGET_REGIONS
+from holdfast.replicator.intent import FORGET_PAUSE_S
 from holdfast.replicator.local import LocalReplica
 from holdfast.replicator.messages import Message
 from holdfast.replicator.resync import sleep
@@ -73,11 +72,9 @@ class Joiner:
         local = self._local
         quiet = local.intent.intended(local.order.writing())
         yield from settle(local)
-        first = 0
-        while regions := list(islice(local.intent.untouched(quiet, first), FORGET_REGIONS)):
+        for regions in local.intent.untouched_parts(quiet):
             local.intent.forget(regions)
             yield sleep(local.loop, FORGET_PAUSE_S)
-            first = regions[-1] + 1
         # All that was intended was made equal.
         local.store.in_doubt.clear()
         yield partial(local.in_pool, local.store.end_resync)

@@ -224,7 +224,7 @@ MISTAKES = (
     _mistake(
         "join from memory",
         _REPLICATOR + "joiner",
-        ("        yield from settle(local)\n        first = 0", "        first = 0"),
+        ("        yield from settle(local)\n        for regions", "        for regions"),
     ),
     _mistake(
         "accept an old epoch",
@@ -300,7 +300,7 @@ MISTAKES = (
     _mistake(
         "clear intent under a write",
         _REPLICATOR + "clean",
-        ("local.intent.untouched(quiet, first)", "quiet.set_bits(first)"),
+        ("local.intent.untouched_parts(quiet)", "[list(quiet.set_bits())]"),
     ),
     _mistake(
         "clear a bit of absent early",
