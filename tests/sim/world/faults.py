@@ -337,7 +337,8 @@ class Faults:
         record = self._checks.record
         joiners = [one for one in self._hosts if record is not None and one.name not in record.in_sync]
         if joiners and self._chance.random() < 0.3 and not self._checks.bad_disks - {joiners[0].name}:
-            self._fail_syncs(joiners[0])
+            self._checks.bad_disks.add(joiners[0].name)
+            self._fail_every("sync", joiners[0], _SHORT)
             self._later((0.3, 0.7), self._power_cut)
         elif record is not None and self._chance.random() < 0.5:
             self._note(f"the worker of {record.primary} is killed")
@@ -375,17 +376,15 @@ class Faults:
         host.disk.on_step = fail
         self._later(_LONG, partial(_mend_disk, host))
 
-    def _fail_syncs(self, host: Host) -> None:
-        """Of one that is about to be in sync."""
-        self._checks.bad_disks.add(host.name)
-        self._note(f"the disk of {host.name} fails every sync")
+    def _fail_every(self, what: str, host: Host, how_long: tuple[float, ...]) -> None:
+        self._note(f"the disk of {host.name} fails every {what}")
 
         def fail(kind: str, _name: str) -> None:
-            if kind == "sync":
+            if kind == what:
                 raise OSError(errno.EIO, "injected")
 
         host.disk.on_step = fail
-        self._later(_SHORT, partial(_mend_disk, host))
+        self._later(how_long, partial(_mend_disk, host))
 
     def _last_words(self) -> None:
         """A mirror dies, and soon after its primary's disk; or that takes no record any more, and its process
@@ -399,16 +398,10 @@ class Faults:
         self._checks.bad_disks.add(host.name)
         fails, dies = self._chance.choice((("write record", True), ("sync", False), ("write", False)))
 
-        def fail(kind: str, _name: str) -> None:
-            if kind == fails:
-                raise OSError(errno.EIO, "injected")
-
         def break_disk() -> None:
             if self._over:
                 return
-            self._note(f"the disk of {host.name} fails every {fails}")
-            host.disk.on_step = fail
-            self._later(_LONG, partial(_mend_disk, host))
+            self._fail_every(fails, host, _LONG)
             if dies:
                 host.kill_worker()
             for _ in range(3):
