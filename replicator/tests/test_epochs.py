@@ -448,11 +448,17 @@ def test_both_lost_their_memory_and_what_was_in_flight_is_made_equal(rig: Rig) -
     assert rig.same()
 
 
-def add_c(rig: Rig) -> None:
-    """A third host, which lacks nothing; in epoch 2."""
+def put_up_c(rig: Rig) -> None:
+    """A third host, with nothing on it."""
     pair = rig.pair
     rig.disks["c"] = Disk(pair.chance)
     pair.hosts["c"] = Host("c", rig.disks["c"].files, pair.clock, pair.chance)
+
+
+def add_c(rig: Rig) -> None:
+    """A third host, which lacks nothing; in epoch 2."""
+    pair = rig.pair
+    put_up_c(rig)
     pair.start("c", Role.JOINER, 2, "ab")
     pair.epoch(2, "a", "ab")
     pair.until(lambda: pair.leading.wants_join[0] == "c")
@@ -476,8 +482,7 @@ def test_of_two_joiners_one_at_a_time_is_asked_for(rig: Rig) -> None:
     """A process that begins anew knows of one only; the other's joining may be recorded all the same."""
     pair = rig.pair
     leave_out_b(rig)
-    rig.disks["c"] = Disk(pair.chance)
-    pair.hosts["c"] = Host("c", rig.disks["c"].files, pair.clock, pair.chance)
+    put_up_c(rig)
     pair.epoch(3, "a", "a")
     for name in ("b", "c"):
         pair.start(name, Role.JOINER, 3, "a")
