@@ -202,7 +202,6 @@ class Replica:
         else:
             yield from self._stop_leading()
             following = self._following or self._make_following()
-            following.may_sync = wanted.may_sync
             yield from following.enter(
                 wanted.role, wanted.epoch, wanted.members, wanted.peers, wanted.may_be_new
             )
