@@ -529,6 +529,38 @@ def test_no_mirror_calls_a_region_clean_after_a_write_that_came_later(rig: Rig) 
     assert cleared == [1] and all(host.store.intent.get(0) for host in pair.hosts.values())
 
 
+def test_what_only_a_mirror_looked_ahead_at_is_clean_with_the_rest() -> None:
+    pair = Rig(size_bytes=3 * REGION_BYTES).pair
+    pair.until_up()
+    assert pair.b.local is not None
+    pair.b.store.intent.set(1)
+    pair.b.local.intent.hot.set(1)
+    pair.do(Op.WRITE, 0, b"x" * BLOCK)
+    pair.primary.local.intent.candidates([])
+    pair.do(Op.WRITE, 2 * REGION_BYTES, b"x" * BLOCK)
+    pair.finish(clean(pair.primary))
+    assert list(pair.b.store.intent.set_bits()) == [1, 2]
+    pair.finish(clean(pair.primary))
+    assert not pair.b.store.intent.any() and not pair.b.local.intent.hot.any()
+
+
+def test_a_mirror_that_did_not_hear_what_is_clean_hears_it_later(rig: Rig) -> None:
+    pair = rig.pair
+    pair.until_up()
+    pair.do(Op.WRITE, 0, b"x" * BLOCK)
+    pair.primary.local.intent.candidates([])
+    ended: list[object] = []
+    run(clean(pair.primary), ended.append, ended.append)
+    pair.until(lambda: not pair.a.store.intent.any())
+    pair.link.renew("a test")
+    pair.until(lambda: bool(ended))
+    assert isinstance(ended[0], Unavailable) and pair.b.store.intent.any()
+    pair.until_up()
+    for _ in range(2):
+        pair.finish(clean(pair.primary))
+    assert not pair.a.store.intent.any() and not pair.b.store.intent.any()
+
+
 @pytest.mark.parametrize("words", [1, 2])
 def test_a_repair_is_intended_whatever_is_cleaned_meanwhile(
     words: int, monkeypatch: pytest.MonkeyPatch

@@ -3,13 +3,17 @@
 A host that is not in sync counts for nothing here: what it lacks is in `absent`, which is synced as well.
 """
 
+from collections.abc import Sequence
+
 from holdfast.base.errors import Unavailable
-from holdfast.base.steps import Steps, all_of
+from holdfast.base.steps import Starter, Steps, all_of
 from holdfast.replicator.intent import FORGET_PAUSE_S
+from holdfast.replicator.messages import Message
 from holdfast.replicator.partner import Partner
 from holdfast.replicator.primary import Primary
 from holdfast.replicator.resync import sleep
 from holdfast.replicator.settle import settle_all
+from holdfast.replicator.talk import Talk
 
 CLEAN_INTERVAL_S = 10.0
 
@@ -44,10 +48,22 @@ def _clean(primary: Primary) -> Steps[int]:
         # Writes that began since are not on disk; those that begin from here on come after this word at all
         # of the others too, and find the region cold everywhere.
         local.intent.forget(regions)
-        yield all_of(*(talk.ask({"do": "clean", "regions": regions}) for talk in talks))
+        try:
+            yield _tell(talks, {"regions": regions})
+        except Unavailable:
+            # Whoever has not heard it keeps its bits, until a clean that begins from these.
+            local.intend(regions, lambda: None, lambda _outcome: None)
+            raise
         yield sleep(local.loop, FORGET_PAUSE_S)
         cleared += len(regions)
+    if not local.store.intent.any():
+        # Each host looks ahead of writers by itself: of what nobody came to write, no region is named above.
+        yield _tell(talks, {"all": True})
     return cleared
+
+
+def _tell(talks: Sequence[Talk], what: Message) -> Starter:
+    return all_of(*(talk.ask({"do": "clean", **what}) for talk in talks))
 
 
 def _required(primary: Primary) -> list[Partner]:

@@ -12,7 +12,7 @@ It stays so when it is opened again, as far as its disk still takes that down. T
 read all the same: what can be read of it is all that there is.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from functools import partial
 from typing import TypeVar
@@ -97,7 +97,7 @@ class LocalReplica:
         else:
             self.intent.ensure(offset, length, then, partial(self._sync_failed, failed))
 
-    def intend(self, regions: set[int], then: Callable[[], None], failed: Done) -> None:
+    def intend(self, regions: Collection[int], then: Callable[[], None], failed: Done) -> None:
         """Call `then()` when the intent bits of `regions` are on disk: somebody else writes there."""
         self.intent.adopt(regions, then, partial(self._sync_failed, failed))
 

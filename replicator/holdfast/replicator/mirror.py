@@ -247,7 +247,11 @@ class MirrorExport:
             done(Outcome.OK, encode(self._beat(message)))
         elif word == "clean":
             # At once: a write that follows in the stream must find its region cold.
-            regions = _within(message.get("regions"), self._local.store.regions)
+            store = self._local.store
+            whole = message.get("all") is True
+            regions = (
+                list(store.intent.set_bits()) if whole else _within(message.get("regions"), store.regions)
+            )
             self._local.intent.forget(regions)
             done(Outcome.OK, b"{}")
         else:
