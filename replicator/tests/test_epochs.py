@@ -561,6 +561,23 @@ def test_a_mirror_that_did_not_hear_what_is_clean_hears_it_later(rig: Rig) -> No
     assert not pair.a.store.intent.any() and not pair.b.store.intent.any()
 
 
+def test_what_was_in_doubt_at_a_host_that_was_left_out_is_cleaned_later(rig: Rig) -> None:
+    """The primary's process began anew, and found it intended."""
+    pair = rig.pair
+    pair.until_up()
+    pair.do(Op.WRITE, 0, b"x" * BLOCK)
+    for host in "ab":
+        pair.kill(host)
+    pair.start("a", Role.PRIMARY, 1, "ab")
+    assert pair.a.store.in_doubt
+    leave_out_b(rig)
+    pair.start("b", Role.JOINER, 2, "a")
+    bring_back(pair, "b", "a", 3)
+    for _ in range(2):
+        pair.finish(clean(pair.primary))
+    assert not pair.a.store.intent.any() and not pair.b.store.intent.any()
+
+
 @pytest.mark.parametrize("words", [1, 2])
 def test_a_repair_is_intended_whatever_is_cleaned_meanwhile(
     words: int, monkeypatch: pytest.MonkeyPatch

@@ -129,9 +129,11 @@ class Leading:
             # Who led knew what had come to one of its mirrors and not to another, and is out.
             store.doubt(store.intent.set_bits(), ())
         self._leaving_out = set(store.state.leaving)
+        yield from self._intend_doubts()
         self._take_standings(wanted)
         if self.primary.alone:
-            yield from self._forget_doubts()
+            # Whatever others may lack is marked.
+            store.in_doubt.clear()
             yield from self._keep_alone()
         self._entered = True
         self._begin()
@@ -191,8 +193,8 @@ class Leading:
         self._local.last_copy = self.primary.alone
         self._lease()
 
-    def _forget_doubts(self) -> Steps[None]:
-        """Whatever others may lack is marked. The regions stay intended until a clean finds them."""
+    def _intend_doubts(self) -> Steps[None]:
+        """They stay intended until a clean finds them, whoever they are handed on to and is then left out."""
         doubts = set(self._local.store.in_doubt)
 
         def adopt(resume: Resume) -> None:
@@ -200,7 +202,6 @@ class Leading:
 
         if doubts:
             yield adopt
-        self._local.store.in_doubt -= doubts
 
     def _keep_alone(self) -> Steps[None]:
         """What two hosts had in memory, one has now: it must survive that, as what follows will."""

@@ -18,6 +18,7 @@ simulated disk. One word of a replica's own is believed: `suspect` (see there), 
     cold       nothing is served after a cold start before an initiator was told of it (29/00)
     verify     a comparison of the replicas finds nothing
     rest       at the end, all copies are equal, byte for byte
+    clean      and soon after it nothing is intended on any of them
 
 The unit has a write cache, and says so. When the memory of all members is gone, that is announced (29/00),
 and what was acknowledged may be gone with it, but for this:
@@ -770,6 +771,11 @@ class Checks:
                 self.violated(f"at rest, {one} and {two} differ in page {page}")
         self.judge_differences("at rest")
         self.judge_order()
+
+    def intended(self) -> list[str]:
+        """The members that would have something copied after a loss of power."""
+        assert self.record is not None
+        return [name for name in self.record.in_sync if self._bits(name, "intent")]
 
     def judge_order(self) -> None:
         for contradiction in self.history.contradictions():

@@ -33,6 +33,8 @@ ORIGIN = "origin"
 TTL_S = 3.0
 MENDED_MAX_S = 150.0
 _QUIET_STEP_S = 0.25
+_CLEAN_MAX_S = 60.0
+"""Some cleans. Each finds what was not written to since the one before."""
 _WINDOW = 24
 _SECTORS_PER_EXTENT = EXTENT_BYTES // SECTOR_BYTES
 
@@ -289,6 +291,11 @@ class Story:
         self.initiator.over = True
         self.checks.at_rest()
         self._note("at rest")
+        limit = timeline.now + _CLEAN_MAX_S
+        while (intended := self.checks.intended()) and timeline.now < limit:
+            timeline.run_until(timeline.now + _QUIET_STEP_S)
+        if intended:
+            self.checks.violated(f"clean: intended {_CLEAN_MAX_S} s after the last write, at {intended}")
 
     def _quiet(self) -> bool:
         record = self.checks.record
