@@ -36,6 +36,7 @@ _SHOWS: dict[str, tuple[str, ...]] = {
     "forget the intent bit": ("I-7",),
     "clear intent before the other has synced": _DIFFER,
     "clear intent under a write": _DIFFER,
+    "leave doubts where no clean looks": ("clean",),
     "clear a bit of absent early": _DIFFER,
     "leave out what the joiner intended": _DIFFER,
     "leave writes in flight out of absent": _DIFFER,
@@ -301,6 +302,11 @@ MISTAKES = (
         "clear intent under a write",
         _REPLICATOR + "clean",
         ("local.intent.untouched_parts(quiet)", "[list(quiet.set_bits())]"),
+    ),
+    _mistake(
+        "leave doubts where no clean looks",
+        _REPLICATOR + "leading",
+        ("        yield from self._intend_doubts()\n", ""),
     ),
     _mistake(
         "clear a bit of absent early",
