@@ -100,10 +100,7 @@ def fetch_bits(talk: Talk, word: str, bits: int) -> Steps[Bitmap]:
 def _adopt(local: LocalReplica, regions: set[int], resume: Resume) -> None:
     """A step: the regions are intended here too, durably, so that a later clean finds them."""
 
-    def failed(_outcome: object) -> None:
-        resume(Unavailable("LOCAL_DISK", f"the disk of this host is in trouble: {local.suspect}"))
-
-    local.intend(regions, partial(resume, None), failed)
+    local.intend(regions, partial(resume, None), lambda _outcome: resume(local.trouble()))
 
 
 def pieces_to_copy(store: Store, regions: set[int]) -> Iterator[tuple[int, int]]:

@@ -159,6 +159,8 @@ class Chores:
             if not isinstance(error, HoldfastError | OSError):
                 raise error
             log.warning("%s failed, will try again: %s", what, error)
+            if isinstance(error, OSError):
+                self._primary.local.not_noted(error)
             if gate is not None and self.gates.get(frozen) is gate:
                 self._gate_failed(frozen, gate, error)
             ended(again=False)

@@ -42,6 +42,12 @@ _IOV_MAX = os.sysconf("SC_IOV_MAX")
 _ZEROS = bytes(1 << 20)
 
 
+class SyncFailed(OSError):
+    """What was written before and not synced may not be on disk, and no other sync would put it there: the
+    kernel takes what it could not write for written.
+    """
+
+
 class DataFile:
     """A sparse file of fixed size. Offsets and lengths in bytes; errors are OSError."""
 
@@ -194,7 +200,11 @@ class BitsFile:
             self.buffer.madvise(mmap.MADV_DONTNEED, first, min(end, len(self.buffer)) - first)
 
     def sync(self) -> None:
-        os.fdatasync(self._fd)
+        """Raises SyncFailed."""
+        try:
+            os.fdatasync(self._fd)
+        except OSError as error:
+            raise SyncFailed(error.errno, error.strerror) from error
 
     def close(self) -> None:
         fd, self._fd = self._fd, -1

@@ -344,18 +344,17 @@ class Leading:
 
     def _align(self, partner: Partner, link: Link) -> Steps[None]:
         assert self._wanted is not None
-        if partner.standing is Standing.MEMBER:
-            return self._align_member(link)
-        return attach(self._local, self._host_id, self._wanted.epoch, partner)
-
-    def _align_member(self, link: Link) -> Steps[None]:
-        assert self._wanted is not None
+        member, epoch = partner.standing is Standing.MEMBER, self._wanted.epoch
         try:
-            yield from align(self._local, self._host_id, self._wanted.epoch, link)
+            if member:
+                yield from align(self._local, self._host_id, epoch, link)
+            else:
+                yield from attach(self._local, self._host_id, epoch, partner)
         except OSError as error:
             # Not that host's fault, and it would be tried again for ever.
             self._local.not_noted(error)
-            self._give_way(f"the disk of this host failed what must be written down: {error}")
+            if member:
+                self._give_way(f"the disk of this host failed what must be written down: {error}")
             raise
 
     def _link_changed(self, partner: Partner) -> None:

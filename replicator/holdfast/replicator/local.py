@@ -18,11 +18,12 @@ from functools import partial
 from typing import TypeVar
 
 from holdfast.base.device import Done, LookRequest, Op, Outcome, Request, Runs
+from holdfast.base.errors import Unavailable
 from holdfast.base.extents import covering, inside
 from holdfast.base.limits import EXTENT_BYTES, MIB, REGION_BYTES
 from holdfast.base.loop import Loop
 from holdfast.base.twins import twin
-from holdfast.replicator.files import no_room
+from holdfast.replicator.files import SyncFailed, no_room
 from holdfast.replicator.intent import Intent
 from holdfast.replicator.look import look
 from holdfast.replicator.order import BUCKET_SHIFT, Order, Turn
@@ -36,6 +37,7 @@ _Turn = TypeVar("_Turn", bound=Turn)
 _REGION_SHIFT = REGION_BYTES.bit_length() - 1
 assert REGION_BYTES == 1 << _REGION_SHIFT
 INLINE_ZERO_MAX_BYTES = MIB
+_FAILED_SYNC = "the disk failed a sync: {}"
 
 
 class LocalReplica:
@@ -100,6 +102,14 @@ class LocalReplica:
     def intend(self, regions: Collection[int], then: Callable[[], None], failed: Done) -> None:
         """Call `then()` when the intent bits of `regions` are on disk: somebody else writes there."""
         self.intent.adopt(regions, then, partial(self._sync_failed, failed))
+
+    def intend_write(self, offset: int, length: int, resume: Callable[[Unavailable | None], None]) -> None:
+        """A step: as for a write here, which somebody else is to be sent. Raises Unavailable LOCAL_DISK."""
+        failed = partial(self._sync_failed, lambda _outcome: resume(self.trouble()))
+        self.intent.ensure(offset, length, partial(resume, None), failed)
+
+    def trouble(self) -> Unavailable:
+        return Unavailable("LOCAL_DISK", f"the disk of this host is in trouble: {self.suspect}")
 
     def _copy_before_write(self, offset: int, length: int, then: Callable[[], None], failed: Done) -> None:
         extents = covering(offset, length, EXTENT_BYTES)
@@ -263,7 +273,7 @@ class LocalReplica:
         def failed(error: BaseException) -> None:
             self.store.missing.give_back(unsettled)
             self._flushing = False
-            self.distrust(f"the disk failed a sync: {error}")
+            self.distrust(_FAILED_SYNC.format(error))
             end(Outcome.MEDIUM_ERROR)
 
         def end(outcome: Outcome) -> None:
@@ -278,9 +288,16 @@ class LocalReplica:
 
     def in_pool(self, work: Callable[[], object], resume: Callable[[object], None]) -> None:
         """For sequences (base.steps): run blocking store work, resume with its result or the exception.
-        Such work is done in the order in which it was asked for.
+        Such work is done in the order in which it was asked for. Of a sync that failed, whoever asked for it
+        may try again: what it lost is lost, and so the replica is suspect.
         """
-        self._serial.run(work, resume)
+
+        def ended(result: object) -> None:
+            if isinstance(result, SyncFailed):
+                self.distrust(_FAILED_SYNC.format(result))
+            resume(result)
+
+        self._serial.run(work, ended)
 
     def distrust(self, why: str) -> None:
         """Act on nothing more: what is on this disk is in doubt. Idempotent."""
@@ -306,7 +323,7 @@ class LocalReplica:
 
     def _sync_failed(self, done: Done, error: BaseException) -> None:
         """No room is no excuse here: what a failed sync has dropped is not known."""
-        self.distrust(f"the disk failed a sync: {error}")
+        self.distrust(_FAILED_SYNC.format(error))
         done(Outcome.MEDIUM_ERROR)
 
     def _read_failed(self, done: Done, error: BaseException) -> None:

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from functools import partial
 
 from holdfast.base.device import Outcome
-from holdfast.base.errors import Unavailable
 from holdfast.base.steps import Starter, Steps, all_of, starting
+from holdfast.replicator.files import SyncFailed
 from holdfast.replicator.local import LocalReplica
 from holdfast.replicator.talk import Talk
 
@@ -17,9 +17,9 @@ def settle(local: LocalReplica) -> Steps[None]:
         try:
             yield partial(local.in_pool, local.store.sync_bitmaps)
             return
-        except OSError as error:
-            local.distrust(f"the disk failed a sync: {error}")
-    raise Unavailable("LOCAL_DISK", f"the disk of this host is in trouble: {local.suspect}")
+        except SyncFailed as error:
+            raise local.trouble() from error
+    raise local.trouble()
 
 
 def settle_all(local: LocalReplica, talks: Sequence[Talk]) -> Starter:

@@ -28,7 +28,7 @@ from holdfast.base.extents import covering, runs
 from holdfast.base.limits import EXTENT_BYTES, REGION_BYTES
 from holdfast.replicator import epochs, frozen, state
 from holdfast.replicator.bitmap import Bitmap
-from holdfast.replicator.files import Files, ThrownAway, no_room
+from holdfast.replicator.files import Files, SyncFailed, ThrownAway, no_room
 from holdfast.replicator.frozen import FrozenView
 from holdfast.replicator.missing import Missing
 from holdfast.replicator.state import State, ViewState
@@ -99,6 +99,10 @@ class Store:
             raise DataLoss(
                 "STORE_DAMAGED", f"a file of volume {uid} is not there ({error}): resync this replica."
             ) from error
+        except SyncFailed:
+            # Opening is tried again, and would find nothing wrong.
+            self.distrust()
+            raise
         self.generation = self.state.generation
         """Writes are counted in it; `state.generation` follows when that is durable."""
         self.in_doubt = set(self.intent.set_bits())

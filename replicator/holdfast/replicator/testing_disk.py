@@ -15,7 +15,7 @@ from random import Random
 
 from holdfast.base.device import Request
 from holdfast.base.loop import Loop
-from holdfast.replicator.files import BitsFile, DataFile, Files, one_by_one
+from holdfast.replicator.files import BitsFile, DataFile, Files, SyncFailed, one_by_one
 
 SECTOR_BYTES = 512
 PAGE_BYTES = 4096
@@ -114,21 +114,42 @@ class Sparse:
 
 
 class Inode:
-    """A bitmap's or a record's bytes, and what of them is on disk."""
+    """A bitmap's or a record's bytes, and what of them is on disk. `dropped` are pages that a failed sync did
+    not write, and that no other will while they are as they were then.
+    """
 
     def __init__(self) -> None:
         self.content = bytearray()
         self.durable = bytearray()
+        self.dropped: dict[int, bytes] = {}
 
     def extend(self, length: int) -> None:
         if len(self.content) < length:
             self.content.extend(bytes(length - len(self.content)))
 
     def sync(self) -> None:
+        if self.dropped:
+            self.dropped = {at: page for at, page in self.dropped.items() if self._page(at) == page}
+        old = {at: self.durable[at : at + PAGE_BYTES] for at in self.dropped}
         self.durable[:] = self.content
+        for at, page in old.items():
+            self.durable[at : at + len(page)] = page
+
+    def drop(self) -> None:
+        """A sync has failed: as Linux does, what it could not write counts as written."""
+        for at in range(0, len(self.durable), PAGE_BYTES):
+            if self._page(at) != self.durable[at : at + PAGE_BYTES]:
+                self.dropped[at] = self._page(at)
+
+    def _page(self, at: int) -> bytes:
+        return bytes(self.content[at : at + PAGE_BYTES])
 
     def cut(self, chance: Random) -> None:
-        """Each differing sector is old or new."""
+        """Each differing sector is old or new; of a page that was dropped, old."""
+        for at, page in self.dropped.items():
+            if self._page(at) == page:
+                self.content[at : at + len(page)] = self.durable[at : at + len(page)]
+        self.dropped.clear()
         short = len(self.content) - len(self.durable)
         if short > 0:
             if chance.random() < 0.5:
@@ -381,7 +402,11 @@ class _DiskBits(BitsFile):
         self.buffer[at : at + len(content)] = content
 
     def sync(self) -> None:
-        self._disk.on_step("sync", self._name)
+        try:
+            self._disk.on_step("sync", self._name)
+        except OSError as error:
+            self._inode.drop()
+            raise SyncFailed(*error.args) from error
         self._inode.sync()
 
     def close(self) -> None:

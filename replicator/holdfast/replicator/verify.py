@@ -12,11 +12,9 @@ from functools import partial
 from holdfast.base.errors import HoldfastError, Unavailable
 from holdfast.base.limits import EXTENT_BYTES
 from holdfast.base.loop import Loop
-from holdfast.base.steps import Resume, Steps, run
+from holdfast.base.steps import Steps, run
 from holdfast.replicator import copying
 from holdfast.replicator.budget import Budget
-from holdfast.replicator.local import LocalReplica
-from holdfast.replicator.order import Turn
 from holdfast.replicator.partner import Partner
 from holdfast.replicator.primary import Primary
 from holdfast.replicator.resync import PIECE_EXTENTS, differing, sleep
@@ -103,7 +101,7 @@ class Verification:
         local = self._primary.local
         turn = yield copying.turn_of(local, piece, exclusive=True)
         try:
-            yield partial(_intend, local, turn)
+            yield partial(local.intend_write, turn.start, turn.end - turn.start)
             talk.check()
             wrong = yield from differing(local, talk, list(piece))
             length = sum(local.store.extent_range(extent)[1] for extent in wrong)
@@ -118,7 +116,3 @@ class Verification:
             self.repaired_bytes += length
         finally:
             local.order.give_back(turn)
-
-
-def _intend(local: LocalReplica, turn: Turn, resume: Resume) -> None:
-    local.intent.ensure(turn.start, turn.end - turn.start, partial(resume, None), resume)
