@@ -29,7 +29,6 @@ TICK_S = 1.0
 RETRY_S = 1.0
 START_MAX_S = 0.5
 """Until a process that was started can be seen."""
-_MARK = "listed"
 _SENT = (say.Available, say.StoreRemoved, say.Frozen, say.FreezeFailed, say.ViewLost)
 
 
@@ -80,7 +79,7 @@ class Agent:
         self._lease_id = 0
         self._attached = False
         self._assignment: r.Assignment | None = None
-        self._listed = False
+        self._listed: set[str] = set()
         self._leases: dict[str, str] = {}
         self._observed: Observed | None = None
         self._told: Desired | None = None
@@ -109,9 +108,8 @@ class Agent:
         self._handle = Handle(etcd, loop, host.name)
         self._handle.ended = self._sent
         self._actions = HostActions(self._handle, host.name)  # type: ignore[arg-type]
-        prefixes = (keys.assignments(host.name), keys.HOST_LEASES)
-        watch = etcd.watch(loop, host.name, prefixes, self._hear)
-        watch.tell(_MARK, None)
+        for prefix in (keys.assignments(host.name), keys.HOST_LEASES):
+            etcd.watch(loop, host.name, prefix, self._hear, partial(self._listed.add, prefix))
         self._find_lease()
         self._tick()
 
@@ -167,9 +165,7 @@ class Agent:
             self._attached = not isinstance(result, Exception)
 
     def _hear(self, key: str, entry: Entry | None) -> None:
-        if key == _MARK:
-            self._listed = True
-        elif key.startswith(keys.HOST_LEASES):
+        if key.startswith(keys.HOST_LEASES):
             host = key.removeprefix(keys.HOST_LEASES)
             if entry is None:
                 self._leases.pop(host, None)
@@ -209,7 +205,7 @@ class Agent:
 
     def reconcile(self) -> None:
         self._soon = False
-        if not self._listed:
+        if len(self._listed) < 2:
             return
         assignment, host = self._assignment, self._host
         now_s = self.loop.now()

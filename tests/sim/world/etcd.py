@@ -67,18 +67,25 @@ class _Noting(MemoryStore):
 
 
 class Watch:
-    """Changes below some prefixes, in their order, as one process hears of them."""
+    """Changes below a prefix, in their order, as one process hears of them."""
 
-    def __init__(
-        self, net: Network, host: str, prefixes: tuple[str, ...], hear: OnEvent, loop: Process
-    ) -> None:
-        self.prefixes = prefixes
-        self.pipe = Pipe(net, NAME, host)
-        self.hear = hear
+    def __init__(self, net: Network, host: str, prefix: str, hear: OnEvent, loop: Process) -> None:
+        self.prefix = prefix
+        self.host = host
         self.loop = loop
+        self.late_s = 0.0
+        self._hear = hear
+        self._timeline = net.timeline
+        self._pipe = Pipe(net, NAME, host)
+        self._last = 0.0
 
     def tell(self, key: str, entry: etcd.Entry | None) -> None:
-        self.pipe.send(lambda: self.loop.deliver(lambda: self.hear(key, entry)))
+        self.then(lambda: self._hear(key, entry))
+
+    def then(self, call: Callable[[], None]) -> None:
+        """After all that was told before."""
+        self._last = max(self._last, self._timeline.now + self.late_s)
+        self._timeline.at(self._last, lambda: self._pipe.send(lambda: self.loop.deliver(call)))
 
 
 class Etcd:
@@ -97,7 +104,7 @@ class Etcd:
         self.asked_s = 0.0
         """When what is being committed was begun."""
         self._granted = 0
-        self._watches: list[Watch] = []
+        self.watches: list[Watch] = []
 
     # Changes.
 
@@ -245,19 +252,19 @@ class Etcd:
 
     # Watches.
 
-    def watch(self, loop: Process, host: str, prefixes: tuple[str, ...], hear: OnEvent) -> Watch:
-        """What is there now comes first, then every change."""
-        watch = Watch(self._net, host, prefixes, hear, loop)
-        self._watches = [one for one in self._watches if not one.loop.dead]
-        self._watches.append(watch)
+    def watch(self, loop: Process, host: str, prefix: str, hear: OnEvent, listed: Callable[[], None]) -> None:
+        """What is there now comes first, then `listed()`, then every change."""
+        watch = Watch(self._net, host, prefix, hear, loop)
+        self.watches = [one for one in self.watches if not one.loop.dead]
+        self.watches.append(watch)
         for key, entry in self.store.entries.items():
-            if key.startswith(prefixes):
+            if key.startswith(prefix):
                 watch.tell(key, entry)
-        return watch
+        watch.then(listed)
 
     def _changed(self, keys: list[str]) -> None:
-        for watch in self._watches:
+        for watch in self.watches:
             for key in keys:
-                if key.startswith(watch.prefixes) and not watch.loop.dead:
+                if key.startswith(watch.prefix) and not watch.loop.dead:
                     watch.tell(key, self.store.entries.get(key))
         self.committed(keys)

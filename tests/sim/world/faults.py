@@ -48,6 +48,7 @@ class Faults:
             (2, self._etcd_slow),
             (3, self._lease_early),
             (2, self._leases_late),
+            (3, self._watches_late),
             (2, self._slow_disk),
             (3, self._disk_error),
             (2, self._no_room),
@@ -101,6 +102,8 @@ class Faults:
         around = self._around
         around.net.mend_all()
         around.etcd.up, around.etcd.slow = True, 1.0
+        for watch in around.etcd.watches:
+            watch.late_s = 0.0
         for host in self._hosts:
             host.thaw()
             host.disk.on_step = _fine
@@ -313,6 +316,21 @@ class Faults:
 
         self._later(_LONG, back)
 
+    def _watches_late(self) -> None:
+        """A host hears late of what changes, of assignments or of leases."""
+        host = self._host()
+        watches = [one for one in self._around.etcd.watches if one.host == host.name and not one.loop.dead]
+        if not watches:
+            return
+        watch = self._chance.choice(watches)
+        watch.late_s = self._chance.choice((0.3, 1.0, 3.0))
+        self._note(f"{host.name} hears of {watch.prefix} {watch.late_s} s late")
+
+        def back() -> None:
+            watch.late_s = 0.0
+
+        self._later(_LONG, back)
+
     def _lease_early(self) -> None:
         etcd = self._around.etcd
         leases = etcd.lease_ids()
@@ -365,12 +383,17 @@ class Faults:
         kinds = self._chance.choice(
             (("read",), ("write", "zero"), ("sync",), ("read", "write", "zero", "sync"))
         )
-        names = self._chance.choice((("data",), ("data", "intent"), ("intent",), ("changed/", "absent/")))
+        names = self._chance.choice(
+            (("data",), ("data", "intent"), ("intent",), ("changed/", "absent/", "missing"))
+        )
         often = self._chance.choice((0.2, 1.0))
-        self._note(f"the disk of {host.name} fails {kinds} of {names}")
+        left = self._chance.choice((1, 1_000_000))
+        self._note(f"the disk of {host.name} fails {kinds} of {names}{', once' if left == 1 else ''}")
 
         def fail(kind: str, name: str) -> None:
-            if kind in kinds and name.startswith(names) and self._chance.random() < often:
+            nonlocal left
+            if left and kind in kinds and name.startswith(names) and self._chance.random() < often:
+                left -= 1
                 raise OSError(errno.EIO, "injected")
 
         host.disk.on_step = fail
