@@ -1,14 +1,6 @@
 """The store of a worker's replica: opened, made where it may be, and made anew where it may be thrown away.
 
-| the store is | and | then |
-|---|---|---|
-| absent | `initialized` is not set | made |
-| absent | it is | STORE_ABSENT: it may be the only good copy, and on a disk that is not mounted |
-| there, and cannot be opened | `rebuild` | taken away, then made |
-| open, and suspect | `rebuild` | closed, taken away, then made |
-
-A process that is killed anywhere in between begins with one of these rows again: a store is renamed before it
-is removed, and counts from its state.json on, which is written last.
+Its states are in docs/states/worker.md, with what a process leaves that is killed between two of them.
 """
 
 import logging
