@@ -65,6 +65,17 @@ def test_it_is_a_set(bits: int, data: st.DataObject) -> None:
     assert bitmap.count() == len(model)
     assert bitmap.any() == bool(model)
     assert all(bitmap.get(i) == (i in model) for i in (0, 7, 8, bits - 1, some[0]))
+    other = data.draw(st.sets(indexes_of(bits), max_size=20))
+    pages = filled(bits, other).every_page()
+    assert [i for page in pages for i in bitmap.set_but(*page)] == sorted(model - other)
+
+
+@pytest.mark.parametrize(
+    ("at", "length"), [(0, 0), (0, 4095), (1, 4096), (4096, 4097), (8192, 1), (12288, 0)]
+)
+def test_what_is_no_page_of_it_is_refused(at: int, length: int) -> None:
+    with pytest.raises(ValueError, match="no page"):
+        list(filled(BITS, {1}).set_but(at, bytes(length)))
 
 
 def test_bits_in_a_file_are_there_when_it_is_opened_again(directory: Path) -> None:

@@ -23,7 +23,7 @@ from holdfast.replicator import clean as cleaning
 from holdfast.replicator import intent
 from holdfast.replicator.budget import ADAPT_S
 from holdfast.replicator.chores import Snapshots
-from holdfast.replicator.clean import clean
+from holdfast.replicator.clean import CLEAN_INTERVAL_S, clean
 from holdfast.replicator.following import Role
 from holdfast.replicator.partner import Standing
 from holdfast.replicator.testing import FakeSource, Host, Pair
@@ -529,19 +529,25 @@ def test_no_mirror_calls_a_region_clean_after_a_write_that_came_later(rig: Rig) 
     assert cleared == [1] and all(host.store.intent.get(0) for host in pair.hosts.values())
 
 
-def test_what_only_a_mirror_looked_ahead_at_is_clean_with_the_rest() -> None:
-    pair = Rig(size_bytes=3 * REGION_BYTES).pair
+@pytest.mark.parametrize("seed", range(3))
+def test_a_volume_in_use_leaves_no_bits_at_its_mirror(seed: int) -> None:
+    """One region is written to every five seconds, as a journal is; streams come and go elsewhere, and each
+    host looks ahead of them as it sees them.
+    """
+    pair = Rig(seed, size_bytes=200 * REGION_BYTES).pair
     pair.until_up()
-    assert pair.b.local is not None
-    pair.b.store.intent.set(1)
-    pair.b.local.intent.hot.set(1)
-    pair.do(Op.WRITE, 0, b"x" * BLOCK)
-    pair.primary.local.intent.candidates([])
-    pair.do(Op.WRITE, 2 * REGION_BYTES, b"x" * BLOCK)
-    pair.finish(clean(pair.primary))
-    assert list(pair.b.store.intent.set_bits()) == [1, 2]
-    pair.finish(clean(pair.primary))
-    assert not pair.b.store.intent.any() and not pair.b.local.intent.hot.any()
+    for _ in range(12):
+        first, under_way = pair.chance.randrange(2, 180), []
+        for region in range(first, first + pair.chance.randrange(2, 12)):
+            under_way.append(pair.submit(Op.WRITE, region * REGION_BYTES, b"x" * BLOCK))
+            pair.for_s(pair.chance.random() * 0.01)
+        pair.until(lambda: all(under_way))  # noqa: B023
+        pair.do(Op.WRITE, 0, b"j" * BLOCK)
+        pair.for_s(3)
+    for _ in range(8):
+        pair.do(Op.WRITE, 0, b"j" * BLOCK)
+        pair.for_s(5)
+    assert list(pair.b.store.intent.set_bits()) == list(pair.a.store.intent.set_bits()) == [0]
 
 
 def test_a_mirror_that_did_not_hear_what_is_clean_hears_it_later(rig: Rig) -> None:
@@ -556,9 +562,22 @@ def test_a_mirror_that_did_not_hear_what_is_clean_hears_it_later(rig: Rig) -> No
     pair.until(lambda: bool(ended))
     assert isinstance(ended[0], Unavailable) and pair.b.store.intent.any()
     pair.until_up()
-    for _ in range(2):
-        pair.finish(clean(pair.primary))
+    pair.for_s(2 * CLEAN_INTERVAL_S)
     assert not pair.a.store.intent.any() and not pair.b.store.intent.any()
+
+
+def test_a_primary_whose_process_died_after_half_a_word_says_it_again(rig: Rig) -> None:
+    pair = rig.pair
+    pair.do(Op.WRITE, 0, b"x" * BLOCK)
+    pair.primary.local.intent.candidates([])
+    run(clean(pair.primary), lambda _cleared: None, lambda _error: None)
+    pair.until(lambda: not pair.a.store.intent.any())
+    assert pair.b.store.intent.any()
+    pair.kill("a")
+    pair.start_primary()
+    pair.until_up()
+    pair.for_s(2 * CLEAN_INTERVAL_S)
+    assert not pair.b.store.intent.any()
 
 
 def test_what_was_in_doubt_at_a_host_that_was_left_out_is_cleaned_later(rig: Rig) -> None:

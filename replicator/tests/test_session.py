@@ -437,11 +437,17 @@ def test_words_that_make_no_sense_are_answered(rig: Rig) -> None:
     session = rig.pair.following.drain.current
     assert session is not None
     answers: list[bytes] = []
-    words = (b"[]", b'{"do":"dance"}', b'{"do":"clean","regions":[-1,99999,"x"]}', b'{"do":"flip","uid":"s"}')
+    words = (
+        b"[]",
+        b'{"do":"dance"}',
+        b'{"do":"clean","regions":[-1,99999,"x"]}',
+        b'{"do":"clean","but":[[4096,"eJwDAAAAAAE="]]}',
+        b'{"do":"flip","uid":"s"}',
+    )
     for word in words:
         session.control(word, lambda _outcome, answer: answers.append(answer))
         rig.pair.until(lambda: len(answers) == words.index(word) + 1)  # noqa: B023
-    assert [b"failed" in answer for answer in answers] == [True, True, False, True]
+    assert [b"failed" in answer for answer in answers] == [True, True, False, True, True]
 
 
 def test_a_disk_that_is_a_stranger() -> None:

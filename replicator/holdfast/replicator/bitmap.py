@@ -159,6 +159,23 @@ class Bitmap:
         for index in range(first, end):
             self.clear(index)
 
+    def every_page(self) -> Iterator[tuple[int, bytes]]:
+        """As `pages`, those that are all zeros too; each as it is when it is reached."""
+        end = self.bytes_for(self.bits)
+        for at in range(0, end, _SCAN_BYTES):
+            yield at, self._file.read(at, min(_SCAN_BYTES, end - at))
+
+    def set_but(self, at: int, page: bytes) -> Iterator[int]:
+        """Indexes of the bits that are set here and not in `page`, of another bitmap of as many bits, which
+        begins at byte `at`. Raises ValueError if that is no page of it.
+        """
+        if at % _SCAN_BYTES or len(page) != min(_SCAN_BYTES, self.bytes_for(self.bits) - at):
+            raise ValueError(f"{len(page)} bytes at {at} are no page of {self.bytes_for(self.bits)} bytes")
+        first = at * 8
+        for index in self.set_bits(first, first + len(page) * 8):
+            if not page[(index - first) >> 3] >> (index & 7) & 1:
+                yield index
+
     def pages(self) -> Iterator[tuple[int, bytes]]:
         """(index of its first byte, bytes) of all pages that are not all zeros: what another bitmap of as
         many bits lacks to hold these too.

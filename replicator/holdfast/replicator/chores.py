@@ -102,7 +102,12 @@ class Chores:
         """Something is to be begun, or begun again, that no event brings about: `tick` until it is not."""
         local = self._primary.local
         done = self.frozen.keys() | local.views.lost().keys()
-        return self._busy or not done.issuperset(self._wanted.freeze) or local.intent.hot.any()
+        return (
+            self._busy
+            or not done.issuperset(self._wanted.freeze)
+            or local.intent.hot.any()
+            or local.intent.untold
+        )
 
     def tick(self) -> None:
         if self.verification is not None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from holdfast.base.errors import Unavailable
 from holdfast.base.steps import Starter, Steps, all_of
+from holdfast.replicator.bits import batches
 from holdfast.replicator.intent import FORGET_PAUSE_S
 from holdfast.replicator.messages import Message
 from holdfast.replicator.partner import Partner
@@ -37,8 +38,9 @@ def _clean(primary: Primary) -> Steps[int]:
     local, members = primary.local, _required(primary)
     talks = [partner.link.talk() for partner in members]
     quiet = local.intent.candidates(local.order.writing())
-    if not quiet.any():
+    if not quiet.any() and not local.intent.untold:
         return 0
+    local.intent.untold = True
     yield settle_all(local, talks)
     cleared = 0
     for regions in local.intent.untouched_parts(quiet):
@@ -48,21 +50,19 @@ def _clean(primary: Primary) -> Steps[int]:
         # Writes that began since are not on disk; those that begin from here on come after this word at all
         # of the others too, and find the region cold everywhere.
         local.intent.forget(regions)
-        try:
-            yield _tell(talks, {"regions": regions})
-        except Unavailable:
-            # Whoever has not heard it keeps its bits, until a clean that begins from these.
-            local.intend(regions, lambda: None, lambda _outcome: None)
-            raise
+        yield _tell(talks, {"regions": regions})
         yield sleep(local.loop, FORGET_PAUSE_S)
         cleared += len(regions)
-    if not local.store.intent.any():
-        # Each host looks ahead of writers by itself: of what nobody came to write, no region is named above.
-        yield _tell(talks, {"all": True})
+    # Others may have more bits than that: each looks ahead of writers by itself, and may have missed a word.
+    for page in local.store.intent.every_page():
+        _check(primary, members)
+        yield _tell(talks, {"but": next(batches([page]))})
+    local.intent.untold = False
     return cleared
 
 
 def _tell(talks: Sequence[Talk], what: Message) -> Starter:
+    """A step. Bound to their sessions: Unavailable if one of them has ended."""
     return all_of(*(talk.ask({"do": "clean", **what}) for talk in talks))
 
 

@@ -46,6 +46,8 @@ class Intent:
         self._broken: BaseException | None = None
         self.cleaning = False
         """Between `candidates` and `untouched` (clean.py)."""
+        self.untold = True
+        """Other hosts may intend more than this one: they have not been told of all that is clean."""
 
     def ensure(self, offset: int, length: int, then: Then, failed: Failed) -> None:
         """Call `then()` once every region of the range is on disk as intended; at once if it is.

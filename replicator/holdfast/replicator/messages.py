@@ -16,7 +16,8 @@ In band, so that a word about the writes before it needs no other order. `do` na
     flip             {uid}: step 2, no write is under way
     record_view      {uid, freeze_time}: step 3
     settle           {}: data and bitmaps are on disk (step 4, and before `clean`)
-    clean            {regions}: these regions are on disk on all in-sync hosts
+    clean            {regions}: these regions are on disk on all in-sync hosts; or
+                     {but}: so is all of these pages of `intent` but what is set in them
     synced           {}: the regions in doubt were copied
     digest           {extents} -> {digests}: of each, in hexadecimal, or "missing"
 

@@ -17,7 +17,7 @@ from holdfast.base.errors import HoldfastError, StaleEpoch
 from holdfast.base.nbd.export import ControlDone, Served, StatusDone
 from holdfast.base.steps import Resume, Steps, run
 from holdfast.replicator.bitmap import Bitmap
-from holdfast.replicator.bits import some_pages
+from holdfast.replicator.bits import pages_of, some_pages
 from holdfast.replicator.digests import digests
 from holdfast.replicator.generations import abandon_freezes, open_generation
 from holdfast.replicator.joiner import Joiner
@@ -247,12 +247,11 @@ class MirrorExport:
             done(Outcome.OK, encode(self._beat(message)))
         elif word == "clean":
             # At once: a write that follows in the stream must find its region cold.
-            store = self._local.store
-            whole = message.get("all") is True
-            regions = (
-                list(store.intent.set_bits()) if whole else _within(message.get("regions"), store.regions)
-            )
-            self._local.intent.forget(regions)
+            try:
+                self._local.intent.forget(_clean_regions(self._local.store.intent, message))
+            except ValueError as error:
+                done(Outcome.OK, encode({FAILED: str(error)}))
+                return
             done(Outcome.OK, b"{}")
         else:
             self._words.append((message, done))
@@ -438,6 +437,13 @@ class MirrorExport:
 def _part_of(bitmap: Bitmap | None, start: int) -> Message:
     pages, following = some_pages(bitmap, start) if bitmap is not None else ([], -1)
     return {"pages": pages, "next": following}
+
+
+def _clean_regions(intent: Bitmap, message: Message) -> list[int]:
+    """Raises ValueError."""
+    if "but" not in message:
+        return _within(message.get("regions"), intent.bits)
+    return [region for at, page in pages_of(message["but"]) for region in intent.set_but(at, page)]
 
 
 def _within(indexes: object, end: int) -> list[int]:

@@ -44,7 +44,6 @@ _SHOWS: dict[str, tuple[str, ...]] = {
     "throw away a copy that may be about to join": ("I-1", *_DIFFER),
     "flush one side only": ("flushed", "forced"),
     "go on after a failed sync": ("flushed", "forced"),
-    "try again what failed to sync a bitmap": ("I-5", "I-7", "I-8", "at rest", "flushed", "forced"),
     "run a held command after ownership came back": ("I-11",),
     "acknowledge what another host failed to do": ("I-1", *_DIFFER),
     "accept an old epoch": ("I-1", "I-2", "I-4", "not at rest", *_DIFFER, *_STALE),
@@ -384,11 +383,6 @@ MISTAKES = (
             "            self.distrust(_FAILED_SYNC.format(error))\n            end(Outcome.MEDIUM_ERROR)\n",
             "            end(Outcome.OK)\n",
         ),
-    ),
-    _mistake(
-        "try again what failed to sync a bitmap",
-        _REPLICATOR + "local",
-        ("                self.distrust(_FAILED_SYNC.format(result))\n", "                pass\n"),
     ),
     # Held commands (I-11).
     _mistake(
