@@ -580,6 +580,22 @@ def test_a_primary_whose_process_died_after_half_a_word_says_it_again(rig: Rig) 
     assert not pair.b.store.intent.any()
 
 
+def test_a_mirror_whose_process_began_anew_is_sent_what_it_has_not_confirmed(rig: Rig) -> None:
+    """And no region that was written to before: the primary knows what it lacks."""
+    pair = rig.pair
+    pair.until_up()
+    pair.do(Op.WRITE, 0, b"x" * BLOCK)
+    lengths = sent_to(pair, "b")
+    pair.kill("b")
+    outcomes = pair.submit(Op.WRITE, REGION_BYTES, b"y" * BLOCK)
+    pair.for_s(0.1)
+    pair.start_mirror()
+    pair.until(lambda: bool(outcomes))
+    assert outcomes == [Outcome.OK] and set(lengths) == {BLOCK} and rig.same()
+    pair.for_s(2 * CLEAN_INTERVAL_S)
+    assert not pair.a.store.intent.any() and not pair.b.store.intent.any()
+
+
 def test_what_was_in_doubt_at_a_host_that_was_left_out_is_cleaned_later(rig: Rig) -> None:
     """The primary's process began anew, and found it intended."""
     pair = rig.pair

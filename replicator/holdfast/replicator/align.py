@@ -42,7 +42,12 @@ def align(local: LocalReplica, host_id: str, epoch: int, link: Link) -> Steps[No
     if answer["role"] != MIRROR:
         link.give_up_hope("that host restarted, and its memory is lost")
         talk.check()
-    yield from equal(local, talk, link, answer)
+    if link.equal_in_boot == answer["boot_id"]:
+        # Whichever process it is there, what it wrote since came from this one, and lacks an answer here.
+        theirs = Bitmap.in_memory(store.regions)
+    else:
+        theirs = yield from fetch_bits(talk, "doubt", store.regions)
+    yield from equal(local, talk, link, answer, theirs)
 
 
 def hello(talk: Talk, store: Store, host_id: str, epoch: int) -> Steps[Message]:
@@ -51,13 +56,12 @@ def hello(talk: Talk, store: Store, host_id: str, epoch: int) -> Steps[Message]:
     return answer
 
 
-def equal(local: LocalReplica, talk: Talk, link: Link, answer: Message) -> Steps[None]:
-    """From an answered hello to equal replicas."""
+def equal(local: LocalReplica, talk: Talk, link: Link, answer: Message, theirs: Bitmap) -> Steps[None]:
+    """From an answered hello to equal replicas. `theirs`: regions in doubt there."""
     store = local.store
     yield from align_generation(local, talk, answer)
     for uid in sorted(set(answer["views"]) - store.views.keys()):
         yield talk.ask({"do": "drop_view", "uid": uid})
-    theirs = yield from fetch_bits(talk, "doubt", store.regions)
     doubtful = link.in_doubt | set(theirs.set_bits())
     yield partial(_adopt, local, doubtful)
     unfilled = [
@@ -73,6 +77,7 @@ def equal(local: LocalReplica, talk: Talk, link: Link, answer: Message) -> Steps
     yield talk.ask({"do": "settle"})
     yield talk.ask({"do": "synced"})
     link.in_doubt.clear()
+    link.equal_in_boot = answer["boot_id"]
 
 
 def align_generation(local: LocalReplica, talk: Talk, answer: Message) -> Steps[None]:

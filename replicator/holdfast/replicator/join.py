@@ -61,7 +61,8 @@ def _attach_again(local: LocalReplica, partner: Partner, talk: Talk, answer: Mes
     if answer["boot_id"] != partner.boot_id:
         partner.link.give_up_hope("that host restarted, and its memory is lost")
         talk.check()
-    yield from equal(local, talk, partner.link, answer)
+    theirs = yield from fetch_bits(talk, "doubt", local.store.regions)
+    yield from equal(local, talk, partner.link, answer, theirs)
 
 
 def _mark_known(local: LocalReplica, partner: Partner, talk: Talk, answer: Message) -> Steps[None]:

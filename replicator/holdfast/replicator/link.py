@@ -92,6 +92,8 @@ class Link:
         self._refused_s = math.inf
         """Since when it refuses to be made equal."""
         self.in_doubt: set[int] = set()
+        self.equal_in_boot = ""
+        """That host has been made equal in this boot of it, and has been in sync since, or is about to be."""
         self.answered_s = -math.inf
         """When the newest beat was sent that a session answered which serves."""
         self.leased_until_s = 0.0

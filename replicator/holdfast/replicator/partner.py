@@ -133,6 +133,7 @@ class Partner:
         for offset, length in ranges:
             self._mark(offset, length)
         self.link.in_doubt.clear()
+        self.link.equal_in_boot = ""
         return self.link.take_unconfirmed()
 
     def dismiss(self) -> list[Sent]:
