@@ -495,6 +495,25 @@ def test_of_two_joiners_one_at_a_time_is_asked_for(rig: Rig) -> None:
     pair.until(lambda: pair.leading.wants_join[0] == other)
 
 
+def test_a_joining_that_nobody_records_gives_way_to_another(rig: Rig) -> None:
+    """etcd does not hear of its host any more, whose worker lives on."""
+    pair = rig.pair
+    leave_out_b(rig)
+    put_up_c(rig)
+    pair.epoch(3, "a", "a")
+    for name in ("b", "c"):
+        pair.start(name, Role.JOINER, 3, "a")
+    pair.until(lambda: bool(pair.leading.wants_join[0]))
+    first, epoch = pair.leading.wants_join[0], 3
+    while pair.leading.wants_join[0] == first:
+        pair.until(lambda: pair.leading.wants_leave_out == (first,))
+        epoch += 1
+        pair.epoch(epoch, "a", "a")
+        pair.until(lambda: bool(pair.leading.wants_join[0]))
+        assert epoch < 30, "it is always asked for first"
+    assert pair.do(Op.WRITE, 0, b"x" * BLOCK) is Outcome.OK
+
+
 def test_each_of_two_mirrors_is_made_equal_where_the_primary_may_differ(rig: Rig) -> None:
     """A write was applied by the primary alone when its process was killed; one mirror is reached late."""
     pair = rig.pair

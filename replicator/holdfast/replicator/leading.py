@@ -48,6 +48,8 @@ log = logging.getLogger(__name__)
 
 HEIR_HEARD_S = 2 * BEACON_INTERVAL_S
 """An heir that can be heard has answered a beacon within this."""
+JOIN_RECORDED_S = 30.0
+"""A joining that is not recorded for so long gives way to another's."""
 
 Dial = Callable[[str, int, Callable[[Session], None], Callable[[str], None]], Session]
 """dial(host, epoch, on_ready, on_lost): see link.Dial."""
@@ -168,7 +170,7 @@ class Leading:
             elif host == self._local.store.state.binding:
                 # Asked for by an earlier process in this very epoch: only another epoch undoes it.
                 partner.become(Standing.BOUND)
-                partner.asked = True
+                partner.asked_s = self._loop.now()
                 partner.link.hopeless = "whether it is in sync is not known after a restart"
             elif partner.standing is not Standing.AWAY:
                 released += partner.fall_back()
@@ -424,7 +426,7 @@ class Leading:
         # Before anybody is told: a process that begins anew must know that it may have been done.
         yield partial(self._local.in_pool, partial(self._local.store.bind, partner.host_id))
         if partner.standing is Standing.BOUND and partner.link.is_at(talk):
-            partner.asked = True
+            partner.asked_s = self._loop.now()
 
     def _not_asked(self, partner: Partner, error: Exception) -> None:
         if not isinstance(error, HoldfastError | OSError):
@@ -439,16 +441,25 @@ class Leading:
         """Until an epoch tells, also if they are back: it may have been recorded."""
         return self._local.store.state.leaving if self._entered else ()
 
-    @staticmethod
-    def _is_lost(partner: Partner) -> bool:
+    def _is_lost(self, partner: Partner) -> bool:
         member = partner.standing is Standing.MEMBER
-        return bool((member or partner.asked) and partner.lost)
+        return bool((member or partner.asked) and partner.lost) or self._blocks(partner)
+
+    def _blocks(self, partner: Partner) -> bool:
+        """Another waits until its joining is recorded, and nobody does that: its host has no lease, say."""
+        others = (other for other in self.partners.values() if other.standing is Standing.JOINING)
+        return self._loop.now() - partner.asked_s > JOIN_RECORDED_S and any(other.link.up for other in others)
 
     @property
     def wants_join(self) -> tuple[str, str]:
         """(host, boot) of one that lacks nothing; empty if there is none."""
         for host, partner in sorted(self.partners.items()):
-            if self._entered and partner.standing is Standing.BOUND and partner.asked and not partner.lost:
+            if (
+                self._entered
+                and partner.standing is Standing.BOUND
+                and partner.asked
+                and not self._is_lost(partner)
+            ):
                 return host, partner.boot_id
         return "", ""
 

@@ -11,6 +11,7 @@ is lost; only then are they acknowledged. So at any moment, and after a crash wi
 acknowledged and not on that host is marked.
 """
 
+import math
 from collections.abc import Callable, Iterable
 from enum import Enum
 
@@ -48,8 +49,8 @@ class Partner:
         self.standing = Standing.AWAY
         self.required = False
         """MEMBER or BOUND: every request goes to it and waits for it."""
-        self.asked = False
-        """BOUND, and the agent may have been told: only a transaction's outcome can undo it."""
+        self.asked_s = math.inf
+        """BOUND, and the agent may have been told since then: only a transaction's outcome can undo it."""
         self.boot_id = ""
         """Of its process that the session at hand is with."""
         self.may_sync = False
@@ -64,7 +65,11 @@ class Partner:
             assert standing in _MOVES[self.standing], f"{self.standing} to {standing}"
             self.standing = standing
         self.required = standing in (Standing.MEMBER, Standing.BOUND)
-        self.asked = False
+        self.asked_s = math.inf
+
+    @property
+    def asked(self) -> bool:
+        return self.asked_s < math.inf
 
     @property
     def absent(self) -> Bitmap:
