@@ -525,10 +525,10 @@ def test_each_of_two_mirrors_is_made_equal_where_the_primary_may_differ(rig: Rig
     rig.disks["a"].inodes["data"].content[:3] = b"new"
     late, pair.hosts["c"].replica = pair.hosts["c"].replica, None
     pair.start("a", Role.PRIMARY, 3, "abc")
-    pair.until(lambda: bool(pair.leading.partners) and pair.link.up)
+    pair.until(lambda: bool(pair.leading.partners) and pair.link.equal)
     assert rig.same() and not pair.primary.writes
     pair.hosts["c"].replica = late
-    pair.until(lambda: pair.primary.writes)
+    pair.until(lambda: all(partner.link.equal for partner in pair.leading.partners.values()))
     assert rig.disks["c"].content("data")[:BLOCK] == b"new" + b"x" * (BLOCK - 3)
 
 
@@ -613,6 +613,22 @@ def test_a_mirror_whose_process_began_anew_is_sent_what_it_has_not_confirmed(rig
     assert outcomes == [Outcome.OK] and set(lengths) == {BLOCK} and rig.same()
     pair.for_s(2 * CLEAN_INTERVAL_S)
     assert not pair.a.store.intent.any() and not pair.b.store.intent.any()
+
+
+def test_what_a_mirrors_process_found_intended_is_cleaned_when_it_has_taken_over(rig: Rig) -> None:
+    pair = rig.pair
+    pair.until_up()
+    pair.do(Op.WRITE, 0, b"x" * BLOCK)
+    pair.kill("b")
+    pair.start_mirror()
+    pair.until_up()
+    assert pair.b.store.intent.any()
+    pair.kill("a")
+    pair.until(lambda: pair.following.may_take_over)
+    pair.epoch(2, "b", "b")
+    pair.until(lambda: pair.leading_of("b").primary.writes)
+    pair.for_s(3 * CLEAN_INTERVAL_S)
+    assert not pair.b.store.intent.any()
 
 
 def test_what_was_in_doubt_at_a_host_that_was_left_out_is_cleaned_later(rig: Rig) -> None:
@@ -934,6 +950,7 @@ def test_a_mirror_that_refuses_to_be_made_equal_is_left_out(rig: Rig) -> None:
     assert pair.do(Op.WRITE, 0, b"x" * BLOCK) is Outcome.OK
     rig.fail("b", errno.ENOSPC, "write", "zero", under="data")
     pair.kill("a")
+    rig.disks["a"].inodes["data"].content[:3] = b"new"
     pair.start("a", Role.PRIMARY)
     pair.until(lambda: pair.leading.wants_leave_out == ("b",), limit_s=LINK_REFUSED_S + LINK_LOST_S)
     assert pair.b.local is not None and not pair.b.local.suspect and pair.link.sound

@@ -6,6 +6,7 @@ from random import Random
 import pytest
 
 from holdfast.base.device import Op, Outcome, Request
+from holdfast.base.errors import Unavailable
 from holdfast.base.limits import (
     DRAIN_WAIT_MAX_S,
     EXTENT_BYTES,
@@ -16,9 +17,11 @@ from holdfast.base.limits import (
 )
 from holdfast.replicator.clean import clean
 from holdfast.replicator.following import Role
+from holdfast.replicator.freeze import freeze
 from holdfast.replicator.generations import open_generation
 from holdfast.replicator.mirror import Drain, MirrorExport
-from holdfast.replicator.testing import POISON, FakeSource, poison
+from holdfast.replicator.order import Turn
+from holdfast.replicator.testing import POISON, FakeSource, Pair, poison
 from holdfast.replicator.testing_disk import Disk
 from holdfast.replicator.testing_rig import MakeRig, Rig
 
@@ -139,22 +142,100 @@ def test_a_write_that_was_given_up_ends_when_its_host_is_left_out(rig: Rig) -> N
 
 
 def test_nothing_is_read_where_the_hosts_may_differ(rig: Rig) -> None:
-    """What the process before this one wrote may be here alone: who took over now would not show it."""
-    pair = rig.pair
+    """What the process before this one wrote may be here alone: who took over now would not show it. So the
+    other host has it before it is shown.
+    """
+    pair, seen = rig.pair, list[bytes]()
     assert pair.do(Op.WRITE, 0, b"x" * BLOCK) is Outcome.OK
     pair.kill_primary()
+    rig.disks["a"].inodes["data"].content[:3] = b"new"
     pair.start_primary()
+    turn = hold(pair, BLOCK)
     content = memoryview(bytearray(BLOCK))
-    ended: list[Outcome] = []
-    pair.until(lambda: bool(pair.a.replica and pair.a.replica.drained))
-    pair.a.loop.hold_work = True
-    pair.primary.submit(Request(Op.READ, 0, BLOCK, ended.append, [content]))
-    assert pair.read(REGION_BYTES, BLOCK) == bytes(BLOCK)
-    pair.for_s(2)
-    assert not ended and not pair.link.up
-    pair.a.loop.hold_work = False
-    pair.until(lambda: bool(ended), 5.0)
-    assert ended == [Outcome.OK] and content[:1] == b"x" and pair.link.up
+    read = Request(
+        Op.READ, 0, BLOCK, lambda _: seen.append(rig.disks["b"].content("data")[:BLOCK]), [content]
+    )
+    pair.primary.submit(read)
+    pair.until(lambda: bool(seen), 5.0)
+    assert seen == [bytes(content)] == [b"new" + b"x" * (BLOCK - 3)] and not pair.link.equal
+    assert pair.a.local is not None
+    pair.a.local.order.give_back(turn)
+    pair.until_up()
+
+
+def hold(pair: Pair, offset: int) -> Turn:
+    """A turn in which nothing is copied from there; the rest of its MiB waits, too."""
+    assert pair.a.local is not None
+    return pair.a.local.order.take(offset, offset + BLOCK, True, lambda _turn: None)
+
+
+@pytest.mark.parametrize("expected", [b"o", b"x"])
+def test_a_comparison_shows_what_both_hosts_hold(rig: Rig, expected: bytes) -> None:
+    """Of a COMPARE AND WRITE that finds something else, what it found is known."""
+    pair, seen = rig.pair, list[tuple[Outcome, bytes]]()
+    at = slice(REGION_BYTES, REGION_BYTES + BLOCK)
+    for offset in (0, REGION_BYTES):
+        assert pair.do(Op.WRITE, offset, b"o" * BLOCK) is Outcome.OK
+    pair.kill_primary()
+    rig.disks["a"].inodes["data"].content[at] = b"x" * BLOCK
+    pair.start_primary()
+    turn = hold(pair, BLOCK)
+
+    def done(outcome: Outcome) -> None:
+        seen.append((outcome, rig.disks["b"].content("data")[at]))
+
+    new, old = [memoryview(bytearray(b"n" * BLOCK))], expected * BLOCK
+    pair.primary.submit(Request(Op.COMPARE_AND_WRITE, at.start, BLOCK, done, new, expected=old))
+    pair.until(lambda: bool(seen), 5.0)
+    equal = expected == b"x"
+    assert seen == [(Outcome.OK, b"n" * BLOCK) if equal else (Outcome.MISCOMPARE, b"x" * BLOCK)]
+    assert pair.a.local is not None
+    pair.a.local.order.give_back(turn)
+    pair.until_up()
+
+
+def test_nobody_waits_until_all_that_is_in_doubt_was_copied(make_rig: MakeRig) -> None:
+    """Writes go on as soon as both hosts take them; a snapshot waits, and a switch."""
+    rig = make_rig(size_bytes=40 * REGION_BYTES)
+    pair = rig.pair
+    pair.until_up()
+    for region in range(40):
+        pair.do(Op.WRITE, region * REGION_BYTES, b"x" * BLOCK)
+    pair.kill_primary()
+    pair.start_primary()
+    turn = hold(pair, 20 * REGION_BYTES)
+    assert pair.do(Op.WRITE, 39 * REGION_BYTES + BLOCK, b"y" * BLOCK) is Outcome.OK
+    assert pair.do(Op.WRITE, 3 * BLOCK, b"y" * BLOCK) is Outcome.OK and len(pair.link.in_doubt) > 10
+    with pytest.raises(Unavailable, match="made equal"):
+        pair.finish(freeze(pair.a.loop, pair.primary, "s1"))
+    for _ in range(2):
+        pair.finish(clean(pair.primary))
+    assert pair.a.store.intent.get(39) and pair.b.store.intent.get(39)
+    assert pair.a.local is not None
+    pair.a.local.order.give_back(turn)
+    pair.until_up()
+    assert rig.same()
+    pair.finish(freeze(pair.a.loop, pair.primary, "s1"))
+
+
+def test_what_is_in_doubt_after_a_crash_in_the_middle_still_is(make_rig: MakeRig) -> None:
+    rig = make_rig(size_bytes=40 * REGION_BYTES)
+    pair = rig.pair
+    pair.until_up()
+    for region in range(40):
+        pair.do(Op.WRITE, region * REGION_BYTES, b"x" * BLOCK)
+    pair.kill_primary()
+    at = slice(39 * REGION_BYTES, 39 * REGION_BYTES + 3)
+    rig.disks["a"].inodes["data"].content[at] = b"new"
+    pair.start_primary()
+    hold(pair, 20 * REGION_BYTES)
+    pair.until(lambda: pair.link.up and len(pair.link.in_doubt) <= 20)
+    for kill, start in ((pair.kill_mirror, pair.start_mirror), (pair.kill_primary, pair.start_primary)):
+        kill()
+        start()
+        pair.until(lambda: pair.link.up)
+    pair.until_up()
+    assert rig.same()
 
 
 def test_a_silent_mirror_is_dead_soon(rig: Rig) -> None:
@@ -343,7 +424,7 @@ def test_an_alignment_that_waits_does_not_go_on_in_the_next_session(rig: Rig) ->
     pair.link.doubt(REGION_BYTES, 512)
     pair.net.refuse_dial = False
     pair.for_s(1)
-    assert not pair.link.up
+    assert not pair.link.equal
     pair.net.cut()
     pair.for_s(1)
     synced = []
@@ -353,6 +434,7 @@ def test_an_alignment_that_waits_does_not_go_on_in_the_next_session(rig: Rig) ->
     rig.disks["b"].inodes["data"].content[REGION_BYTES : REGION_BYTES + BLOCK] = b"?" * BLOCK
     pair.a.local.order.give_back(turn)
     pair.until_up()
+    pair.for_s(1)
     assert rig.same() and sum(b"synced" in payload for payload in synced) == 1
 
 

@@ -9,26 +9,22 @@ concerns only writes that nobody was promised.
 The regions stay intended on both hosts until a clean: a copy that is not on disk yet is a write like any.
 """
 
-from collections.abc import Iterator
 from functools import partial
 from typing import cast
 
 from holdfast.base.errors import Unavailable
-from holdfast.base.extents import runs
-from holdfast.base.limits import EXTENT_BYTES, MIB
 from holdfast.base.steps import Resume, Steps
 from holdfast.replicator.bitmap import Bitmap
 from holdfast.replicator.bits import pages_of
-from holdfast.replicator.copying import copy
 from holdfast.replicator.generations import open_generation
 from holdfast.replicator.link import Link
 from holdfast.replicator.local import LocalReplica
+from holdfast.replicator.mending import mend
 from holdfast.replicator.messages import INDEXES_MAX, Message
 from holdfast.replicator.settle import settle
 from holdfast.replicator.store import Store
 from holdfast.replicator.talk import REFUSED, Talk
 
-COPY_BYTES = MIB
 MIRROR = "mirror"
 
 
@@ -47,7 +43,10 @@ def align(local: LocalReplica, host_id: str, epoch: int, link: Link) -> Steps[No
         theirs = Bitmap.in_memory(store.regions)
     else:
         theirs = yield from fetch_bits(talk, "doubt", store.regions)
-    yield from equal(local, talk, link, answer, theirs)
+    yield from lead(local, talk, link, answer, theirs)
+    if local.store.missing.left or answer.get("misses") is not False:
+        # A write to part of an extent that is missing there would be refused.
+        yield from equal(local, link)
 
 
 def hello(talk: Talk, store: Store, host_id: str, epoch: int) -> Steps[Message]:
@@ -56,28 +55,34 @@ def hello(talk: Talk, store: Store, host_id: str, epoch: int) -> Steps[Message]:
     return answer
 
 
-def equal(local: LocalReplica, talk: Talk, link: Link, answer: Message, theirs: Bitmap) -> Steps[None]:
-    """From an answered hello to equal replicas. `theirs`: regions in doubt there."""
-    store = local.store
+def equal(local: LocalReplica, link: Link) -> Steps[None]:
+    """Nothing is in doubt at the link any more, before it is up."""
+    if link.in_doubt:
+        yield from mend(local, link, lambda: 0.0)
+
+
+def lead(local: LocalReplica, talk: Talk, link: Link, answer: Message, theirs: Bitmap) -> Steps[None]:
+    """From an answered hello to a host that takes requests, and differs only where the link is in doubt.
+    `theirs`: regions in doubt there.
+    """
+    store, link.boot_id = local.store, answer["boot_id"]
     yield from align_generation(local, talk, answer)
     for uid in sorted(set(answer["views"]) - store.views.keys()):
         yield talk.ask({"do": "drop_view", "uid": uid})
-    doubtful = link.in_doubt | set(theirs.set_bits())
-    yield partial(_adopt, local, doubtful)
+    link.in_doubt.update(theirs.set_bits())
+    yield partial(_adopt, local, set(link.in_doubt))
     unfilled = [
-        extent for region in sorted(doubtful) for extent in store.missing.among(store.extents_of(region))
+        extent for region in sorted(link.in_doubt) for extent in store.missing.among(store.extents_of(region))
     ]
     for first in range(0, len(unfilled), INDEXES_MAX):
         yield talk.ask({"do": "unfill", "extents": unfilled[first : first + INDEXES_MAX]})
     talk.check()
     link.resend_unconfirmed()
-    for offset, length in pieces_to_copy(store, doubtful):
-        yield from copy(local, talk, offset, length)
     yield from settle(local)
     yield talk.ask({"do": "settle"})
-    yield talk.ask({"do": "synced"})
-    link.in_doubt.clear()
-    link.equal_in_boot = answer["boot_id"]
+    if not link.in_doubt:
+        yield talk.ask({"do": "synced"})
+        link.equal_in_boot = link.boot_id
 
 
 def align_generation(local: LocalReplica, talk: Talk, answer: Message) -> Steps[None]:
@@ -106,16 +111,3 @@ def _adopt(local: LocalReplica, regions: set[int], resume: Resume) -> None:
     """A step: the regions are intended here too, durably, so that a later clean finds them."""
 
     local.intend(regions, partial(resume, None), lambda _outcome: resume(local.trouble()))
-
-
-def pieces_to_copy(store: Store, regions: set[int]) -> Iterator[tuple[int, int]]:
-    """(offset, length) of what `regions` hold here, in whole extents, at most COPY_BYTES each.
-
-    Extents that are missing here are left out: they are missing at the mirror too (unfill).
-    """
-    for region in sorted(regions):
-        here = [e for e in store.extents_of(region) if not store.missing.get(e)]
-        for first, end in runs(here):
-            stop = min(end * EXTENT_BYTES, store.size_bytes)
-            for offset in range(first * EXTENT_BYTES, stop, COPY_BYTES):
-                yield offset, min(COPY_BYTES, stop - offset)

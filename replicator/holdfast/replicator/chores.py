@@ -119,7 +119,7 @@ class Chores:
         # One with a gate is being frozen, or waits for its group's next attempt.
         done = self.frozen.keys() | lost.keys() | self.gates.keys()
         pending = [uid for uid in self._wanted.freeze if uid not in done]
-        if pending:
+        if pending and self._primary.equal:
             uid = pending[0]
             if uid in local.store.state.views:
                 # Recorded, and this process or a session failed before the last flush: freeze anew.

@@ -38,6 +38,9 @@ def _clean(primary: Primary) -> Steps[int]:
     local, members = primary.local, _required(primary)
     talks = [partner.link.talk() for partner in members]
     quiet = local.intent.candidates(local.order.writing())
+    for partner in members:
+        for region in partner.link.in_doubt:
+            quiet.clear(region)
     if not quiet.any() and not local.intent.untold:
         return 0
     local.intent.untold = True
@@ -71,8 +74,6 @@ def _required(primary: Primary) -> list[Partner]:
 
 
 def _check(primary: Primary, members: list[Partner]) -> None:
-    """Regions in doubt are no candidates: there are none while all of the set are there, and it is the one
-    that has synced.
-    """
+    """All of the set are there, and it is the one that has synced."""
     if not primary.writes or _required(primary) != members:
         raise Unavailable("MIRROR_LOST", "not all hosts of the volume are there.")

@@ -10,22 +10,13 @@ from holdfast.base.extents import runs
 from holdfast.base.limits import EXTENT_BYTES
 from holdfast.base.steps import Resume, Starter, Steps
 from holdfast.replicator.local import LocalReplica
-from holdfast.replicator.order import Turn
 from holdfast.replicator.talk import REFUSED, Talk
 
 
-def copy(local: LocalReplica, talk: Talk, offset: int, length: int) -> Steps[None]:
-    """Zeros go as zeros. Raises Unavailable LOCAL_DISK, MIRROR_LOST or MIRROR_REFUSED."""
-    turn: Turn = yield shared_turn(local, offset, length)
-    try:
-        content = yield from read(local, offset, length)
-        yield from send(talk, offset, content)
-    finally:
-        local.order.give_back(turn)
-
-
 def copy_extents(local: LocalReplica, talk: Talk, extents: Iterable[int]) -> Steps[None]:
-    """As `copy`, of ascending extents whose turn the caller holds; neighbours go together."""
+    """Ascending extents, whose turn the caller holds; neighbours go together, and zeros as zeros. Raises
+    Unavailable LOCAL_DISK, MIRROR_LOST or MIRROR_REFUSED.
+    """
     for first, end in runs(extents):
         offset = first * EXTENT_BYTES
         length = min(end * EXTENT_BYTES, local.store.size_bytes) - offset
@@ -36,16 +27,8 @@ def turn_of(local: LocalReplica, extents: range, exclusive: bool = False) -> Sta
     """A step: nobody writes to `extents`, nor reads if `exclusive`, until the turn that this gives is given
     back.
     """
-    start = extents.start * EXTENT_BYTES
-    return _turn(local, start, min(extents.stop * EXTENT_BYTES, local.store.size_bytes), exclusive)
+    first, end = extents.start * EXTENT_BYTES, min(extents.stop * EXTENT_BYTES, local.store.size_bytes)
 
-
-def shared_turn(local: LocalReplica, offset: int, length: int) -> Starter:
-    """A step: nothing is written to the range until the turn that this gives is given back."""
-    return _turn(local, offset, offset + length, exclusive=False)
-
-
-def _turn(local: LocalReplica, first: int, end: int, exclusive: bool) -> Starter:
     def start(resume: Resume) -> None:
         local.order.take(first, end, exclusive, resume)
 

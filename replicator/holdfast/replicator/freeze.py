@@ -47,6 +47,8 @@ def freeze(
     """
     if primary.freezing or not primary.writes:
         raise Unavailable("BUSY", "the volume is being frozen already, or not all of its hosts are there.")
+    if not primary.equal:
+        raise Unavailable("BUSY", "its hosts are being made equal.")
     if any(partner.standing is Standing.BOUND for partner in primary.partners):
         raise Unavailable("BUSY", "a host is just coming in sync.")
     local = primary.local

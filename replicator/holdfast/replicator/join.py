@@ -17,7 +17,7 @@ from holdfast.base.errors import Unavailable
 from holdfast.base.extents import covering
 from holdfast.base.limits import EXTENT_BYTES, GIB
 from holdfast.base.steps import Resume, Steps
-from holdfast.replicator.align import align_generation, equal, fetch_bits, hello
+from holdfast.replicator.align import align_generation, equal, fetch_bits, hello, lead
 from holdfast.replicator.bits import batches
 from holdfast.replicator.local import LocalReplica
 from holdfast.replicator.messages import Message
@@ -62,7 +62,8 @@ def _attach_again(local: LocalReplica, partner: Partner, talk: Talk, answer: Mes
         partner.link.give_up_hope("that host restarted, and its memory is lost")
         talk.check()
     theirs = yield from fetch_bits(talk, "doubt", local.store.regions)
-    yield from equal(local, talk, partner.link, answer, theirs)
+    yield from lead(local, talk, partner.link, answer, theirs)
+    yield from equal(local, partner.link)
 
 
 def _mark_known(local: LocalReplica, partner: Partner, talk: Talk, answer: Message) -> Steps[None]:

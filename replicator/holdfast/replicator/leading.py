@@ -22,6 +22,7 @@ from holdfast.base.errors import HoldfastError, Unavailable
 from holdfast.base.limits import (
     BEACON_INTERVAL_S,
     PATH_AWAY_S,
+    REGION_BYTES,
     SYNC_MAX_BYTES_S,
 )
 from holdfast.base.loop import Loop, Timer
@@ -29,6 +30,7 @@ from holdfast.base.steps import Resume, Steps, run
 from holdfast.replicator import epochs
 from holdfast.replicator.align import align
 from holdfast.replicator.bitmap import Bitmap
+from holdfast.replicator.budget import Budget
 from holdfast.replicator.chores import Chores
 from holdfast.replicator.endings import Endings
 from holdfast.replicator.following import Promise
@@ -36,12 +38,13 @@ from holdfast.replicator.hydrate import Hydrator
 from holdfast.replicator.join import attach
 from holdfast.replicator.link import Link, Sent
 from holdfast.replicator.local import LocalReplica
+from holdfast.replicator.mending import MEND_FLOOR_BYTES_S, mend
 from holdfast.replicator.messages import Message
 from holdfast.replicator.partner import Partner, Standing, let_go
 from holdfast.replicator.primary import Primary
 from holdfast.replicator.settle import settle
 from holdfast.replicator.syncing import Syncing
-from holdfast.replicator.talk import Session
+from holdfast.replicator.talk import REFUSED, Session, Talk
 from holdfast.replicator.wanted import Wanted
 
 log = logging.getLogger(__name__)
@@ -84,6 +87,8 @@ class Leading:
         self._leaving_out: set[str] = set()
         self._noting = False
         self.partners: dict[str, Partner] = {}
+        self._mending: dict[str, Talk] = {}
+        """The session over which a host was last being made equal beside serving."""
         self.primary = Primary(loop, local, hydrator, endings)
         self.primary.on_trouble = self._disk_trouble
         self.chores = Chores(loop, self.primary, on_change)
@@ -131,7 +136,7 @@ class Leading:
             # Who led knew what had come to one of its mirrors and not to another, and is out.
             store.doubt(store.intent.set_bits(), ())
         self._leaving_out = set(store.state.leaving)
-        yield from self._intend_doubts()
+        yield from self._intend_all()
         self._take_standings(wanted)
         if self.primary.alone:
             # Whatever others may lack is marked.
@@ -195,14 +200,17 @@ class Leading:
         self._local.last_copy = self.primary.alone
         self._lease()
 
-    def _intend_doubts(self) -> Steps[None]:
-        """They stay intended until a clean finds them, whoever they are handed on to and is then left out."""
-        doubts = set(self._local.store.in_doubt)
+    def _intend_all(self) -> Steps[None]:
+        """Whatever is intended here is so by this process, too, and a clean finds it from now on: what is in
+        doubt is handed on to others, who may be left out.
+        """
+        store, hot = self._local.store, self._local.intent.hot
+        regions = store.in_doubt.union(region for region in store.intent.set_bits() if not hot.get(region))
 
         def adopt(resume: Resume) -> None:
-            self._local.intend(doubts, partial(resume, None), resume)
+            self._local.intend(regions, partial(resume, None), resume)
 
-        if doubts:
+        if regions:
             yield adopt
 
     def _keep_alone(self) -> Steps[None]:
@@ -366,6 +374,7 @@ class Leading:
             self._lease()
             if partner.standing is Standing.AWAY:
                 partner.become(Standing.JOINING)
+            self._mend(partner)
         elif partner.standing is Standing.JOINING or (
             partner.standing is Standing.BOUND and not partner.asked
         ):
@@ -374,6 +383,33 @@ class Leading:
             let_go(released)
         self._tick_syncing()
         self._refresh()
+
+    def _mend(self, partner: Partner) -> None:
+        """What is in doubt at a session that is up is made equal beside serving."""
+        link = partner.link
+        talk = link.talk()
+        if not link.in_doubt or self._mending.get(partner.host_id) is talk:
+            return
+        self._mending[partner.host_id] = talk
+        budget = Budget(self._loop.now(), self.syncing.most_bytes_s, MEND_FLOOR_BYTES_S)
+
+        def pause_s() -> float:
+            return budget.spend(REGION_BYTES, self._loop.now(), self.primary.under_way > 0)
+
+        def failed(error: Exception) -> None:
+            if not isinstance(error, HoldfastError | OSError):
+                raise error
+            log.warning("what may differ on host %s is not equal yet: %s", partner.host_id, error)
+            if isinstance(error, OSError):
+                self._local.not_noted(error)
+            if not link.is_at(talk):
+                return
+            if isinstance(error, HoldfastError) and error.reason == REFUSED:
+                link.give_up_hope(str(error), sound=True)
+            else:
+                link.start_over(str(error))
+
+        run(mend(self._local, link, pause_s), lambda _nothing: self._refresh(), failed)
 
     def _greeted(self, partner: Partner) -> None:
         partner.may_sync = False
@@ -487,9 +523,8 @@ class Leading:
         if self.wants_resign:
             return bool(self.heirs)
         # All: what another may lack only this host knows.
-        required = {host: partner for host, partner in self.partners.items() if partner.required}
-        equal = all(partner.link.up for partner in required.values())
-        return self._yield_to in required and equal and self.primary.quiet
+        required = {host for host, partner in self.partners.items() if partner.required}
+        return self._yield_to in required and self.primary.equal and self.primary.quiet
 
     @property
     def gives_up(self) -> bool:
@@ -510,8 +545,9 @@ class Leading:
 
     @property
     def _yield_to(self) -> str:
-        """The heir of a planned switch; empty while there is none."""
-        return self._wanted.yield_to if self._wanted is not None else ""
+        """The heir of a planned switch; empty while there is none, or its turn has not come."""
+        mended = all(p.link.equal or not p.link.up for p in self.partners.values() if p.required)
+        return self._wanted.yield_to if self._wanted is not None and mended else ""
 
     @property
     def standby_io_age_s(self) -> float:

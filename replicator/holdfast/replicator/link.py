@@ -92,6 +92,8 @@ class Link:
         self._refused_s = math.inf
         """Since when it refuses to be made equal."""
         self.in_doubt: set[int] = set()
+        self.boot_id = ""
+        """Of that host, as it says."""
         self.equal_in_boot = ""
         """That host has been made equal in this boot of it, and has been in sync since, or is about to be."""
         self.answered_s = -math.inf
@@ -146,6 +148,11 @@ class Link:
         if self._talk is not None:
             self._drop_session(why)
             self._again()
+
+    @property
+    def equal(self) -> bool:
+        """That host is there, and holds what this one does."""
+        return self.up and not self.in_doubt
 
     def unheard_s(self) -> float:
         """Seconds without a sign of life, or since the link was made."""

@@ -2,8 +2,9 @@
 
 In band, so that a word about the writes before it needs no other order. `do` names the word:
 
-    hello            {host, epoch, size_bytes} -> {role, boot_id, generation, views, synced_epoch, tracks};
-                     the old session is drained. `tracks`: it keeps an `absent` of the asking host
+    hello            {host, epoch, size_bytes} -> {role, boot_id, generation, views, synced_epoch, tracks,
+                     misses}; the old session is drained. `tracks`: it keeps an `absent` of the asking host;
+                     `misses`: extents are missing there
     beat {lease, left} -> {serves, standby_age_s, may_sync}; an answer is a lease if one is asked for (I-3);
                         one without answers is dead. `left`: bytes of the resync under way, -1 if there is
                         none. `may_sync`: it may begin; that host lets so many volumes be made equal at once

@@ -431,6 +431,7 @@ class MirrorExport:
             "views": sorted(store.state.views),
             "synced_epoch": store.state.synced_epoch,
             "tracks": asking in store.absent,
+            "misses": bool(store.missing.left),
         }
 
 

@@ -6,10 +6,10 @@ disk here before it is acknowledged. A flush ends when all disks have it. A read
 host can have become the primary (I-3).
 
 What takes longer than HELD_COMMAND_MAX_S is answered BUSY and forgotten, so that the initiator never times
-out: a forgotten request that has not begun never will (I-11); one that has is in doubt, and its region is
-copied before anything new is acknowledged, or read; it is answered when no copy of it can be applied any more
-(endings.py). Fills (hydrate.py) keep no initiator waiting, and stay: a write
-that comes after one on the same extent relies on it at the mirror.
+out: a forgotten request that has not begun never will (I-11); one that has is in doubt. Its region is copied
+(mending.py), and what is read there before that goes to the other hosts before it is shown; it is answered
+when no copy of it can be applied any more (endings.py). Fills (hydrate.py) keep no initiator waiting, and
+stay: a write that comes after one on the same extent relies on it at the mirror.
 
 An error of this disk is not the initiator's as long as another host is in sync: the request is answered
 BUSY, and `on_trouble` is told.
@@ -43,6 +43,10 @@ _COMPARE, _LOOK = Op.COMPARE_AND_WRITE, Op.LOOK
 _NOTHING: tuple[()] = ()
 
 
+def _nobody(_outcome: Outcome) -> None:
+    """A link tells its own."""
+
+
 class Job(Turn):
     """A request under way, and its turn on its range. `waiting` counts the hosts that have not done it, this
     one included. One object with methods where closures would do: this is on the path of every request.
@@ -50,7 +54,7 @@ class Job(Turn):
 
     __slots__ = (
         "born_s", "copies", "counted", "fill", "forgotten", "hard", "holds", "outcome", "primary", "request",
-        "sent", "waiting",
+        "sent", "shared", "waiting",
     )  # fmt: skip
 
     def __init__(self, primary: "Primary", request: Request, born_s: float, fill: bool = False) -> None:
@@ -75,6 +79,8 @@ class Job(Turn):
         """Hosts that may still apply it, although it was given up."""
         self.waiting = 0
         self.outcome = _OK
+        self.shared = False
+        """What it read goes to others."""
 
     def begin(self) -> None:
         self.primary.begin(self)
@@ -174,6 +180,11 @@ class Primary:
     def _reopen(self) -> None:
         self._open = self._writes and not self._gate_closed
         self._plain = self._open and self._pacing is None
+
+    @property
+    def equal(self) -> bool:
+        """Every host in sync is there, and nothing is in doubt."""
+        return all(partner.link.equal for partner in self.partners if partner.required)
 
     @property
     def under_way(self) -> int:
@@ -399,15 +410,27 @@ class Primary:
 
     def was_read(self, job: Job, outcome: Outcome) -> None:
         """Its buffers are filled, or not."""
-        if outcome is _OK:
-            self._end_read(job, outcome)
-        else:
+        if outcome is not _OK:
             self._fail_here(job, outcome)
+        else:
+            self._found(job, outcome, job.request.buffers)
+
+    def _found(self, job: Job, outcome: Outcome, found: list[memoryview]) -> None:
+        """What was read goes to the hosts that may hold something else there, before it is shown."""
+        if job.forgotten or not self._in_doubt(job.request):
+            self._end_read(job, outcome)
+            return
+        job.outcome, job.shared = outcome, True
+        content = bytearray().join(found)
+        op = _WRITE if any(content) else Op.ZERO
+        request = Request(op, job.request.offset, len(content), _nobody, [memoryview(content)])
+        doubtful = [one for one in self.partners if one.required and one.link.in_doubt]
+        job.waiting = len(doubtful)
+        job.sent = tuple((partner, partner.link.send(request, job.there)) for partner in doubtful)
 
     def _end_read(self, job: Job, outcome: Outcome) -> None:
         """After the bytes were read, before anybody is told: nobody else was the primary by then."""
-        sure = self._loop.now() < self.leased_until_s and not self._in_doubt(job.request)
-        if sure or job.forgotten:
+        if self._loop.now() < self.leased_until_s or job.forgotten:
             self._end(job, outcome)
             return
         if job.holds:
@@ -418,6 +441,8 @@ class Primary:
 
     def _in_doubt(self, request: Request) -> bool:
         """Another host in sync may hold something else there, and would show it if it took over now."""
+        if request.op is _LOOK:
+            return False
         doubts = [one.link.in_doubt for one in self.partners if one.required and one.link.in_doubt]
         regions = covering(request.offset, request.length, REGION_BYTES) if doubts else ()
         return any(not doubt.isdisjoint(regions) for doubt in doubts)
@@ -438,7 +463,7 @@ class Primary:
             elif content != request.expected:
                 pairs = enumerate(zip(content, request.expected, strict=True))
                 request.miscompare_offset = next(i for i, (a, b) in pairs if a != b)
-                self._end_read(job, Outcome.MISCOMPARE)
+                self._found(job, Outcome.MISCOMPARE, [memoryview(content)])
             else:
                 self._prepare(job)
 
@@ -502,7 +527,9 @@ class Primary:
 
     def done(self, job: Job) -> None:
         """All hosts that it waited for have done it."""
-        if self.needs_mirror and self.alone and not (job.fill or job.request.op is _FLUSH):
+        if job.shared:
+            self._end_read(job, job.outcome)
+        elif self.needs_mirror and self.alone and not (job.fill or job.request.op is _FLUSH):
             # One of them was left out meanwhile.
             self._end(job, Outcome.BUSY)
         elif self.hardens and not (job.hard or job.fill or job.forgotten):

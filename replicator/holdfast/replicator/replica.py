@@ -300,7 +300,7 @@ class Replica:
         return ReplicaReport(
             now.role,
             now.epoch,
-            all(p.link.up for p in leading.partners.values()),
+            all(p.link.equal for p in leading.partners.values()),
             leading.serving,
             reason,
             message or leading.trouble,

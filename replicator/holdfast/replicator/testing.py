@@ -478,7 +478,8 @@ class Pair:
             loop.run_once()
 
     def until_up(self) -> None:
-        self.until(lambda: self.link.up)
+        """And equal."""
+        self.until(lambda: self.link.equal)
 
     def finish(self, steps: Steps[object], limit_s: float = 60.0) -> object:
         """Run `steps` on the primary's loop to its end; raises what it raises."""

@@ -440,7 +440,7 @@ class Story:
         # A link that is up may be one whose loss is not known yet.
         pair.net.cut()
         pair.until(lambda: not pair.link.up)
-        pair.until(lambda: pair.link.up and not pair.primary.under_way and not self.freezing)
+        pair.until(lambda: pair.link.equal and not pair.primary.under_way and not self.freezing)
         now = self.history.tick()
         contents = [self._bytes_of(host) for host in (pair.a, pair.b)]
         assert contents[0] == contents[1], "the hosts differ"

@@ -45,9 +45,9 @@ class Verification:
         self.repaired_bytes = 0
 
     def tick(self) -> None:
-        """Begin, as soon as the volume is served by more than one host."""
+        """Begin, as soon as the volume is served by more than one host, and nothing is in doubt."""
         members = [partner for partner in self._primary.partners if partner.required]
-        if not self._begun and members and self._primary.writes:
+        if not self._begun and members and self._primary.writes and self._primary.equal:
             self._begun = True
             run(self._compare_all(members), self._done, self._failed)
 

@@ -160,7 +160,7 @@ MISTAKES = (
     _mistake(
         "skip the lease check",
         _REPLICATOR + "primary",
-        ("        if sure or job.forgotten:", "        if True:"),
+        ("        if self._loop.now() < self.leased_until_s or job.forgotten:", "        if True:"),
     ),
     _mistake(
         "count the lease from the answer",
@@ -306,7 +306,7 @@ MISTAKES = (
     _mistake(
         "leave doubts where no clean looks",
         _REPLICATOR + "leading",
-        ("        yield from self._intend_doubts()\n", ""),
+        ("        yield from self._intend_all()\n", ""),
     ),
     _mistake(
         "clear a bit of absent early",
