@@ -7,7 +7,7 @@ TWINS := hatch_build.py base/holdfast/base/twins.py $(wildcard base/holdfast/bas
 COMPONENTS := base metadata replicator target snapshotter cli lab
 PACKAGES := $(foreach name,$(COMPONENTS),-p holdfast.$(name))
 
-.PHONY: setup demo test sim sim-mutants sim-groups faults store-faults bench bench-lab bench-resync bench-many bench-snapshots bench-freezes bench-sparse collection-stories check format protos lock lab-down clean conformance ring-fuzz restarts
+.PHONY: setup demo test sim sim-mutants sim-groups faults store-faults bench bench-lab bench-resync bench-restart bench-many bench-snapshots bench-freezes bench-sparse collection-stories check format protos lock lab-down clean conformance ring-fuzz restarts
 
 setup: .venv/.ready
 
@@ -58,6 +58,10 @@ bench-lab: setup
 # Users' writes while a host is brought up to date.
 bench-resync: setup
 	@$(BIN)/python tests/bench/resync.py $(ARGS)
+
+# Users' wait after a worker's process was killed under random writes.
+bench-restart: setup
+	@$(BIN)/python tests/bench/restart.py $(ARGS)
 
 # 1, 8 and 64 volumes on a host.
 bench-many: setup
