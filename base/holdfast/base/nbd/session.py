@@ -245,9 +245,6 @@ class Session:
         self._payloads.clear()
         self._sink = None
         self._sink_left = []
-        self._pending.clear()
-        self._payloads.clear()
-        self._sink = None
 
     def _send(self, kind: int, flags: int, cookie: int, offset: int, length: int) -> None:
         self._out.append(_pack_request(_MAGIC, flags, kind, cookie, offset, length))
