@@ -218,6 +218,17 @@ def test_the_ring_stays_through_every_role(bench: Bench) -> None:
     assert bench.uio.closed
 
 
+def test_a_ring_that_is_broken_is_let_go_and_tried_again(bench: Bench) -> None:
+    good, bench.kernel.memory[:2] = bytes(bench.kernel.memory[:2]), b"\xff\xff"
+    observed = bench.worker.apply(bench.desired(ring=RING))
+    assert (observed.reason, observed.ring_open) == ("RING_FAILED", False)
+    assert bench.uio.closed
+    bench.kernel.memory[:2] = good
+    bench.uio = FakeUio(bench.kernel)
+    observed = bench.worker.apply(bench.desired(ring=RING))
+    assert (observed.reason, observed.ring_open) == ("", True)
+
+
 def test_a_path_is_active_when_the_replica_is(bench: Bench) -> None:
     """Not when it was told to be: I/O that came too early would be refused, and the path given up."""
     bench.worker.apply(bench.desired("mirror", ring=RING))

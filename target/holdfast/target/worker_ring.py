@@ -128,11 +128,19 @@ class Ring:
         if wanted is None or self._unit is None:
             return
         try:
-            opened = self._open_device(wanted.configfs, wanted.uio)
-            self._server = RingServer(self._loop, opened, self.device, self._unit, self._meter)
+            self._server = self._serve(wanted, self._unit)
         except HoldfastError as error:
             self.trouble = error.message
             log.error("%s", error)
+
+    def _serve(self, wanted: DesiredRing, unit: Unit) -> RingServer:
+        opened = self._open_device(wanted.configfs, wanted.uio)
+        try:
+            return RingServer(self._loop, opened, self.device, unit, self._meter)
+        except HoldfastError:
+            # Only one may have it open: kept, it would be busy at the next try.
+            opened.close()
+            raise
 
     def _show(self, desired: Desired) -> None:
         groups, here = port_groups(desired)
