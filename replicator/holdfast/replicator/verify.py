@@ -22,9 +22,15 @@ from holdfast.replicator.talk import Talk
 
 log = logging.getLogger(__name__)
 
+_STOPPED = "this host is the primary no more, or was asked for another comparison."
+
 
 class Verification:
-    """One comparison, from its request on. Loop thread only; read its fields at any time."""
+    """One comparison, from its request on. Loop thread only; read its fields at any time.
+
+    It lives as long as its primary. The next one, also of the same host, finds the request still open and
+    begins another.
+    """
 
     def __init__(
         self, loop: Loop, primary: Primary, request: int, rate_bytes_s: int, on_change: Callable[[], None]
@@ -52,10 +58,13 @@ class Verification:
             run(self._compare_all(members), self._done, self._failed)
 
     def stop(self) -> None:
+        """It ends before its next piece. Nobody is told: this host is the primary no more, or was asked for
+        another comparison.
+        """
         self._stopped = True
         if not self._begun and self.running:
             self._begun = True
-            self._end("the volume was moved to another host before it could begin")
+            self._end(_STOPPED)
 
     def _done(self, _nothing: None) -> None:
         self._end("")
@@ -81,7 +90,7 @@ class Verification:
             busy = self._primary.under_way > 0
             yield sleep(self._loop, self._budget.spend(length, self._loop.now(), busy))
             if self._stopped:
-                raise Unavailable("INTERRUPTED", "the volume was moved, or is compared anew: ask again.")
+                raise Unavailable("INTERRUPTED", _STOPPED)
 
     def _compare(self, talk: Talk, piece: range) -> Steps[None]:
         local = self._primary.local

@@ -589,7 +589,9 @@ global___VolumeLimits = VolumeLimits
 
 @typing.final
 class VerifyStatus(google.protobuf.message.Message):
-    """The newest comparison of a volume's replicas."""
+    """The newest comparison of a volume's replicas. A change of the primary does not end it: the new one compares
+    from the start, and counts anew.
+    """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
