@@ -256,7 +256,8 @@ def test_an_agent_that_does_not_know_the_export_yet_closes_no_ring() -> None:
     ring = dataclasses.replace(SERVING, ring_open=True)
     assert told(one, present=None, observed=ring).ring == told(one, present=MADE, observed=ring).ring
     assert told(one, present=None).ring is None
-    assert told(assigned(), present=None, observed=None).ring is None
+    assert plan(assigned(), present=None, observed=None).desired is None
+    assert told(assigned(), present=None).ring is None
 
 
 def test_detaching_waits_for_the_kernel() -> None:
@@ -267,6 +268,19 @@ def test_detaching_waits_for_the_kernel() -> None:
     assert say.Detached(3, "t1") in plan(one, present=MADE).reports
     again = assigned(attachments=[attachment(detaching=True), attachment("t2")])
     assert say.Detached(3, "t1") in plan(again, present=EXPORTED).reports
+
+
+@pytest.mark.parametrize("going", [{"attachments": [attachment(detaching=True)]}, {"deleting": True}])
+def test_the_ring_is_served_until_the_export_is_gone(going: dict[str, object]) -> None:
+    one, ring = assigned(**going), dataclasses.replace(SERVING, ring_open=True)
+    kept = told(assigned(attachments=[attachment()]), present=EXPORTED, observed=ring).ring
+    for present in (EXPORTED, None):
+        found = plan(one, present=present, observed=ring)
+        assert found.export is None and found.desired is not None and found.desired.ring == kept is not None
+        assert plan(one, present=present, observed=None).desired is None, "perhaps it serves it"
+    assert told(one, present=MADE, observed=ring).ring is None
+    # One that does not serve it need not begin to: what is in flight is answered without it.
+    assert told(one, present=EXPORTED).ring is None
 
 
 def test_without_lio_attachments_say_why_and_can_be_deleted() -> None:
@@ -379,6 +393,7 @@ class World:
         self.now = situation(None, worker_alive=False, observed=None, present=Present(), store_exists=False)
         self.told: list[say.Report] = []
         self.kernel = Present()
+        self.ring_open = False
 
     def turn(self) -> None:
         plan = decide(UID, HOST, self.now)
@@ -393,19 +408,31 @@ class World:
         self.told += plan.reports
         self.now = new
         if self.rng.random() < 0.05:  # the worker is killed
+            self.ring_open = False
             self.now = dataclasses.replace(self.now, worker_alive=False, observed=None, desired=None)
         if self.rng.random() < 0.05:  # the agent is killed
             self.now = dataclasses.replace(self.now, observed=None, desired=None, present=None)
 
     def _worker(self, plan: Plan, now: Situation) -> Situation:
         if not plan.run_worker:
+            self._open_ring(False)
             return dataclasses.replace(now, worker_alive=False, observed=None, desired=None)
-        if not now.worker_alive or plan.desired is None:
+        if not now.worker_alive:
             return dataclasses.replace(now, worker_alive=True)
+        if plan.desired is None:
+            # What it says by itself.
+            before = now.observed or Observed(UID, ring_open=self.ring_open)
+            return dataclasses.replace(now, observed=before)
         ring = plan.desired.ring is not None and self.kernel.backstore is Backstore.ENABLED
+        self._open_ring(ring)
         role, epoch = plan.desired.role, plan.desired.epoch
         observed = Observed(UID, role, epoch, True, True, True, ring_open=ring)
         return dataclasses.replace(now, observed=observed, desired=plan.desired, store_exists=True)
+
+    def _open_ring(self, open_it: bool) -> None:
+        # The kernel would wait for ever for what is in flight.
+        assert open_it or not self.ring_open or not self.kernel.target, "a ring was closed under its export"
+        self.ring_open = open_it
 
     def _kernel(self, plan: Plan, now: Situation) -> Situation:
         export, kernel = plan.export, self.kernel

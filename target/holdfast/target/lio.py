@@ -19,7 +19,7 @@ from holdfast.base import ids
 from holdfast.base.errors import HoldfastError, Unavailable
 from holdfast.target import lio_export as at
 from holdfast.target.lio_export import Backstore, Export, Present, PresentAcl
-from holdfast.target.lio_plan import GROUP_ATTRIBUTES, Kind, Step, reconcile_export
+from holdfast.target.lio_plan import GROUP_ATTRIBUTES, Kind, Step, answer_everything, reconcile_export
 from holdfast.target.lio_reservations import read_reservations
 from holdfast.target.lio_sessions import logged_in
 
@@ -105,6 +105,20 @@ class Lio:
         if present.nothing:
             (self._written_reservations() / f"aptpl_{volume_uid}").unlink(missing_ok=True)
         return present
+
+    def answer_everything(self, volume_uid: str) -> None:
+        """Fail what is in flight and what comes, until a worker opens the ring: a step of `converge` that
+        goes on elsewhere may wait for that. Nobody may have the ring open. Raises Unavailable LIO_FAILED.
+        """
+        if _read_backstore(self.root / at.backstore_path(volume_uid))[0] is not Backstore.ENABLED:
+            return
+        try:
+            for step in answer_everything(volume_uid):
+                _do(self.root, step)
+        except OSError as error:
+            raise Unavailable(
+                "LIO_FAILED", f"What is in flight to volume {volume_uid} cannot be answered: {error}."
+            ) from error
 
     def logged_in(self, volume_uid: str) -> frozenset[str]:
         """Initiators that have a session to the volume here. Raises Unavailable LIO_FAILED."""

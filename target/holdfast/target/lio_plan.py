@@ -13,7 +13,8 @@ Order, and what each breach would cost:
   any (lio_reservations.py): nobody takes an old one for his.
 - Away in the opposite order: ACLs (which ends sessions), group off, portal, LUN, target, backstore. The
   kernel waits in each of these for commands in flight, so a worker must be serving them; where none is,
-  the backstore is blocked and its ring reset first, which answers them all.
+  the backstore is blocked and its ring reset first, which answers them all. So it is done beside a step
+  that waits when its worker stops serving (volume_export.py).
 """
 
 from dataclasses import dataclass
@@ -106,13 +107,13 @@ def reconcile_export(
     if not wanted.acls:
         removal = _remove_target(volume_uid, present)
         if removal and not worker_serves:
-            steps += _answer_everything(volume_uid)
+            steps += answer_everything(volume_uid)
         return steps + removal
     if wanted.serve and worker_serves:
         return steps + _make_target(wanted, present)
     if wanted.fenced and not worker_serves and present.enabled:
         fence = [Step(Kind.WRITE, f"{group_path(volume_uid, one)}/enable", "0") for one in present.groups]
-        return steps + _answer_everything(volume_uid) + fence
+        return steps + answer_everything(volume_uid) + fence
     return steps + _remove_unwanted_acls(wanted, present, worker_serves)
 
 
@@ -289,7 +290,7 @@ def _remove_unwanted_acls(wanted: Export, present: Present, worker_serves: bool)
         for step in _remove_acl(group_path(wanted.volume_uid, group), one)
     ]
     if steps and not worker_serves:
-        return _answer_everything(wanted.volume_uid) + steps
+        return answer_everything(wanted.volume_uid) + steps
     return steps
 
 
@@ -320,7 +321,7 @@ def _remove_all(uid: str, present: Present, worker_serves: bool) -> list[Step]:
     steps: list[Step] = []
     enabled = present.backstore is Backstore.ENABLED
     if enabled and not worker_serves:
-        steps += _answer_everything(uid)
+        steps += answer_everything(uid)
     steps += _remove_target(uid, present)
     if present.backstore is not Backstore.ABSENT:
         steps.append(Step(Kind.RMDIR, backstore_path(uid)))
@@ -334,7 +335,7 @@ def _remove_target(uid: str, present: Present) -> list[Step]:
     return steps
 
 
-def _answer_everything(uid: str) -> list[Step]:
+def answer_everything(uid: str) -> list[Step]:
     """Block the device and fail what is in flight, so that nothing waits for a worker that is not there."""
     at = f"{backstore_path(uid)}/action"
     return [Step(Kind.WRITE, f"{at}/block_dev", "1"), Step(Kind.WRITE, f"{at}/reset_ring", "2")]

@@ -4,7 +4,8 @@ The decision is made anew from scratch each time, and says where to go, not what
 message, a restart or a failure in the middle needs nothing but another turn.
 
 Order of things that go away: the export while the worker still serves it, then the ring, then the
-backstore, then the worker, then the store, then the assignment's key.
+backstore, then the worker, then the store, then the assignment's key. The worker of a volume that is not
+assigned here any more ends at once; what it leaves in the ring volume_export.py answers.
 """
 
 from collections.abc import Iterator, Mapping
@@ -143,17 +144,24 @@ def decide(uid: str, host: Host, now: Situation) -> Plan:
     reports = tuple(_reports(assignment, host, now))
     gates = tuple(_gates(assignment, host, now))
     export = _export(assignment, host, now)
-    if export is None:
-        return Plan(True, desired, reports=reports, gates=gates)
-    if now.present is None:
-        # Perhaps the worker has its ring open already: it must not be told to close it. As soon as that is
-        # known it must hear its role and epoch, however long the kernel takes to answer.
-        ring = _ring(uid, host) if now.ring_open else None
-        known = replace(desired, ring=ring) if now.observed else None
-        return Plan(True, known, export, reports=reports, gates=gates)
+    if export is None or now.present is None:
+        return Plan(True, _keep_ring(desired, host, now), export, reports=reports, gates=gates)
     if now.present.backstore is Backstore.ENABLED:
         desired = replace(desired, ring=_ring(uid, host))
     return Plan(True, desired, export, reports=reports, gates=gates)
+
+
+def _keep_ring(desired: Desired, host: Host, now: Situation) -> Desired | None:
+    """No ring is opened, and none closed under an export: the kernel takes that away only when what is in
+    flight has been answered, and waits for ever if nobody serves it.
+    """
+    if now.present is not None and not now.present.target:
+        return desired
+    if now.observed is None:
+        # Perhaps the worker has its ring open already. It says so before long, and then it must hear its
+        # role and epoch, however long the kernel takes to answer.
+        return None
+    return replace(desired, ring=_ring(desired.volume_uid, host)) if now.ring_open else desired
 
 
 def _ring(uid: str, host: Host) -> DesiredRing:
@@ -164,7 +172,7 @@ def _deleting(assignment: r.Assignment, host: Host, now: Situation) -> Plan:
     """One thing at a time: export, ring, backstore, worker, store, key."""
     if not now.nothing_exported:
         # A worker that runs is kept, to serve what is in flight; one that does not is not started for it.
-        return Plan(now.worker_alive, _desired(assignment, host, now))
+        return Plan(now.worker_alive, _keep_ring(_desired(assignment, host, now), host, now))
     if now.worker_alive:
         return Plan(False)
     if now.store_exists:
