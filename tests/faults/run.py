@@ -22,6 +22,7 @@ from pathlib import Path
 
 from blackout import BLACKOUTS, play_blackout
 from cases import CASES, LONG_HOLD_S, SABOTAGE, Case
+from detached import DETACHED, play_detached
 from forced import FORCED, play_forced
 from outcome import Outcome, header
 from play import play
@@ -107,6 +108,7 @@ def chosen(options: argparse.Namespace) -> list[Turn]:
     turns = [_turn(case, case.name, _hold_s(case, options), options.patience) for case in CASES]
     turns += [Turn(name, partial(play_blackout, name=name, label=name)) for name in BLACKOUTS]
     turns.append(Turn(FORCED, play_forced))
+    turns.append(Turn(DETACHED, play_detached))
     turns.append(Turn(REPLACEMENT, play_replacement, THREE))
     turns.sort(key=lambda turn: len(turn.storage))
     quick = {case.name for case in CASES if case.quick} | {_QUICK_BLACKOUT}

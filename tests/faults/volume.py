@@ -46,16 +46,21 @@ class Volume:
         volume = self.cluster.cli(USER, "volume", "create", name, "--size", size, *made.words)
         self.uid: str = volume["uid"]
         self.store = f"{STORE_DIR}/{self.uid}"
-        words = ["attachment", "create", name, "--volume", name, "--initiator", stage.compute.initiator]
+        self.attach()
+        if made.fill_mib:
+            self._fill(made.fill_mib)
+
+    def attach(self) -> None:
+        """And log in by all paths."""
+        compute = self.stage.compute
+        words = ["attachment", "create", self.name, "--volume", self.name, "--initiator", compute.initiator]
         attachment = self.cluster.cli(USER, *words)
         self.logins = Login.of_all(attachment)
         self._await_exports(attachment["uid"])
-        self.map = multipath.log_in_all(stage.compute, self.logins)
+        self.map = multipath.log_in_all(compute, self.logins)
         self.device = self.map.device
         if trouble := self.alua_trouble():
             raise Stuck(trouble)
-        if made.fill_mib:
-            self._fill(made.fill_mib)
 
     def remove(self) -> None:
         """Log out, detach and delete."""
