@@ -136,6 +136,8 @@ class Checks:
         """Somebody took over alone, and has not yet served."""
         self._primaries: list[tuple[int, str]] = []
         self._finished: dict[int, tuple[int, Try, str, bool]] = {}
+        self._copies: set[tuple[str, int, bytes]] = set()
+        """(host, offset, content) of what was sent to it as a copy, and is no longer than a command's."""
         self._served_at: dict[int, int] = {}
         self._hellos: dict[str, int] = {}
         self._greeted: dict[int, tuple[int, int]] = {}
@@ -537,7 +539,7 @@ class Checks:
             return
         tick, command, by, waited = found
         exact = (offset, len(content)) == (command.io.sector * SECTOR_BYTES, command.io.count * SECTOR_BYTES)
-        if not exact or self._is_whole(offset, len(content)) or content != content[:8] * (len(content) // 8):
+        if not exact or (host, offset, content) in self._copies:
             return  # A copy of where it is already.
         if host == by:
             self.violated(f"I-11: {command.value}, ended at tick {tick}, is applied on {host} afterwards")
@@ -551,12 +553,12 @@ class Checks:
         if any(self._served_at.get(sector, 0) > tick for sector in sectors):
             self.violated(f"{what} after something else was answered")
 
-    def _is_whole(self, offset: int, length: int) -> bool:
-        """Extents: what one host copies to another, and the last one is short."""
-        end = offset + length
-        return offset % EXTENT_BYTES == 0 and (end % EXTENT_BYTES == 0 or end == self.size_bytes)
-
     # Sessions.
+
+    def copy_sent(self, session: ClientSession, offset: int, content: bytes) -> None:
+        """What a host holds, and no command: to make another equal, or because a read is about to show it."""
+        if len(content) < EXTENT_BYTES:
+            self._copies.add((session.hosts[1], offset, content))
 
     def session_heard(self, session: ClientSession, payload: bytes) -> None:
         """A word has come, and nothing is done about it yet."""

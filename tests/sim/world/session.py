@@ -37,15 +37,14 @@ class Listener(Protocol):
 class Watcher(Protocol):
     """Who judges sessions (checks.py)."""
 
+    def copy_sent(self, session: "ClientSession", offset: int, content: bytes) -> None: ...
     def session_heard(self, session: "ClientSession", payload: bytes) -> None: ...
     def session_said(self, session: "ClientSession", payload: bytes, answer: bytes | None) -> None: ...
     def session_applied(self, session: "ClientSession", message: "Sending", outcome: Outcome) -> None: ...
 
 
 class Sending:
-    """One request on its way. `memory`: where its bytes were before they were sent, to tell a command of an
-    initiator from a copy.
-    """
+    """One request on its way. `memory`: where its bytes were before they were sent."""
 
     __slots__ = ("buffers", "content", "done", "fua", "length", "memory", "offset", "op", "payload")
 
@@ -68,6 +67,11 @@ class Sending:
         self.payload = payload
         self.content = bytearray()
         self.memory: object = buffers[0].obj if buffers else None
+
+    @property
+    def is_copy(self) -> bool:
+        """Its bytes were in memory of their own: a command's are in the ring's."""
+        return isinstance(self.memory, bytearray) and len(self.memory) == self.length
 
 
 class ClientSession:
@@ -154,6 +158,8 @@ class ClientSession:
         unsent, self._unsent = self._unsent, []
         for sending in unsent:
             sending.content = bytearray().join(sending.buffers)
+            if sending.is_copy:
+                self._watcher.copy_sent(self, sending.offset, bytes(sending.content))
         there = self.connection.there
         while unsent:
             count = self.net.chance.randrange(1, 5)
