@@ -557,7 +557,7 @@ class Checks:
 
     def copy_sent(self, session: ClientSession, offset: int, content: bytes) -> None:
         """What a host holds, and no command: to make another equal, or because a read is about to show it."""
-        if len(content) < EXTENT_BYTES:
+        if len(content) <= EXTENT_BYTES:
             self._copies.add((session.hosts[1], offset, content))
 
     def session_heard(self, session: ClientSession, payload: bytes) -> None:
