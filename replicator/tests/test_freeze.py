@@ -291,6 +291,19 @@ def test_a_clean_between_flip_and_record_syncs_the_generation_that_is_over() -> 
     assert disk.durable("changed/0")[0] == 2
 
 
+def test_a_view_that_the_primary_has_lost_stays_at_the_mirror(rig: Rig) -> None:
+    pair = rig.pair
+    pair.do(Op.WRITE, 0, b"a" * 512)
+    freeze_now(rig, "s1")
+    assert pair.a.local is not None
+    pair.a.local.views.drop("s1", "its disk failed a write")
+    pair.net.cut()
+    pair.until(lambda: not pair.link.up)
+    pair.until_up()
+    pair.do(Op.WRITE, 0, b"b" * 512)
+    assert view_of(rig, pair.b, "s1")[:512] == b"a" * 512
+
+
 def test_cleaning_leaves_alone_what_is_written_meanwhile(rig: Rig) -> None:
     pair = rig.pair
     assert pair.a.local is not None

@@ -67,7 +67,8 @@ def lead(local: LocalReplica, talk: Talk, link: Link, answer: Message, theirs: B
     """
     store, link.boot_id = local.store, answer["boot_id"]
     yield from align_generation(local, talk, answer)
-    for uid in sorted(set(answer["views"]) - store.views.keys()):
+    # One that was lost here later may be whole there, and is the only one.
+    for uid in sorted(set(answer["views"]) - store.views.keys() - local.views.lost().keys()):
         yield talk.ask({"do": "drop_view", "uid": uid})
     link.in_doubt.update(theirs.set_bits())
     yield partial(_adopt, local, set(link.in_doubt))
