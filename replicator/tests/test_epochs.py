@@ -532,6 +532,32 @@ def test_each_of_two_mirrors_is_made_equal_where_the_primary_may_differ(rig: Rig
     assert rig.disks["c"].content("data")[:BLOCK] == b"new" + b"x" * (BLOCK - 3)
 
 
+def test_who_has_yielded_serves_no_more_in_that_epoch(make_rig: MakeRig) -> None:
+    """Sessions that begin anew, with something in doubt, while the agent hands over: what was written then
+    would be on one mirror, and not on the other.
+    """
+    rig = make_rig(size_bytes=6 * REGION_BYTES)
+    pair = rig.pair
+    pair.until_up()
+    pair.do(Op.WRITE, 0, b"x" * BLOCK)
+    add_c(rig)
+    pair.epoch(3, "a", "abc")
+    pair.until(lambda: pair.primary.writes and pair.primary.equal)
+    for name in "ca":
+        pair.kill(name)
+    pair.start("c", Role.MIRROR, 3, "abc")
+    pair.start("a", Role.PRIMARY, 3, "abc", yield_to="b")
+    pair.until(lambda: pair.leading.yielded)
+    assert not any(host.store.in_doubt for host in pair.hosts.values())
+    links = [partner.link for partner in pair.leading.partners.values()]
+    links[0].doubt(0, BLOCK)
+    pair.net.cut()
+    outcomes = pair.submit(Op.WRITE, 3 * REGION_BYTES, b"W" * BLOCK)
+    served: list[bool] = []
+    pair.until(lambda: served.append(pair.primary.reads or pair.primary.writes) or pair.leading.yielded)  # type: ignore[func-returns-value]
+    assert not any(served) and not outcomes
+
+
 def test_no_mirror_calls_a_region_clean_after_a_write_that_came_later(rig: Rig) -> None:
     """With two of them: the first is not waited for before the second is told."""
     pair = rig.pair

@@ -2,6 +2,7 @@
 
 import errno
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -21,6 +22,7 @@ from holdfast.replicator.freeze import freeze
 from holdfast.replicator.generations import open_generation
 from holdfast.replicator.mirror import Drain, MirrorExport
 from holdfast.replicator.order import Turn
+from holdfast.replicator.resync import sleep
 from holdfast.replicator.testing import POISON, FakeSource, Pair, poison
 from holdfast.replicator.testing_disk import Disk
 from holdfast.replicator.testing_rig import MakeRig, Rig
@@ -216,6 +218,48 @@ def test_nobody_waits_until_all_that_is_in_doubt_was_copied(make_rig: MakeRig) -
     pair.until_up()
     assert rig.same()
     pair.finish(freeze(pair.a.loop, pair.primary, "s1"))
+
+
+def test_a_read_of_a_half_filled_volume_costs_no_mirror(make_rig: MakeRig) -> None:
+    """A fill is here and not there, and the process is killed: part of that extent would be refused."""
+    size = 20 * EXTENT_BYTES
+    pair = make_rig(origin=FakeSource(b"o" * size), size_bytes=size).pair
+    pair.hydrates = False
+    pair.until_up()
+    pair.submit(Op.READ, 0, 512)
+    while pair.a.store.missing.get(0):
+        pair.a.loop.run_once()
+    assert pair.b.store.missing.get(0)
+    pair.kill_primary()
+    pair.start_primary()
+    outcomes = pair.submit(Op.READ, 0, 512)
+    pair.until(lambda: bool(outcomes) and pair.link.equal)
+    assert outcomes == [Outcome.OK] and not pair.link.hopeless and not pair.leading.wants_leave_out
+
+
+def test_reads_that_were_given_up_end_no_alignment(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where something is in doubt, of a mirror that takes its time to answer."""
+    pair, hello = rig.pair, MirrorExport._hello
+
+    def slow(export: MirrorExport, *words: Any) -> Any:
+        yield sleep(pair.b.loop, 2.5)
+        return (yield from hello(export, *words))
+
+    pair.do(Op.WRITE, 0, b"x" * BLOCK)
+    pair.kill_primary()
+    pair.start_primary()
+    pair.net.refuse_dial = True
+    pair.net.cut()
+    for _ in range(50):
+        pair.submit(Op.READ, 0, BLOCK)
+        pair.for_s(0.25)
+    monkeypatch.setattr(MirrorExport, "_hello", slow)
+    pair.net.refuse_dial = False
+    began_s = pair.clock.now_s
+    while not pair.link.up:
+        pair.submit(Op.READ, 0, BLOCK)
+        pair.for_s(0.25)
+        assert pair.clock.now_s - began_s < 8
 
 
 def test_what_is_in_doubt_after_a_crash_in_the_middle_still_is(make_rig: MakeRig) -> None:

@@ -81,7 +81,8 @@ def lead(local: LocalReplica, talk: Talk, link: Link, answer: Message, theirs: B
     link.resend_unconfirmed()
     yield from settle(local)
     yield talk.ask({"do": "settle"})
-    if not link.in_doubt:
+    link.mending = bool(link.in_doubt)
+    if not link.mending:
         yield talk.ask({"do": "synced"})
         link.equal_in_boot = link.boot_id
 

@@ -57,6 +57,8 @@ def send(talk: Talk, offset: int, content: bytearray) -> Steps[None]:
     else:
         request = Request(Op.WRITE, offset, length, _nobody, [memoryview(content)])
     outcome = yield talk.confirm(request)
+    if outcome is Outcome.STALE_EPOCH:
+        raise Unavailable("MIRROR_LOST", "the mirror has ended this session.")
     if outcome is not Outcome.OK:
         raise Unavailable(REFUSED, f"the mirror answered {outcome.value} to a copy.")
 

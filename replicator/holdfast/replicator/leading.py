@@ -86,6 +86,8 @@ class Leading:
         self._standby_at_s = -math.inf
         self._leaving_out: set[str] = set()
         self._noting = False
+        self._yields = (0, "")
+        """(epoch, heir): what this host has begun to yield for."""
         self.partners: dict[str, Partner] = {}
         self._mending: dict[str, Talk] = {}
         """The session over which a host was last being made equal beside serving."""
@@ -277,6 +279,10 @@ class Leading:
             self._notice_lost()
         if self._entered and self._local.suspect and not primary.alone:
             self._give_way(f"the disk of this host is not to be trusted: {self._local.suspect}")
+        wanted = self._wanted
+        if self._entered and wanted is not None and (primary.equal or not wanted.yield_to):
+            # Once begun, whatever happens: the agent may be handing over.
+            self._yields = (wanted.epoch, wanted.yield_to)
         serving = self._entered and not self.trouble and self._loop.now() >= self._serve_from_s
         required = [partner for partner in self.partners.values() if partner.required]
         complete = all(partner.link.up for partner in required)
@@ -546,8 +552,7 @@ class Leading:
     @property
     def _yield_to(self) -> str:
         """The heir of a planned switch; empty while there is none, or its turn has not come."""
-        mended = all(p.link.equal or not p.link.up for p in self.partners.values() if p.required)
-        return self._wanted.yield_to if self._wanted is not None and mended else ""
+        return self._yields[1] if self._wanted is not None and self._yields[0] == self._wanted.epoch else ""
 
     @property
     def standby_io_age_s(self) -> float:

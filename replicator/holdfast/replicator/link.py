@@ -92,6 +92,8 @@ class Link:
         self._refused_s = math.inf
         """Since when it refuses to be made equal."""
         self.in_doubt: set[int] = set()
+        self.mending = False
+        """Something was in doubt when the session began, and that host was not told yet that all is equal."""
         self.boot_id = ""
         """Of that host, as it says."""
         self.equal_in_boot = ""
@@ -152,7 +154,7 @@ class Link:
     @property
     def equal(self) -> bool:
         """That host is there, and holds what this one does."""
-        return self.up and not self.in_doubt
+        return self.up and not (self.mending or self.in_doubt)
 
     def unheard_s(self) -> float:
         """Seconds without a sign of life, or since the link was made."""

@@ -37,7 +37,7 @@ def mend(local: LocalReplica, link: Link, pause_s: Callable[[], float]) -> Steps
     yield from settle(local)
     yield talk.ask({"do": "settle"})
     yield talk.ask({"do": "synced"})
-    link.equal_in_boot = link.boot_id
+    link.mending, link.equal_in_boot = False, link.boot_id
 
 
 def _pieces(extents: range) -> Iterator[range]:

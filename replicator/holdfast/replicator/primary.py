@@ -420,13 +420,25 @@ class Primary:
         if job.forgotten or not self._in_doubt(job.request):
             self._end_read(job, outcome)
             return
+        doubtful = [one for one in self.partners if one.required and one.link.in_doubt]
+        if not all(one.link.up for one in doubtful):
+            self._hold_again(job)
+            return
         job.outcome, job.shared = outcome, True
         content = bytearray().join(found)
-        op = _WRITE if any(content) else Op.ZERO
+        op = Op.ZERO if content == bytes(len(content)) else _WRITE
         request = Request(op, job.request.offset, len(content), _nobody, [memoryview(content)])
-        doubtful = [one for one in self.partners if one.required and one.link.in_doubt]
         job.waiting = len(doubtful)
         job.sent = tuple((partner, partner.link.send(request, job.there)) for partner in doubtful)
+
+    def _hold_again(self, job: Job) -> None:
+        """It reads anew when those hosts take requests. Until then it is in nobody's way: whatever makes them
+        equal takes turns, too.
+        """
+        self._order.give_back(job)
+        job.holds, job.over, job.blockers, job.waiters = False, False, 0, None
+        self._uncount(job)
+        self._held.append(job)
 
     def _end_read(self, job: Job, outcome: Outcome) -> None:
         """After the bytes were read, before anybody is told: nobody else was the primary by then."""
@@ -573,6 +585,10 @@ class Primary:
                 job.request.done(outcome)
         else:
             self._endings.over(job.request, HERE)
+        self._uncount(job)
+
+    def _uncount(self, job: Job) -> None:
+        """It writes nothing any more."""
         if job.counted:
             job.counted = False
             self._writing -= 1
