@@ -657,6 +657,25 @@ def test_what_a_mirrors_process_found_intended_is_cleaned_when_it_has_taken_over
     assert not pair.b.store.intent.any()
 
 
+def test_a_write_that_was_being_prepared_when_a_host_went_for_good_ends(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What that host lacks is kept no more."""
+    pair, prepared = rig.pair, list[Callable[[], None]]()
+    leave_out_b(rig)
+    del pair.hosts["b"]
+    pair.a.store.intent.set(1)
+    assert pair.a.local is not None
+    monkeypatch.setattr(pair.a.local, "prepare", lambda _at, _length, then, _failed: prepared.append(then))
+    outcomes = pair.submit(Op.WRITE, 0, b"x" * BLOCK)
+    pair.until(lambda: bool(prepared))
+    pair.epoch(3, "a", "a")
+    pair.until(lambda: "b" not in pair.a.store.absent)
+    prepared[0]()
+    pair.until(lambda: bool(outcomes))
+    assert outcomes == [Outcome.OK]
+
+
 def test_what_was_in_doubt_at_a_host_that_was_left_out_is_cleaned_later(rig: Rig) -> None:
     """The primary's process began anew, and found it intended."""
     pair = rig.pair

@@ -123,6 +123,7 @@ class Leading:
         self.chores.only_on(wanted.members)
         for partner in self.partners.values():
             partner.link.pause("another epoch begins")
+        yield from self._intend_all()
         made: dict[str, Bitmap] = {}
         for host in entry.make:
             regions, ranges = self._lacking(host, before.members)
@@ -138,7 +139,6 @@ class Leading:
             # Who led knew what had come to one of its mirrors and not to another, and is out.
             store.doubt(store.intent.set_bits(), ())
         self._leaving_out = set(store.state.leaving)
-        yield from self._intend_all()
         self._take_standings(wanted)
         if self.primary.alone:
             # Whatever others may lack is marked.
