@@ -1,10 +1,11 @@
-"""Making a fresh session to an in-sync host equal to the primary, before anything is acknowledged over it.
+"""A fresh session to an in-sync host, before anything is acknowledged over it.
 
 In this order: that host has drained its old session (hello); both write to one `changed` generation,
-neither of which under-reports; views that only it has are dropped (their freeze was interrupted); in the
-regions in doubt on either side, what the primary misses the other misses too; every unconfirmed request is
-sent again; the rest of those regions is copied. What was acknowledged is on both hosts already, so this
-concerns only writes that nobody was promised.
+neither of which under-reports; views that only it has are dropped (their freeze was interrupted); the
+regions in doubt on either side are known and intended, and what the primary misses of them the other misses
+too; every unconfirmed request is sent again. What was acknowledged is on both hosts already, so what is in
+doubt concerns only writes that nobody was promised: mending.py makes it equal, before users are served or
+meanwhile.
 
 The regions stay intended on both hosts until a clean: a copy that is not on disk yet is a write like any.
 """
