@@ -135,6 +135,8 @@ class Checks:
         self._to_keep = False
         """Somebody took over alone, and has not yet served."""
         self._primaries: list[tuple[int, str]] = []
+        self._took_over_era = 0
+        """Of the history, in which the newest of them became that."""
         self._finished: dict[int, tuple[int, Try, str, bool]] = {}
         self._copies: set[tuple[str, int, bytes]] = set()
         """(host, offset, content) of what was sent to it as a copy, and is no longer than a command's."""
@@ -169,6 +171,7 @@ class Checks:
             self._judge_move(old, new)
         if old is None or old.primary != new.primary:
             self._primaries.append((self.history.tick(), new.primary))
+            self._took_over_era = self.history.era
         self._judge_assignments(new)
         if old is not None:
             self._judge_memory(old, new)
@@ -341,7 +344,8 @@ class Checks:
         self._served_at.update(
             dict.fromkeys(range(command.io.sector, command.io.sector + command.io.count), now)
         )
-        command.era = self.history.era
+        # What an old primary may still show is of before the other one took over.
+        command.era = self.history.era if record.primary == host else self._took_over_era
         self._judge_answerer(host, command)
         if record.primary == host:
             self._served[host] = record.epoch
