@@ -478,8 +478,8 @@ def test_a_third_host_takes_the_place_of_another_without_a_moment_of_one_copy(ri
     assert rig.disks["b"].content("data") != rig.disks["c"].content("data")
 
 
-def test_of_two_joiners_one_at_a_time_is_asked_for(rig: Rig) -> None:
-    """A process that begins anew knows of one only; the other's joining may be recorded all the same."""
+def two_joiners(rig: Rig) -> None:
+    """In epoch 3, until the joining of one of them is asked for."""
     pair = rig.pair
     leave_out_b(rig)
     put_up_c(rig)
@@ -487,6 +487,12 @@ def test_of_two_joiners_one_at_a_time_is_asked_for(rig: Rig) -> None:
     for name in ("b", "c"):
         pair.start(name, Role.JOINER, 3, "a")
     pair.until(lambda: bool(pair.leading.wants_join[0]))
+
+
+def test_of_two_joiners_one_at_a_time_is_asked_for(rig: Rig) -> None:
+    """A process that begins anew knows of one only; the other's joining may be recorded all the same."""
+    pair = rig.pair
+    two_joiners(rig)
     first = pair.leading.wants_join[0]
     pair.for_s(5)
     assert pair.leading.attached(Standing.BOUND) == (first,) == (pair.a.store.state.binding,)
@@ -498,12 +504,7 @@ def test_of_two_joiners_one_at_a_time_is_asked_for(rig: Rig) -> None:
 def test_a_joining_that_nobody_records_gives_way_to_another(rig: Rig) -> None:
     """etcd does not hear of its host any more, whose worker lives on."""
     pair = rig.pair
-    leave_out_b(rig)
-    put_up_c(rig)
-    pair.epoch(3, "a", "a")
-    for name in ("b", "c"):
-        pair.start(name, Role.JOINER, 3, "a")
-    pair.until(lambda: bool(pair.leading.wants_join[0]))
+    two_joiners(rig)
     first, epoch = pair.leading.wants_join[0], 3
     while pair.leading.wants_join[0] == first:
         pair.until(lambda: pair.leading.wants_leave_out == (first,))

@@ -196,14 +196,21 @@ def test_a_comparison_shows_what_both_hosts_hold(rig: Rig, expected: bytes) -> N
     pair.until_up()
 
 
-def test_nobody_waits_until_all_that_is_in_doubt_was_copied(make_rig: MakeRig) -> None:
-    """Writes go on as soon as both hosts take them; a snapshot waits, and a switch."""
+def written_all_over(make_rig: MakeRig) -> Rig:
+    """Forty regions, and the primary's process is killed."""
     rig = make_rig(size_bytes=40 * REGION_BYTES)
     pair = rig.pair
     pair.until_up()
     for region in range(40):
         pair.do(Op.WRITE, region * REGION_BYTES, b"x" * BLOCK)
     pair.kill_primary()
+    return rig
+
+
+def test_nobody_waits_until_all_that_is_in_doubt_was_copied(make_rig: MakeRig) -> None:
+    """Writes go on as soon as both hosts take them; a snapshot waits, and a switch."""
+    rig = written_all_over(make_rig)
+    pair = rig.pair
     pair.start_primary()
     turn = hold(pair, 20 * REGION_BYTES)
     assert pair.do(Op.WRITE, 39 * REGION_BYTES + BLOCK, b"y" * BLOCK) is Outcome.OK
@@ -263,12 +270,8 @@ def test_reads_that_were_given_up_end_no_alignment(rig: Rig, monkeypatch: pytest
 
 
 def test_what_is_in_doubt_after_a_crash_in_the_middle_still_is(make_rig: MakeRig) -> None:
-    rig = make_rig(size_bytes=40 * REGION_BYTES)
+    rig = written_all_over(make_rig)
     pair = rig.pair
-    pair.until_up()
-    for region in range(40):
-        pair.do(Op.WRITE, region * REGION_BYTES, b"x" * BLOCK)
-    pair.kill_primary()
     at = slice(39 * REGION_BYTES, 39 * REGION_BYTES + 3)
     rig.disks["a"].inodes["data"].content[at] = b"new"
     pair.start_primary()

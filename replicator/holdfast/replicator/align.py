@@ -20,7 +20,7 @@ from holdfast.replicator.bits import pages_of
 from holdfast.replicator.generations import open_generation
 from holdfast.replicator.link import Link
 from holdfast.replicator.local import LocalReplica
-from holdfast.replicator.mending import mend
+from holdfast.replicator.mending import mend, tell_equal
 from holdfast.replicator.messages import INDEXES_MAX, Message
 from holdfast.replicator.settle import settle
 from holdfast.replicator.store import Store
@@ -84,8 +84,7 @@ def lead(local: LocalReplica, talk: Talk, link: Link, answer: Message, theirs: B
     yield talk.ask({"do": "settle"})
     link.mending = bool(link.in_doubt)
     if not link.mending:
-        yield talk.ask({"do": "synced"})
-        link.equal_in_boot = link.boot_id
+        yield from tell_equal(talk, link)
 
 
 def align_generation(local: LocalReplica, talk: Talk, answer: Message) -> Steps[None]:

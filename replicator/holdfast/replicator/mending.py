@@ -7,14 +7,14 @@ this host holds: what it found goes to the other before it is answered (Primary)
 or cleaned there, and the volume is not handed over, until all is equal.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from holdfast.base.limits import MIB
 from holdfast.base.steps import Steps
 from holdfast.replicator import copying
 from holdfast.replicator.link import Link
 from holdfast.replicator.local import LocalReplica
-from holdfast.replicator.resync import PIECE_EXTENTS, differing, sleep
+from holdfast.replicator.resync import differing, pieces, sleep
 from holdfast.replicator.settle import settle
 from holdfast.replicator.talk import Talk
 
@@ -29,20 +29,20 @@ def mend(local: LocalReplica, link: Link, pause_s: Callable[[], float]) -> Steps
     talk = link.talk()
     # What comes into doubt meanwhile ends the session.
     for region in sorted(link.in_doubt):
-        for piece in _pieces(local.store.extents_of(region)):
+        for piece in pieces(local.store.extents_of(region)):
             yield from _make_equal(local, talk, piece)
         talk.check()
         link.in_doubt.discard(region)
         yield sleep(local.loop, pause_s())
     yield from settle(local)
     yield talk.ask({"do": "settle"})
+    yield from tell_equal(talk, link)
+
+
+def tell_equal(talk: Talk, link: Link) -> Steps[None]:
+    """All is equal, and settled on both hosts."""
     yield talk.ask({"do": "synced"})
     link.mending, link.equal_in_boot = False, link.boot_id
-
-
-def _pieces(extents: range) -> Iterator[range]:
-    for first in range(extents.start, extents.stop, PIECE_EXTENTS):
-        yield range(first, min(first + PIECE_EXTENTS, extents.stop))
 
 
 def _make_equal(local: LocalReplica, talk: Talk, piece: range) -> Steps[None]:

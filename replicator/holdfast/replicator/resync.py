@@ -30,8 +30,8 @@ def resync(
     """Until that host lacks nothing. Raises Unavailable if its session is lost, or a disk is in trouble."""
     talk = partner.link.talk()
     while partner.absent.any():
-        pieces = _pieces(partner)
-        while batch := list(islice(pieces, PIECES_AT_ONCE)):
+        marked = _pieces(partner)
+        while batch := list(islice(marked, PIECES_AT_ONCE)):
             yield all_of(*(starting(_make_equal(local, partner, talk, piece)) for piece in batch))
             spent = sum(len(piece) for piece in batch) * EXTENT_BYTES
             yield sleep(loop, budget.spend(spent, loop.now(), busy()))
@@ -54,8 +54,13 @@ def sleep(loop: Loop, delay_s: float) -> Starter:
 def _pieces(partner: Partner) -> Iterator[range]:
     """One pass over what is marked, in runs of at most PIECE_EXTENTS extents."""
     for first, end in runs(partner.absent.set_bits()):
-        for start in range(first, end, PIECE_EXTENTS):
-            yield range(start, min(start + PIECE_EXTENTS, end))
+        yield from pieces(range(first, end))
+
+
+def pieces(extents: range) -> Iterator[range]:
+    """`extents` in ranges of at most PIECE_EXTENTS."""
+    for first in range(extents.start, extents.stop, PIECE_EXTENTS):
+        yield range(first, min(first + PIECE_EXTENTS, extents.stop))
 
 
 def _make_equal(local: LocalReplica, partner: Partner, talk: Talk, piece: range) -> Steps[None]:

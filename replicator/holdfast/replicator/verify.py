@@ -17,7 +17,7 @@ from holdfast.replicator import copying
 from holdfast.replicator.budget import Budget
 from holdfast.replicator.partner import Partner
 from holdfast.replicator.primary import Primary
-from holdfast.replicator.resync import PIECE_EXTENTS, differing, sleep
+from holdfast.replicator.resync import differing, pieces, sleep
 from holdfast.replicator.talk import Talk
 
 log = logging.getLogger(__name__)
@@ -80,9 +80,7 @@ class Verification:
 
     def _compare_all(self, members: list[Partner]) -> Steps[None]:
         talks = [partner.link.talk() for partner in members]
-        extents = self._primary.local.store.extents
-        for first in range(0, extents, PIECE_EXTENTS):
-            piece = range(first, min(first + PIECE_EXTENTS, extents))
+        for piece in pieces(range(self._primary.local.store.extents)):
             for talk in talks:
                 yield from self._compare(talk, piece)
             length = len(piece) * EXTENT_BYTES
